@@ -1,0 +1,40 @@
+# Two commands from a fresh clone: `make test`, and `make lint`. Each makes .venv first when it is missing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PINS   := $(VENV)/pins.txt
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: test fast lint types format bench clean
+.DELETE_ON_ERROR:
+
+test: $(READY)                 ## every test, slow ones included
+	$(BIN)/python -m pytest
+
+fast: $(READY)                 ## all but the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)                 ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)                ## types of the package
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)                ## the numbers in the README
+	$(BIN)/python benchmarks/export.py
+
+# conda.yaml is the one list of exact versions; pip takes it as constraints.
+$(READY): pyproject.toml conda.yaml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	sed -n 's/^ *- \([A-Za-z0-9_.-]*==.*\)$$/\1/p' conda.yaml > $(PINS)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(PINS) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,149 @@
+"""What `export` does, apart from its options, so that `--help` imports nothing heavy."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fer_mlflow.commands.ensemble import gathered_outputs, read_ensemble, warn
+from fer_mlflow.data.files import cache_folder, written_folder
+from fer_mlflow.errors import BundleError, ContractError, TrackingError
+from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
+from fer_mlflow.softlabels.ensemble import write_ensemble
+from fer_mlflow.teachers.shards import ShardStore
+from fer_mlflow.tracking.bundles import publish_bundle
+from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+
+
+def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
+    """Run the command with its parsed options; `typed` is what is logged of them.
+
+    Everything is computed and on disk before the first file is uploaded, so that a server that goes away costs
+    nothing but the upload.
+    """
+    ensemble = read_ensemble(options)
+    out = _check_out(options["out"], ensemble)
+    cache, started_s = cache_folder(), time.time()
+    with open_run("export", options["name"] or ensemble.name, options["experiment"] or "") as run:
+        run.log_params(typed)
+        with gathered_outputs(ensemble, run.client, cache) as gathered:
+            bundle = _write(ensemble, gathered, cache, ensemble.config_key, ensemble.weights)
+            if out is not None:
+                _copy_bundle(bundle, out)
+            try:
+                for name in gathered.computed:
+                    _publish_teacher(ensemble, gathered, cache, name, run, typed, started_s)
+                teacher_runs = {f"fer.teacher_run/{name}": run_id for name, run_id in gathered.run_ids.items()}
+                publish_bundle(run, bundle, ensemble.config_key, teacher_runs)
+            except TrackingError as error:
+                raise TrackingError(
+                    f"{error}; the finished bundle is kept in {bundle.folder}: "
+                    "run the same command again to upload it, nothing is computed twice"
+                ) from error
+            _forget(ensemble, gathered, cache)
+    for check in bundle.report["checks"]:
+        if check["verdict"] == "warn":
+            warn(f"{check['name']}: {check['detail']}")
+    _print_result(ensemble, bundle, run, gathered, out)
+
+
+def _write(ensemble, gathered, cache: Path, key: str, weights: Mapping[str, float]) -> SoftLabels:
+    """Write a bundle into the cache: the ensemble's as asked for, a teacher's own always as float32 logits."""
+    fusion = ensemble.fusion if key == ensemble.config_key else {"space": "logit", "dtype": "float32"}
+    return write_ensemble(
+        cache / "bundles" / key / FOLDER,
+        ensemble.benchmark,
+        gathered.outputs,
+        weights,
+        space=fusion["space"],
+        dtype=fusion["dtype"],
+        preprocessing=ensemble.preprocessing,
+        images_verified=ensemble.options["verify_paths"],
+    )
+
+
+def _publish_teacher(ensemble, gathered, cache: Path, name: str, run, typed, started_s: float) -> None:
+    """Log a teacher that was computed as a run of its own, for every later ensemble to reuse."""
+    key = ensemble.keys[name]
+    bundle = _write(ensemble, gathered, cache, key, {name: 1.0})
+    with run.sibling(" · ".join([name, *ensemble.protocol_marks]), started_s) as teacher_run:
+        teacher_run.log_params({**typed, "weights": f"{name}=1", "space": "logit", "dtype": "float32"})
+        publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
+    gathered.run_ids[name] = teacher_run.run_id
+
+
+def _check_out(folder: str | None, ensemble) -> Path | None:
+    """Return the folder for a copy; refuse one that holds anything but this very bundle from an earlier run."""
+    if folder is None:
+        return None
+    out = Path(folder).absolute()
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return out
+    try:
+        there = SoftLabels.open(out)
+    except BundleError as error:
+        raise ContractError(f"--out {out} holds other things; name a new folder") from error
+    same = (
+        there.report["ensemble"] == ensemble.fusion
+        and there.report["preprocessing"] == ensemble.preprocessing
+        and there.report["benchmark"]["selected_sha256"] == ensemble.benchmark.selection_sha256
+        and there.checkpoints == ensemble.checkpoints
+    )
+    if not same:
+        raise ContractError(f"--out {out} holds the bundle of another configuration; name a new folder")
+    return out
+
+
+def _copy_bundle(bundle, out: Path) -> None:
+    """Copy a verified bundle, whole or not at all."""
+    with written_folder(out) as temporary:
+        for path in bundle.folder.iterdir():
+            shutil.copyfile(path, temporary / path.name)
+
+
+def _forget(ensemble, gathered, cache: Path) -> None:
+    """Remove from the cache what the tracking store now has."""
+    for key in [ensemble.config_key, *(ensemble.keys[name] for name in gathered.computed)]:
+        ShardStore(cache, key).clear()
+        shutil.rmtree(cache / "bundles" / key, ignore_errors=True)
+
+
+def _print_result(ensemble, bundle, run, gathered, out: Path | None) -> None:
+    """Print the numbers, and where everything is."""
+    benchmark = bundle.report["benchmark"]
+    click.echo(f"{ensemble.name}  on  {benchmark['name']}, {benchmark['rows']:,} rows\n")
+    if unreadable := len(bundle.report["unreadable"]):
+        warn(f"{unreadable:,} images could not be decoded and are left out; the alignment report names them")
+    if bundle.metrics:
+        unlabelled = benchmark["rows"] - benchmark["labelled_rows"]
+        if unlabelled:
+            warn(f"{unlabelled:,} rows have no label; the metrics are of the other {benchmark['labelled_rows']:,}")
+        for line in metrics_table(bundle.metrics):
+            click.echo(f"  {line}")
+    else:
+        click.echo("  no row has a label: soft labels are exported, metrics are left out")
+    click.echo()
+    for name in ensemble.weights:
+        how = "computed, kept as" if name in gathered.computed else "reused from"
+        click.echo(f"  teacher  {name} {how} run {gathered.run_ids[name]}")
+    click.echo(f"  run      {run.run_id}")
+    click.echo(f"  bundle   {run.artifact_location(FOLDER)}")
+    if out is not None:
+        click.echo(f"  copy     {out}")
+    click.echo(f"  look     {describe_way_to_ui(run.experiment_id, run.run_id)}")
+
+
+def metrics_table(metrics: dict[str, float]) -> list[str]:
+    """Return metrics in lines of two columns: scores on the left, F1 of each class on the right."""
+    left = [(name, value) for name, value in metrics.items() if not name.startswith("f1/")]
+    right = [(name, value) for name, value in metrics.items() if name.startswith("f1/")]
+    width = max(map(len, metrics))
+    return [
+        "    ".join(f"{name:<{width}} {value:7.4f}" for name, value in pair if name).rstrip()
+        for pair in zip_longest(left, right, fillvalue=("", 0.0))
+    ]

@@ -1,0 +1,190 @@
+"""From a file's bytes to the pixels a teacher is shown. The order of the steps is part of the protocol.
+
+bytes -> decode (8-bit BGR, EXIF orientation applied) -> CLAHE on L of LAB at the decoded size, when asked for
+-> resize, squashed to a square -> RGB. Scaling by mean and std is the teacher's own and comes later.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_mlflow.data.manifest import is_under
+from fer_mlflow.errors import ContractError, ImageError
+
+
+@dataclass(frozen=True)
+class Clahe:
+    """Contrast-limited adaptive histogram equalisation, as OpenCV does it.
+
+    Attributes
+    ----------
+    clip : OpenCV's clipLimit, a multiple of the mean bin height; > 0
+    tile : tiles along each side
+    """
+
+    clip: float = 2.0
+    tile: int = 8
+
+    def __post_init__(self):
+        if not self.clip > 0 or self.tile < 1:
+            raise ContractError(
+                f"CLAHE clip {self.clip} with {self.tile} tiles: clip must be above 0 and tiles at least 1"
+            )
+
+
+def read_image_bytes(root: str | Path, path: str) -> bytes:
+    """Return the bytes of an image file under `root`.
+
+    Raises
+    ------
+    ImageError
+        the file cannot be read, or links lead out of `root`
+    """
+    try:
+        handle = _open_under(str(root), path)
+        try:
+            blocks = [os.read(handle, os.fstat(handle).st_size + 1)]
+            while blocks[-1]:
+                blocks.append(os.read(handle, 1 << 20))
+            return b"".join(blocks)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+
+
+def _open_under(root: str, path: str) -> int:
+    """Open a file for reading without leaving `root`.
+
+    Resolving every path would cost more than reading it, so a folder is resolved once, and only a file that
+    is itself a link is resolved on its own.
+    """
+    folder, _, name = path.rpartition("/")
+    top, here = _real_folder(root, ""), _real_folder(root, folder)
+    full = os.path.join(here, name)
+    if not is_under(full, top):
+        raise ImageError(f"leads out of {root}")
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    if hasattr(os, "O_NOFOLLOW"):
+        try:
+            return os.open(full, flags | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EMLINK):
+                raise
+    target = os.path.realpath(full)
+    if not is_under(target, top):
+        raise ImageError(f"leads out of {root}")
+    return os.open(target, flags)
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(root: str, folder: str) -> str:
+    """Return a folder of the root with all links resolved."""
+    return os.path.realpath(os.path.join(root, folder))
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode JPEG, PNG, BMP, WebP or whatever else OpenCV knows to (H, W, 3) uint8 BGR.
+
+    16-bit values are cut to 8 bits, an alpha channel is dropped, palettes and grey become colour, and the
+    EXIF orientation is applied.
+
+    Raises
+    ------
+    ImageError
+        the bytes are no image, or a JPEG ends early (OpenCV would fill the rest with grey and say nothing)
+    """
+    if not data:
+        raise ImageError("empty file")
+    if data[:2] == b"\xff\xd8" and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:
+        raise ImageError("truncated JPEG")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError(f"OpenCV cannot decode it ({error.err})") from error
+    if image is None:
+        raise ImageError("not an image that OpenCV can decode")
+    return image
+
+
+def apply_clahe(image: np.ndarray, clahe: Clahe) -> np.ndarray:
+    """Equalise the lightness of an (H, W, 3) uint8 BGR image, and leave its colours alone."""
+    lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
+    lab[:, :, 0] = _equaliser(clahe).apply(np.ascontiguousarray(lab[:, :, 0]))
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2BGR)
+
+
+@lru_cache(maxsize=8)
+def _equaliser(clahe: Clahe) -> cv2.CLAHE:
+    """Return OpenCV's object for a setting (one a process: making it costs more than a small image)."""
+    return cv2.createCLAHE(clipLimit=clahe.clip, tileGridSize=(clahe.tile, clahe.tile))
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Squash an (H, W, 3) image to (size, size, 3): by area when both sides shrink, else bilinear."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    shrinks = height > size and width > size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def prepare_image(data: bytes, sizes: Sequence[int], clahe: Clahe | None) -> list[np.ndarray]:
+    """Return one (size, size, 3) uint8 RGB image for each size; decoding and CLAHE happen once for all.
+
+    Raises
+    ------
+    ImageError
+        see `decode_image`
+    """
+    image = decode_image(data)
+    if clahe is not None:
+        image = apply_clahe(image, clahe)
+    return [cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB) for size in sizes]
+
+
+def describe_preprocessing(clahe: Clahe | None) -> dict:
+    """Return what the pixels depend on besides the file, for the alignment report and the content key.
+
+    With CLAHE this holds the hash of a fixed pattern after CLAHE: another OpenCV build that equalises
+    differently shows there, whatever its version says.
+    """
+    protocol = {"decode": "opencv-color", "orientation": "exif", "resize": "squash", "scale": "1/255"}
+    if clahe is None:
+        return {**protocol, "clahe": None}
+    rows, columns = np.mgrid[0:96, 0:112]
+    pattern = np.stack([(rows * 7 + columns * c) % 251 for c in (3, 5, 11)], axis=-1).astype(np.uint8)
+    fingerprint = hashlib.sha256(apply_clahe(pattern, clahe).tobytes()).hexdigest()
+    return {
+        **protocol,
+        "clahe": {**asdict(clahe), "on": "L of LAB", "at": "decoded size", "pattern_sha256": fingerprint},
+    }
+
+
+def hash_images(root: str | Path, paths: Sequence[str], threads: int = 8) -> np.ndarray:
+    """Return the SHA-256 of each file's bytes, (N, 32) uint8; zeros where a file cannot be read."""
+
+    def digests(block: Sequence[str]) -> bytes:
+        return b"".join(_digest(root, path) for path in block)
+
+    paths = list(paths)
+    blocks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+    with ThreadPoolExecutor(threads) as pool:  # reading and hashing leave the interpreter lock
+        joined = b"".join(pool.map(digests, blocks))
+    return np.frombuffer(joined, np.uint8).reshape(-1, 32)
+
+
+def _digest(root: str | Path, path: str) -> bytes:
+    """Return the SHA-256 of one file, zeros where it cannot be read."""
+    try:
+        return hashlib.sha256(read_image_bytes(root, path)).digest()
+    except ImageError:
+        return bytes(32)

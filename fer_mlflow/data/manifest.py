@@ -1,0 +1,314 @@
+"""A manifest: a CSV of labelled image paths, and the benchmark that a split of it makes."""
+
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.files import sha256_of_file
+from fer_mlflow.errors import ManifestError
+
+# The header names that are understood for each column; where several are there, the first one counts.
+HEADERS = {
+    "path": ("path", "image", "image_path", "filepath", "file"),
+    "label": ("label", "class", "emotion", "expression"),
+    "split": ("split", "subset", "usage"),
+    "source": ("source", "dataset", "domain"),
+}
+SHOWN = 10  # offending rows named in a message
+_ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)"  # absolute, or with an empty, `.` or `..` part: needs normalising
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The selected rows of a manifest, in its order: what teachers are asked and ensembles are scored on.
+
+    Attributes
+    ----------
+    name : `<stem>[:split][:firstN]`, for people
+    root : the folder that every path is relative to and stays under
+    frame : N rows of str columns path, label, split, source, then the manifest's other columns;
+        paths are normalised with `/`, labels are class names or empty
+    labels : (N,) int64 column of the label in `classes`, -1 where a row has none
+    manifest_sha256 : of the file's bytes
+    """
+
+    name: str
+    root: Path
+    frame: pd.DataFrame
+    labels: np.ndarray
+    classes: ClassOrder
+    manifest_path: Path
+    manifest_sha256: str
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def paths(self) -> pd.Series:
+        """The (N,) paths under `root`."""
+        return self.frame["path"]
+
+    @cached_property
+    def selection_sha256(self) -> str:
+        """The identity of the benchmark: see `selection_digest`."""
+        return selection_digest(*(self.frame[column] for column in HEADERS))
+
+
+def selection_digest(paths: Iterable[str], labels: Iterable[str], splits: Iterable[str], sources: Iterable[str]) -> str:
+    """Return the SHA-256 of rows in order, as 64 hex digits.
+
+    Each row is hashed as a JSON array `["path","label","split","source"]` in UTF-8 without blanks, ended by a
+    newline; a missing value is an empty string. JSON's quoting keeps two different rows from giving one text.
+
+    >>> selection_digest(["a.jpg"], ["Happy"], ["test"], ["web"])[:8]
+    '5c8e0e8a'
+    """
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    digest = hashlib.sha256()
+    block: list[str] = []
+    for row in zip(paths, labels, splits, sources, strict=True):
+        block.append(encode(row))
+        if len(block) == 4096:
+            digest.update(("\n".join(block) + "\n").encode())
+            block.clear()
+    digest.update("".join(line + "\n" for line in block).encode())
+    return digest.hexdigest()
+
+
+def read_benchmark(
+    manifest: str | Path,
+    classes: ClassOrder,
+    *,
+    root: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    verify_paths: bool = True,
+) -> Benchmark:
+    """Read the rows of a manifest that a split selects, and refuse what cannot be trusted.
+
+    Parameters
+    ----------
+    root : folder of relative paths; None means the manifest's own
+    split : keep the rows whose split is this text; None keeps all
+    limit : keep the first so many of those; None keeps all
+    verify_paths : list each folder once and check that every path is a file there that stays under `root`
+
+    Raises
+    ------
+    ManifestError
+        the file cannot be read as a CSV with a path column; nothing is selected; or rows have unknown labels,
+        paths that leave the root, duplicate paths or no file: the first ten such rows and their count
+    """
+    manifest = Path(manifest)
+    raw = _read_csv(manifest)
+    columns = _find_columns(raw, manifest)
+    root = Path(root) if root else manifest.parent
+    if not root.is_dir():
+        raise ManifestError(f"{root} is not a folder; give the folder that the manifest's paths start from with --root")
+
+    frame = pd.DataFrame(
+        {name: raw[columns[name]] if name in columns else pd.Series("", raw.index, dtype=str) for name in HEADERS}
+    )
+    for name in raw.columns:
+        if name not in columns.values() and name not in frame:
+            frame[name] = raw[name]
+    frame = _select(frame, manifest, split, limit)
+
+    frame["path"] = _normalised_paths(frame["path"], root, manifest)
+    labels = _label_columns(frame["label"], classes, manifest)
+    names = np.array([*classes.names, ""], dtype=object)
+    frame["label"] = pd.Series(names[labels], frame.index, dtype=frame["path"].dtype)
+    _refuse(frame["path"].duplicated(), frame["path"], manifest, "duplicate path", "keep one row for each image")
+    if verify_paths:
+        _check_files(frame["path"], root, manifest)
+    name = ":".join(part for part in (manifest.stem, split, f"first{limit}" if limit is not None else None) if part)
+    return Benchmark(
+        name,
+        root,
+        frame.reset_index(drop=True),
+        labels,
+        classes,
+        manifest.absolute(),
+        sha256_of_file(manifest),
+    )
+
+
+def _read_csv(manifest: Path) -> pd.DataFrame:
+    """Read all columns as text; what pandas or the disk object to becomes one line."""
+    try:
+        raw = pd.read_csv(manifest, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"manifest {manifest}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"manifest {manifest}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"manifest {manifest}: not a CSV with a header line ({reason})") from error
+    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes surplus values for an index
+        raise ManifestError(
+            f"manifest {manifest}: rows have more values than the {raw.shape[1]} of the header; quote commas"
+        )
+    short = raw.isna().any(axis=1)
+    if short.any():
+        first = int(np.flatnonzero(short)[0])
+        raise ManifestError(
+            f"manifest {manifest} row {first + 1}: fewer values than the header's {raw.shape[1]}; complete the row"
+        )
+    return raw
+
+
+def _find_columns(raw: pd.DataFrame, manifest: Path) -> dict[str, str]:
+    """Return which column of the file plays which part."""
+    folded = {}
+    for name in reversed(raw.columns):
+        folded[str(name).strip().casefold()] = name
+    columns = {}
+    for part, known in HEADERS.items():
+        for name in known:
+            if name in folded:
+                columns[part] = folded[name]
+                break
+    if "path" not in columns:
+        raise ManifestError(
+            f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "
+            f"one of them must be named {' or '.join(HEADERS['path'])}"
+        )
+    return columns
+
+
+def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int | None) -> pd.DataFrame:
+    """Return the rows of a split, the first `limit` of them; their index still tells the manifest's row."""
+    for name in ("label", "split", "source"):
+        frame[name] = frame[name].str.strip()
+    selected = frame if split is None else frame[frame["split"] == split]
+    if selected.empty:
+        if frame.empty:
+            raise ManifestError(f"manifest {manifest}: no rows below the header")
+        counts = frame["split"].value_counts()
+        there = ", ".join(f"{name or '(empty)'} ({count})" for name, count in counts.head(SHOWN).items())
+        raise ManifestError(f'manifest {manifest}: no row has split "{split}"; its splits are {there}')
+    return (selected if limit is None else selected.head(limit)).copy()
+
+
+def _refuse(wrong: pd.Series | np.ndarray, values: pd.Series, manifest: Path, problem: str, remedy: str) -> None:
+    """Raise with the first ten rows marked in `wrong` (N,) bool, their values and the count of all."""
+    positions = np.flatnonzero(wrong)
+    if not len(positions):
+        return
+    shown = ", ".join(f'row {values.index[position] + 1} "{values.iloc[position]}"' for position in positions[:SHOWN])
+    more = f" and {len(positions) - SHOWN:,} more" if len(positions) > SHOWN else ""
+    raise ManifestError(f"manifest {manifest}: {len(positions):,} x {problem}: {shown}{more}; {remedy}")
+
+
+def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series:
+    """Return paths relative to the root, without `.`, `..` and doubled slashes; refuse those that lead out."""
+    odd = paths.str.contains(_ODD_PATH, regex=True).to_numpy(bool)
+    if not odd.any():
+        return paths
+    paths = paths.copy()
+    top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
+    fixed, outside = [], []
+    for path in paths[odd]:
+        path = posixpath.normpath(path) if path else "."
+        if path.startswith("/"):
+            path = path.removeprefix(top) if path.startswith(top) else path
+        fixed.append(path)
+        outside.append(path.startswith(("/", "../")) or path in (".", ".."))
+    wrong = odd.copy()
+    wrong[odd] = outside
+    _refuse(
+        wrong,
+        paths,
+        manifest,
+        f"path that is empty or leaves the root {root}",
+        "mend the paths or give another --root",
+    )
+    paths[odd] = fixed
+    return paths
+
+
+def _label_columns(labels: pd.Series, classes: ClassOrder, manifest: Path) -> np.ndarray:
+    """Return the (N,) class columns of label texts, -1 for empty ones; refuse unknown ones."""
+    codes, texts = pd.factorize(labels)
+    found = [UNLABELLED if text == "" else classes.index_of(text) for text in texts]
+    known = np.array([-2 if position is None else position for position in found], dtype=np.int64)[codes]
+    _refuse(
+        known == -2,
+        labels,
+        manifest,
+        f"label that is not one of {', '.join(classes.names)}",
+        "map it with --classes (a YAML file, name: [other words])",
+    )
+    return known
+
+
+def _check_files(paths: pd.Series, root: Path, manifest: Path) -> None:
+    """Refuse paths without a file, and links that lead out of the root.
+
+    Each folder is listed once: 200,000 rows are a few listings instead of 200,000 calls.
+    """
+    parts = paths.str.rpartition("/")
+    folders, names = parts[0].to_numpy(object), parts[2].to_numpy(object)
+    codes, distinct = pd.factorize(folders)
+    listings = [_list_folder(root, folder) for folder in distinct]
+    missing = np.fromiter(
+        (name not in listings[code].files for code, name in zip(codes, names, strict=True)), bool, len(names)
+    )
+    outside = np.fromiter(
+        (name in listings[code].leading_out for code, name in zip(codes, names, strict=True)),
+        bool,
+        len(names),
+    )
+    _refuse(
+        outside,
+        paths,
+        manifest,
+        f"link that leads out of the root {root}",
+        "copy the files or give another --root",
+    )
+    _refuse(missing, paths, manifest, f"file that is not under {root}", "give the folder of the paths with --root")
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a folder holds: names of files, and those among its links that leave the root."""
+
+    files: frozenset[str]
+    leading_out: frozenset[str]
+
+
+def _list_folder(root: Path, folder: str) -> _Listing:
+    """List one folder; a folder that is not there has no files."""
+    top = os.path.realpath(root)
+    here = os.path.join(root, folder)
+    files, leading_out = set(), set()
+    whole_folder_out = not is_under(os.path.realpath(here), top)
+    try:
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    files.add(entry.name)
+                    if whole_folder_out or (entry.is_symlink() and not is_under(os.path.realpath(entry.path), top)):
+                        leading_out.add(entry.name)
+    except OSError:
+        pass
+    return _Listing(frozenset(files), frozenset(leading_out))
+
+
+def is_under(path: str, top: str) -> bool:
+    """Return whether a real path is inside a real folder.
+
+    >>> is_under("/data/a.jpg", "/data"), is_under("/data2/a.jpg", "/data")
+    (True, False)
+    """
+    return path.startswith(top if top.endswith(os.sep) else top + os.sep)

@@ -1,0 +1,45 @@
+"""The exceptions that a user may see; `cli.py` turns each into one line and an exit status."""
+
+
+class FerError(Exception):
+    """Something a user can mend: bad input, found before work starts. Exit status 2."""
+
+    exit_status = 2
+
+
+class ContractError(FerError, ValueError):
+    """Arrays that do not fit together: shapes, ranges, values that are not finite."""
+
+
+class ManifestError(FerError):
+    """A manifest, a class file or a path in them that cannot be used."""
+
+
+class ImageError(FerError):
+    """A file that is not an image that can be decoded."""
+
+
+class TeacherError(FerError):
+    """A teacher description or a checkpoint that cannot be used."""
+
+
+class BundleError(FerError):
+    """A soft-label bundle that does not verify."""
+
+
+class JobError(FerError):
+    """A job that was sound and failed all the same. Exit status 1."""
+
+    exit_status = 1
+
+
+class TrackingError(JobError):
+    """The tracking server refused, or went away."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to stop. Exit status 128 + its number, as shells have it."""
+
+    def __init__(self, signum: int, name: str):
+        super().__init__(f"stopped by {name}")
+        self.exit_status = 128 + signum

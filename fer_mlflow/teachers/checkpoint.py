@@ -1,0 +1,240 @@
+"""From a checkpoint file to a model that is ready to be asked, or a message that says why not."""
+
+import argparse
+import difflib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.errors import FerError, TeacherError
+from fer_mlflow.teachers.spec import TeacherSpec, parse_fields
+
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "ema")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+DEFAULT_SIZE = 224
+_SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A model with its weights, in evaluation mode on the CPU, and what to show it.
+
+    Attributes
+    ----------
+    columns : (C,) int; `logits[:, columns]` is in the project's class order
+    description : what the alignment report says of the teacher
+    assumed : sentences on what neither the description nor the checkpoint said
+    """
+
+    name: str
+    model: nn.Module
+    img_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    columns: np.ndarray
+    description: dict[str, Any]
+    assumed: tuple[str, ...]
+
+
+def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
+    """Build a teacher's model and load its checkpoint, strictly.
+
+    What `teachers.yaml` leaves open is taken from the checkpoint. Where both are silent, img_size is 224, mean
+    and std are those of timm's configuration of the architecture, and the outputs follow `classes`; each such
+    assumption is said.
+
+    Raises
+    ------
+    TeacherError
+        the file cannot be read without running code from it, it contradicts `teachers.yaml`, the architecture is
+        unknown, or tensors are missing, left over or of another shape
+    """
+    where = f"teacher {spec.name} ({spec.checkpoint})"
+    content = _read_checkpoint(spec.checkpoint, where)
+    state, found_under = _find_state(content, where)
+    fields = _merge_fields(spec, content, where)
+    if "arch" not in fields:
+        raise TeacherError(f"{where}: no arch; name a timm model in teachers.yaml")
+    assumed = []
+    if "classes" in fields:
+        try:
+            columns = classes.columns_from(fields["classes"])
+        except FerError as error:
+            raise TeacherError(f"{where}: {error}") from error
+    else:
+        columns = np.arange(len(classes))
+        assumed.append(f"outputs in the order {', '.join(classes.names)}")
+    if "img_size" not in fields:
+        fields["img_size"] = DEFAULT_SIZE
+        assumed.append(f"img_size {DEFAULT_SIZE}")
+    model = _build_model(fields["arch"], fields["img_size"], len(columns), where)
+    for key in ("mean", "std"):
+        if key not in fields:
+            fields[key] = _usual_channels(fields["arch"], key)
+            assumed.append(f"{key} {list(fields[key])} (timm's for {fields['arch']})")
+    _load_state(model, state, fields["arch"], where)
+    return Teacher(
+        name=spec.name,
+        model=model.eval(),
+        img_size=fields["img_size"],
+        mean=fields["mean"],
+        std=fields["std"],
+        columns=columns,
+        description={
+            "arch": fields["arch"],
+            "checkpoint": spec.checkpoint.name,
+            "weights_under": found_under,
+            "img_size": fields["img_size"],
+            "mean": list(fields["mean"]),
+            "std": list(fields["std"]),
+            "classes": list(fields.get("classes", classes.names)),
+            "assumed": assumed,
+        },
+        assumed=tuple(assumed),
+    )
+
+
+def _read_checkpoint(path: Path, where: str) -> Mapping[str, Any]:
+    """Return what a file holds; nothing in it is run."""
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        # Namespace: timm's and many other training scripts save their options so; it only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except pickle.UnpicklingError as error:
+        raise TeacherError(
+            f"{where}: loading it would run code from the file ({_first_line(error)}); "
+            "save the state dict alone, or as .safetensors, where you trust it"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise TeacherError(
+            f"{where}: not a checkpoint that torch or safetensors can read ({_first_line(error)})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise TeacherError(f"{where}: holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Return tensors under `model` and the fields that the header's text metadata carries."""
+    content: dict[str, Any] = {}
+    with safe_open(path, framework="pt") as file:
+        for key, text in (file.metadata() or {}).items():
+            try:
+                content[key] = json.loads(text)
+            except ValueError:
+                content[key] = text
+        content["model"] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    """Return the start of a library's message, which may be a page long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "GLOBAL" in line]  # torch's line that names what the pickle would call
+    return (named or lines or [type(error).__name__])[0][:200]
+
+
+def _is_state(value: Any) -> bool:
+    """Return whether a value is a non-empty mapping of names to tensors."""
+    return (
+        isinstance(value, Mapping) and len(value) > 0 and all(isinstance(tensor, Tensor) for tensor in value.values())
+    )
+
+
+def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict without wrappers' prefixes, and the key it was found under."""
+    places: list[tuple[str, Any]] = [("(bare)", content)]
+    for key in STATE_KEYS:
+        inner = content.get(key)
+        places.append((key, inner))
+        if isinstance(inner, Mapping):
+            places.extend((f"{key}/{deeper}", inner.get(deeper)) for deeper in STATE_KEYS)
+    for place, value in places:
+        if _is_state(value):
+            state = dict(value)
+            while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+                state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+            return state, place
+    raise TeacherError(
+        f"{where}: found {', '.join(list(map(str, content))[:_SHOWN]) or 'nothing'}; "
+        f"weights must be the whole file or under one of {', '.join(STATE_KEYS)}"
+    )
+
+
+def _usual_channels(arch: str, key: str) -> tuple[float, ...]:
+    """Return the mean or std of timm's configuration of an architecture, ImageNet's where it has none."""
+    usual = IMAGENET_DEFAULT_MEAN if key == "mean" else IMAGENET_DEFAULT_STD
+    return tuple(float(number) for number in getattr(timm.get_pretrained_cfg(arch), key, usual))
+
+
+def _merge_fields(spec: TeacherSpec, content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what the description and the checkpoint say together; a contradiction is an error."""
+    names = ("arch", "img_size", "mean", "std", "classes")
+    carried = parse_fields({name: content[name] for name in names if name in content}, where)
+    declared = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
+    for name in declared.keys() & carried.keys():
+        a, b = declared[name], carried[name]
+        same = np.allclose(a, b, atol=1e-6) if name in ("mean", "std") else a == b
+        if not same:
+            raise TeacherError(
+                f"{where}: {name} is {a} in teachers.yaml and {b} in the checkpoint; remove the wrong one"
+            )
+    return carried | declared
+
+
+def _build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Module:
+    """Return timm's model with random weights; architectures of a fixed input are built for `img_size`."""
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() has all"
+        raise TeacherError(f"{where}: timm {timm.__version__} has no model {arch!r}{hint}")
+    config = timm.get_pretrained_cfg(arch)
+    sized: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
+    try:
+        return timm.create_model(arch, pretrained=False, num_classes=n_outputs, **sized)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise TeacherError(f"{where}: timm cannot build {arch} for {img_size} px ({_first_line(error)})") from error
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Tensor], arch: str, where: str) -> None:
+    """Load every tensor, in the model's precision; say which are missing, left over or of another shape."""
+    wanted = model.state_dict()
+    problems = [
+        _listed("missing", [name for name in wanted if name not in state]),
+        _listed("left over", [name for name in state if name not in wanted]),
+        _listed(
+            "of another shape",
+            [
+                f"{name} {tuple(state[name].shape)} where {arch} has {tuple(tensor.shape)}"
+                for name, tensor in wanted.items()
+                if name in state and state[name].shape != tensor.shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise TeacherError(
+            f"{where}: its weights are not those of {arch} with {model.num_classes} classes: "
+            f"{'; '.join(filter(None, problems))}; mend arch or classes in teachers.yaml"
+        )
+    model.load_state_dict(state)
+
+
+def _listed(problem: str, names: list[str]) -> str:
+    """Return the first names and the count, or nothing."""
+    if not names:
+        return ""
+    return f"{len(names)} {problem} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"

@@ -1,0 +1,151 @@
+"""One forward pass for all teachers that need one: read kept shards, compute the others, keep them."""
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.errors import ImageError, JobError
+from fer_mlflow.teachers.outputs import TeacherOutputs, unreadable_message
+from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, StoredShard, assemble
+from fer_mlflow.teachers.spec import TeacherSpec
+
+_Kept = dict[str, dict[tuple[int, int], StoredShard | None]]  # teacher name -> range of rows -> its shard
+
+
+def compute_outputs(
+    benchmark: Benchmark,
+    specs: Mapping[str, TeacherSpec],
+    keys: Mapping[str, str],
+    checkpoints: Mapping[str, str],
+    settings,
+    cache: Path,
+    *,
+    image_sha256: Callable[[], np.ndarray] | None = None,
+    skip_unreadable: bool = False,
+    shard_rows: int = SHARD_ROWS,
+    progress=None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> dict[str, TeacherOutputs]:
+    """Return every named teacher's outputs on a benchmark, computing only what no shard in `cache` holds.
+
+    Where all shards are there, no checkpoint is loaded. The caller holds the keys' locks (`held_keys`).
+
+    Parameters
+    ----------
+    specs, keys, checkpoints : teacher name -> description, content key, SHA-256 of the checkpoint
+    settings : `inference.Settings`
+    image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
+        image that changed since is computed again; None trusts what was kept
+    skip_unreadable : leave rows out that cannot be decoded; otherwise they are an error
+    progress : an object with `start(total, done, teachers)`, `advance(rows)` and `close()`
+    warn : called with each sentence that a user should read
+
+    Raises
+    ------
+    ImageError
+        images cannot be decoded: all that the shard at hand has, once it is scanned
+    TeacherError
+        a checkpoint cannot be used
+    JobError
+        the forward pass failed; finished shards are kept
+    """
+    from fer_mlflow.teachers.inference import row_ranges
+
+    ranges = row_ranges(len(benchmark), shard_rows)
+    stores = {name: ShardStore(cache, keys[name]) for name in specs}
+    kept: _Kept = {name: {span: store.read(*span) for span in ranges} for name, store in stores.items()}
+    if image_sha256 is not None and any(shard for shards in kept.values() for shard in shards.values()):
+        _forget_changed(kept, image_sha256(), warn)
+    if not skip_unreadable:
+        for shards in kept.values():
+            _refuse_unreadable([shard for shard in shards.values() if shard is not None])
+    missing = {span: [name for name in specs if kept[name][span] is None] for span in ranges}
+    missing = {span: names for span, names in missing.items() if names}
+    if missing:
+        _compute_missing(
+            benchmark, specs, settings, missing, kept, stores, skip_unreadable, len(ranges), progress, warn
+        )
+    return {
+        name: assemble([shard for shard in kept[name].values() if shard], len(benchmark.classes), checkpoints[name])
+        for name in specs
+    }
+
+
+def _forget_changed(kept: _Kept, current_sha256: np.ndarray, warn) -> None:
+    """Drop kept shards that decoded other bytes than the images hold now."""
+    for name, shards in kept.items():
+        for span, shard in shards.items():
+            if shard is not None and (shard.image_sha256 != current_sha256[shard.rows]).any():
+                warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} was asked; asking again")
+                shards[span] = None
+
+
+def _refuse_unreadable(shards: list[StoredShard]) -> None:
+    """Raise for rows that could not be decoded."""
+    if unreadable := [bad for shard in shards for bad in shard.unreadable]:
+        raise ImageError(unreadable_message(unreadable))
+
+
+def _compute_missing(
+    benchmark, specs, settings, missing, kept, stores, skip_unreadable, n_ranges, progress, warn
+) -> None:
+    """Load the teachers, run the forward pass over the missing shards, and keep each as it comes."""
+    from fer_mlflow.teachers.checkpoint import load_teacher
+    from fer_mlflow.teachers.inference import choose_compile, choose_device, describe_settings, infer
+
+    names = [name for name in specs if any(name in needed for needed in missing.values())]
+    teachers = {name: load_teacher(specs[name], benchmark.classes) for name in names}
+    for teacher in teachers.values():
+        if teacher.assumed:
+            warn(f"teacher {teacher.name}: nothing says so, assuming {', '.join(teacher.assumed)}")
+    device = choose_device(settings.device)
+    compiled = choose_compile(settings.compile, len(benchmark), device)
+    described = describe_settings(settings, device, compiled)
+    paths = benchmark.paths.to_numpy(object)
+    if progress is not None:
+        left = sum(stop - start for start, stop in missing)
+        progress.start(total=len(benchmark), done=len(benchmark) - left, teachers=names)
+    try:
+        # Ranges that lack the same teachers form one pass: usually all of them do.
+        for needed in sorted({tuple(needed) for needed in missing.values()}):
+            spans = [span for span, lacking in missing.items() if tuple(lacking) == needed]
+            shards = infer(
+                benchmark.root,
+                paths,
+                spans,
+                [teachers[name] for name in needed],
+                settings,
+                compiled=compiled,
+                skip_unreadable=skip_unreadable,
+                on_rows=progress.advance if progress is not None else None,
+            )
+            for span, shard in zip(spans, shards, strict=True):
+                for name in needed:
+                    part = StoredShard(
+                        shard.rows,
+                        shard.logits[name],
+                        shard.image_sha256,
+                        shard.unreadable,
+                        teachers[name].description,
+                        described,
+                    )
+                    _keep(stores[name], span, part)
+                    kept[name][span] = part
+    finally:
+        if progress is not None:
+            progress.close()
+
+
+def _keep(store: ShardStore, span: tuple[int, int], shard: StoredShard) -> None:
+    """Write a shard; a full disk becomes a message."""
+    try:
+        store.write(*span, shard)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or 0)
+        raise JobError(
+            f"{store.folder}: {reason}; finished shards are kept there: make room and run the same command again"
+        ) from error

@@ -1,0 +1,104 @@
+"""Bundles in the tracking store: published with everything a reader compares, trusted only when verified."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from fer_mlflow.errors import BundleError
+from fer_mlflow.softlabels.bundle import FOLDER, HASHES, SoftLabels
+from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.store import tracking_errors
+
+
+def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
+    """Log a bundle to a run: dataset, metrics, files, and last the tags by which it is found and trusted."""
+    benchmark = bundle.report["benchmark"]
+    run.log_params({**derived_params(bundle)})
+    run.log_benchmark(benchmark["name"], bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+    if bundle.metrics:
+        run.log_metrics(bundle.metrics)
+    run.log_folder(bundle.folder, FOLDER, last=HASHES)
+    warned = [check["name"] for check in bundle.report["checks"] if check["verdict"] == "warn"]
+    run.set_tags(
+        {
+            **tags,
+            "fer.benchmark": benchmark["name"],
+            "fer.selection_sha256": bundle.selection_sha256,
+            "fer.alignment": f"warn: {', '.join(warned)}" if warned else "pass",
+            "fer.config_key": config_key,
+            "fer.bundle_sha256": bundle.sha256,
+        }
+    )
+
+
+def derived_params(bundle: SoftLabels) -> dict[str, object]:
+    """Return the params that follow from a bundle: the canonical ensemble, a number for each weight, the benchmark."""
+    shares = {f"w/{name}": share for name, share in bundle.report["ensemble"]["weights"].items()}
+    return {
+        "ensemble": bundle.report["name"],
+        **shares,
+        "benchmark": bundle.report["benchmark"]["name"],
+        "rows": len(bundle),
+    }
+
+
+def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
+    """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
+
+    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that triage
+    called bad are left out.
+    """
+    keys = list(config_keys)
+    found: dict[str, list[Run]] = {key: [] for key in keys}
+    (prefix,) = {key.partition(".")[0] for key in keys}
+    condition = (
+        f"tags.`fer.kind` = '{kind}' AND tags.`fer.config_key` LIKE '{prefix}.%' AND attributes.status = 'FINISHED'"
+    )
+    with tracking_errors("searching runs"):
+        experiments = [experiment.experiment_id for experiment in _all_experiments(client)]
+        token = None
+        while True:
+            page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
+            for run in page:
+                if run.data.tags["fer.config_key"] in found and run.data.tags.get("triage.status") != "bad":
+                    found[run.data.tags["fer.config_key"]].append(run)
+            token = page.token
+            if not token:
+                return found
+
+
+def _all_experiments(client: MlflowClient):
+    """Yield every active experiment, page by page."""
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
+    """Download a run's bundle, verify it, and return it; nothing of it stays on disk.
+
+    It is copied even from a local store, where MLflow would hand out the original.
+
+    Raises
+    ------
+    BundleError
+        files are missing, do not verify, or are not the ones the run was tagged with
+    TrackingError
+        the server cannot be reached
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary:
+        with tracking_errors(f"downloading {FOLDER}/ of run {run.info.run_id}"):
+            folder = Path(client.download_artifacts(run.info.run_id, FOLDER, dst_path=temporary))
+        bundle = SoftLabels.open(folder)
+    expected = run.data.tags.get("fer.bundle_sha256")
+    if bundle.sha256 != expected:
+        raise BundleError(f"run {run.info.run_id}: its bundle is not the one it is tagged with; export it again")
+    return bundle

@@ -1,0 +1,198 @@
+"""Runs: opened once per command, ended with the right status whatever happens, logged in few calls."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from fer_mlflow.errors import Interrupted
+from fer_mlflow.tracking.store import connect, is_joined, redact, tracking_errors
+
+HEARTBEAT_S = 60
+_TAG_LENGTH = 5000
+_INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+
+
+class TrackedRun:
+    """One MLflow run that is being written.
+
+    Attributes
+    ----------
+    client, run_id, experiment_id : MLflow's
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str):
+        self.client, self.run_id, self.experiment_id = client, run_id, experiment_id
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log params that the run does not have yet.
+
+        `mlflow run` logs every option before the command starts; logging one again with another text would
+        drop the whole batch.
+        """
+        with tracking_errors("logging params"):
+            there = self.client.get_run(self.run_id).data.params
+            new = [Param(key, str(value)) for key, value in params.items() if key not in there]
+            for start in range(0, len(new), 100):  # MLflow's limit for one batch
+                self.client.log_batch(self.run_id, params=new[start : start + 100])
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log numbers as they are; none may be NaN (MLflow's pages break on it)."""
+        now = int(time.time() * 1000)
+        with tracking_errors("logging metrics"):
+            self.client.log_batch(self.run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, credentials of URIs in them left out."""
+        with tracking_errors("setting tags"):
+            self.client.log_batch(
+                self.run_id, tags=[RunTag(key, redact(str(value))[:_TAG_LENGTH]) for key, value in tags.items()]
+            )
+
+    def log_benchmark(self, name: str, selection_sha256: str, manifest_sha256: str, rows: int) -> None:
+        """Log the benchmark as the run's dataset input, so that the UI filters by it.
+
+        MLflow's own digest reads the first 10,000 rows; this one is the selection digest, cut to the 32 digits
+        that MLflow keeps.
+        """
+        source = json.dumps({"manifest_sha256": manifest_sha256, "selection_sha256": selection_sha256})
+        profile = json.dumps({"rows": rows})
+        dataset = Dataset(name[:500], selection_sha256[:32], "manifest", source, profile=profile)
+        entity = DatasetInput(dataset, [InputTag("mlflow.data.context", "benchmark")])
+        with tracking_errors("logging the dataset"):
+            self.client.log_inputs(self.run_id, datasets=[entity])
+
+    def log_folder(self, folder: Path, artifact_path: str, last: str) -> None:
+        """Upload a folder's files, `last` after all others: once it is there, so is everything it names."""
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != last)
+        with tracking_errors(f"uploading {artifact_path}/"):
+            for path in [*files, folder / last]:
+                self.client.log_artifact(self.run_id, str(path), artifact_path)
+
+    def artifact_location(self, artifact_path: str) -> str:
+        """Return where an artifact is: a folder where the store is on this machine, else its runs:/ address."""
+        uri = self.client.get_run(self.run_id).info.artifact_uri
+        path = Path(uri.removeprefix("file://"))
+        return str(path / artifact_path) if path.is_dir() else f"runs:/{self.run_id}/{artifact_path}"
+
+    @contextmanager
+    def sibling(self, name: str, started_s: float) -> Iterator["TrackedRun"]:
+        """Open another run in the same experiment for a block, FINISHED only when the block is."""
+        with tracking_errors("opening a run"):
+            tags = self.client.get_run(self.run_id).data.tags
+            inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
+            run = self.client.create_run(
+                self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
+            )
+        other = TrackedRun(self.client, run.info.run_id, self.experiment_id)
+        try:
+            yield other
+        except BaseException as error:
+            with suppress(Exception):
+                other.set_tags({"fer.error": _sentence(error)})
+                self.client.set_terminated(other.run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+            raise
+        with tracking_errors("ending a run"):
+            self.client.set_terminated(other.run_id, "FINISHED")
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what a tag says of an exception."""
+    return redact(str(error) or type(error).__name__)
+
+
+@contextmanager
+def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]:
+    """Open the command's run, or join the one that `mlflow run` opened, and end it with the status it earned.
+
+    An exception ends it FAILED with its message in the tag `fer.error`; SIGINT, SIGTERM and SIGHUP end it KILLED
+    and leave the block as `Interrupted`. While it is open the tag `fer.heartbeat` says which process is alive.
+
+    Raises
+    ------
+    TrackingError
+        the store cannot be opened
+    """
+    client = connect(experiment)
+    with _signals_raise(), tracking_errors("opening a run"):
+        active = mlflow.start_run(run_name=None if is_joined() else name)
+    run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
+    status = "FAILED"
+    with _signals_raise():
+        try:
+            run.set_tags({"fer.kind": kind, "mlflow.runName": name})
+            with _heartbeat(run):
+                yield run
+            status = "FINISHED"
+        except BaseException as error:
+            if isinstance(error, Interrupted | KeyboardInterrupt):
+                status = "KILLED"
+            with suppress(Exception):
+                run.set_tags({"fer.error": _sentence(error)})
+            raise
+        finally:
+            if status == "FINISHED":
+                with tracking_errors("ending the run"):
+                    mlflow.end_run(status)
+            else:
+                with suppress(Exception):  # the first error is the one to report
+                    mlflow.end_run(status)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Make SIGINT, SIGTERM and SIGHUP raise Interrupted in a block; a second one stops the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may have handlers
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+    def stop(signum, _frame):
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        raise Interrupted(signum, signal.Signals(signum).name)
+
+    # A signal that the caller has switched off (nohup) stays so.
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def _heartbeat(run: TrackedRun) -> Iterator[None]:
+    """Say in a tag, every minute, that the process is alive, so that triage can tell a dead run."""
+    done = threading.Event()
+
+    def beat():
+        while True:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            with suppress(Exception):  # a server that is away for a while is no reason to stop
+                run.set_tags(
+                    {"fer.heartbeat": json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "at": now})}
+                )
+            if done.wait(HEARTBEAT_S):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)

@@ -1,0 +1,100 @@
+"""The way to MLflow's tracking store: opened once, safely; its errors as one line, its secrets left out."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from fer_mlflow.errors import TrackingError
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_SQLITE = "sqlite:///"
+
+
+def redact(text: str) -> str:
+    """Return text with the user and password of every URI in it replaced.
+
+    >>> redact("cannot reach https://ann:secret@host:5000/api")
+    'cannot reach https://***@host:5000/api'
+    """
+    return _USERINFO.sub("***@", text)
+
+
+@contextmanager
+def tracking_errors(doing: str) -> Iterator[None]:
+    """Turn what MLflow raises in a block into a TrackingError that names the server."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        reason = " ".join(str(error).split())[:500]
+        raise TrackingError(
+            redact(f"tracking server {mlflow.get_tracking_uri()}: {doing} failed ({reason})")
+        ) from error
+
+
+def connect(experiment: str = "") -> MlflowClient:
+    """Return a client of the tracking store that MLFLOW_TRACKING_URI names (else MLflow's default).
+
+    A new SQLite store is made under a file lock beside it: several processes that make one at the same time
+    break it for good (mlflow#19943). Under `mlflow run` the run is already open, and neither URI nor experiment
+    may be touched.
+
+    Parameters
+    ----------
+    experiment : name of the experiment to use, made when missing; empty leaves MLflow's own choice
+
+    Raises
+    ------
+    TrackingError
+        the store cannot be opened
+    """
+    # Links, bars and migrations that MLflow reports are not part of a command's output.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    client = MlflowClient()
+    with tracking_errors("opening the store"), _first_touch():
+        client.search_experiments(max_results=1)
+        if experiment and not is_joined():
+            mlflow.set_experiment(experiment)
+    return client
+
+
+def is_joined() -> bool:
+    """Return whether `mlflow run` has opened a run for this process."""
+    return bool(os.environ.get("MLFLOW_RUN_ID"))
+
+
+def _first_touch():
+    """Return a lock for a SQLite store's file, or nothing for a server, which makes its own store."""
+    path = sqlite_path(mlflow.get_tracking_uri())
+    if path is None:
+        return nullcontext()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of a SQLite URI, None for another.
+
+    >>> sqlite_path("sqlite:////data/mlflow.db").as_posix(), sqlite_path("http://host:5000")
+    ('/data/mlflow.db', None)
+    """
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
+
+
+def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
+    """Return the command, or for a server the address, that shows a run in MLflow's UI."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return f"{redact(uri.rstrip('/'))}/#/experiments/{experiment_id}/runs/{run_id}"
+    path = sqlite_path(uri)
+    return f"mlflow ui --backend-store-uri {_SQLITE}{path}" if path else f"mlflow ui --backend-store-uri {redact(uri)}"
