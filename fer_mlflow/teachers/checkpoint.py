@@ -4,6 +4,8 @@ import argparse
 import difflib
 import json
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,11 +114,12 @@ def _read_checkpoint(path: Path, where: str) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         # Namespace: timm's and many other training scripts save their options so; it only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols; what it cannot read, it refuses
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
         raise TeacherError(
-            f"{where}: loading it would run code from the file ({_first_line(error)}); "
+            f"{where}: loading it would run code from the file{_named_call(error)}; "
             "save the state dict alone, or as .safetensors, where you trust it"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
@@ -144,8 +147,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _first_line(error: Exception) -> str:
     """Return the start of a library's message, which may be a page long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "GLOBAL" in line]  # torch's line that names what the pickle would call
-    return (named or lines or [type(error).__name__])[0][:200]
+    return (lines or [type(error).__name__])[0][:200]
+
+
+def _named_call(error: Exception) -> str:
+    """Return what a pickle would call, where torch's message names it."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f" ({named[1]})" if named else ""
 
 
 def _is_state(value: Any) -> bool:

@@ -5,6 +5,7 @@ one range of rows is one call that a cluster engine can make elsewhere; given ma
 their borders, so that nothing waits.
 """
 
+import gc
 import hashlib
 import shutil
 import signal
@@ -182,7 +183,8 @@ def _default_workers(device: torch.device) -> int:
 
 
 def _start_worker(_: int) -> None:
-    """Leave signals to the parent, which ends its workers itself, and the cores to the other workers."""
+    """Leave signals to the parent, which ends its workers itself, cores to the others, and memory shared."""
+    gc.freeze()  # a collection would write to every object that the parent shares, and so copy it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):

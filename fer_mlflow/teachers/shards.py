@@ -66,7 +66,7 @@ class ShardStore:
     def read(self, start: int, stop: int) -> StoredShard | None:
         """Return a kept shard; None where there is none, or none that is whole (a zip file checks its sums)."""
         try:
-            with np.load(self._path(start, stop), allow_pickle=False) as arrays:
+            with self._path(start, stop).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 rows, logits, digests = arrays["rows"], arrays["logits"], arrays["image_sha256"]
                 meta = json.loads(arrays["meta"].tobytes())
             unreadable = tuple(Unreadable(**bad) for bad in meta["unreadable"])

@@ -60,8 +60,8 @@ def connect(experiment: str = "") -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient()
     with tracking_errors("opening the store"), _first_touch():
+        client = MlflowClient()  # makes and migrates a SQLite store
         client.search_experiments(max_results=1)
         if experiment and not is_joined():
             mlflow.set_experiment(experiment)

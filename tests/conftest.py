@@ -1,0 +1,197 @@
+"""Shared places to work in: a tracking store that is migrated once, toy data, real data where there is some."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import toys
+from click.testing import CliRunner
+
+from fer_mlflow.cli import main
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+    os.environ.pop(variable, None)
+PROJECT = Path(__file__).parents[1]
+
+
+@dataclass
+class Workplace:
+    """A folder with a tracking store and a cache of its own, and the installed command line in it."""
+
+    folder: Path
+    uri: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a command that works here."""
+        return os.environ | {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "FER_MLFLOW_CACHE": str(self.folder / "cache"),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        }
+
+    def start(self, *arguments) -> subprocess.Popen:
+        """Start `fer-mlflow` here."""
+        program = Path(sys.executable).with_name("fer-mlflow")
+        return subprocess.Popen(
+            [program, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments, status: int = 0):
+        """Run the command line here in this process, which spares its imports, and check its exit status."""
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            result = CliRunner().invoke(main, list(map(str, arguments)), env=self.env)
+        finally:
+            os.chdir(before)
+        assert result.exit_code == status, f"exit status {result.exit_code}\n{result.output}"
+        return result
+
+    def run_installed(self, *arguments, status: int = 0) -> subprocess.CompletedProcess:
+        """Run the installed `fer-mlflow` here to its end and check its exit status."""
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate(timeout=300)
+        assert process.returncode == status, f"exit status {process.returncode}\n{stdout}{stderr}"
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+    def runs(self, kind: str | None = None) -> list:
+        """Return the store's runs, newest first."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`fer.kind` = '{kind}'" if kind else "")
+        return list(found)
+
+    def bundle(self, run):
+        """Return a run's bundle, verified."""
+        from mlflow import MlflowClient
+
+        from fer_mlflow import SoftLabels
+
+        target = self.folder / "downloaded" / run.info.run_id
+        target.mkdir(parents=True, exist_ok=True)
+        return SoftLabels.open(MlflowClient(self.uri).download_artifacts(run.info.run_id, "softlabels", str(target)))
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory) -> Path:
+    """Return a SQLite store with MLflow's tables; making them takes seconds, copying them none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    code = "from fer_mlflow.tracking.store import connect; connect()"
+    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=path.parent)
+    return path
+
+
+def new_workplace(folder: Path, store: Path) -> Workplace:
+    """Make a workplace in a folder, with a copy of a migrated store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(store, folder / "mlflow.db")
+    move_experiments(folder / "mlflow.db", str(folder / "mlruns" / "0"))
+    return Workplace(folder, f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def move_experiments(store: Path, location: str) -> None:
+    """Change where a store's experiments keep artifacts: they remember the folder that the store was made in."""
+    connection = sqlite3.connect(store)
+    with connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", (location,))
+    connection.close()
+
+
+@pytest.fixture
+def workplace(migrated_store, tmp_path) -> Workplace:
+    """Return a workplace of the test's own."""
+    return new_workplace(tmp_path / "workplace", migrated_store)
+
+
+@pytest.fixture(scope="session")
+def toy_faces(tmp_path_factory) -> Path:
+    """Return the manifest of 70 small images; tests that change anything copy its folder first."""
+    return toys.write_faces(tmp_path_factory.mktemp("faces"), 70)
+
+
+@pytest.fixture(scope="session")
+def many_faces(tmp_path_factory) -> Path:
+    """Return a manifest of 1,200 rows: three shards."""
+    return toys.write_many_faces(tmp_path_factory.mktemp("many"), 1200)
+
+
+@pytest.fixture(scope="session")
+def toy_teachers(tmp_path_factory) -> Path:
+    """Return the teachers.yaml of three toy teachers, A, B and C."""
+    return toys.write_teachers(tmp_path_factory.mktemp("teachers"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder with real faces/ and teachers/ that FER_REAL_DATA names."""
+    folder = os.environ.get("FER_REAL_DATA")
+    if not folder:
+        pytest.skip("FER_REAL_DATA names no folder with faces/ and teachers/")
+    return Path(folder).resolve()
+
+
+class Server:
+    """A real `mlflow server` over a store of its own, which can go away and come back."""
+
+    def __init__(self, folder: Path, store: Path):
+        folder.mkdir()
+        shutil.copyfile(store, folder / "mlflow.db")
+        move_experiments(folder / "mlflow.db", "mlflow-artifacts:/0")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
+            + [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
+            + [f"--artifacts-destination={self.folder}/artifacts"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "mlflow server does not answer"
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Kill it with all its workers."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path, migrated_store):
+    """Give a running tracking server that keeps artifacts itself."""
+    running = Server(tmp_path / "server", migrated_store)
+    running.start()
+    yield running
+    running.stop()

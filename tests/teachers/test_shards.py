@@ -1,0 +1,207 @@
+"""What is on disk is whole, is used again, and is not trusted further than it can be checked."""
+
+import errno
+import threading
+
+import numpy as np
+import pytest
+
+from fer_mlflow.data.classes import FER7
+from fer_mlflow.data.images import hash_images
+from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.errors import ImageError, JobError
+from fer_mlflow.teachers import computation, inference
+from fer_mlflow.teachers.computation import compute_outputs
+from fer_mlflow.teachers.inference import Settings
+from fer_mlflow.teachers.outputs import Unreadable
+from fer_mlflow.teachers.shards import ShardStore, StoredShard, held_keys
+from fer_mlflow.teachers.spec import hash_checkpoints, read_teachers
+
+SHARD = StoredShard(
+    rows=np.array([0, 2]),
+    logits=np.array([[1.0, 2.0], [3.0, 4.0]], np.float32),
+    image_sha256=np.arange(64, dtype=np.uint8).reshape(2, 32),
+    unreadable=(Unreadable(1, "b.jpg", "empty file", "0" * 64),),
+    teacher={"arch": "x"},
+    computed_with={"device": "cpu"},
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ShardStore(tmp_path, "key")
+
+
+def test_a_shard_comes_back_as_it_was(store):
+    store.write(0, 3, SHARD)
+    back = store.read(0, 3)
+    for name in ("rows", "logits", "image_sha256"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(SHARD, name))
+    assert (back.unreadable, back.teacher, back.computed_with) == (SHARD.unreadable, SHARD.teacher, SHARD.computed_with)
+
+
+def test_a_shard_that_is_not_there_is_none(store):
+    assert store.read(0, 3) is None
+
+
+def test_a_shard_with_any_byte_changed_or_cut_off_is_not_used(store):
+    store.write(0, 3, SHARD)
+    path = store._path(0, 3)
+    data = path.read_bytes()
+    reference = store.read(0, 3)
+    for position in range(0, len(data), 7):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :])
+        found = store.read(0, 3)  # what the zip format does not check (times, names) may still be whole
+        assert found is None or np.array_equal(found.logits, reference.logits)
+    for length in (0, 10, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        assert store.read(0, 3) is None
+
+
+def test_a_shard_of_other_rows_is_not_used(store):
+    store.write(0, 3, SHARD)
+    store._path(0, 3).rename(store._path(3, 6))
+    assert store.read(3, 6) is None
+
+
+def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch):
+    store.write(0, 3, SHARD)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(JobError, match="the disk is full; finished shards are kept there: make room"):
+        computation._keep(store, (3, 6), SHARD)
+    assert [path.name for path in store.folder.iterdir()] == [store._path(0, 3).name]
+
+
+def test_a_key_is_held_by_one_at_a_time_whatever_order_keys_are_named_in(tmp_path):
+    entered, waited = threading.Event(), threading.Event()
+
+    def other():
+        with held_keys(tmp_path, ["b", "a"], on_wait=waited.set) as had_to_wait:
+            assert had_to_wait
+            entered.set()
+
+    with held_keys(tmp_path, ["a", "b"]) as had_to_wait:
+        assert not had_to_wait
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waited.wait(10)
+        assert not entered.is_set()
+    thread.join(10)
+    assert entered.is_set()
+
+
+@pytest.fixture
+def ask(tmp_path, toy_faces, toy_teachers):
+    """Return a function that computes outputs over small shards, counting what is really computed."""
+    import shutil
+
+    shutil.copytree(toy_faces.parent, tmp_path / "faces")
+    computed = []
+
+    def run(names="AB", **options):
+        benchmark = read_benchmark(tmp_path / "faces/manifest.csv", FER7)
+        specs = read_teachers(toy_teachers, list(names))
+        computed.clear()
+
+        class Counter:
+            start = staticmethod(lambda total, done, teachers: computed.append((total - done, teachers)))
+            advance = staticmethod(lambda rows: None)
+            close = staticmethod(lambda: None)
+
+        return compute_outputs(
+            benchmark,
+            specs,
+            {name: f"s.{name}" for name in names},
+            hash_checkpoints(specs),
+            Settings(workers=0, device="cpu"),
+            tmp_path / "cache",
+            shard_rows=20,
+            progress=Counter,
+            image_sha256=lambda: hash_images(benchmark.root, benchmark.paths),
+            **options,
+        )
+
+    run.computed, run.folder = computed, tmp_path
+    return run
+
+
+def test_what_is_kept_is_not_computed_again(ask):
+    first = ask()
+    assert ask.computed == [(70, ["A", "B"])]
+    second = ask()
+    assert ask.computed == []
+    for name in "AB":
+        np.testing.assert_array_equal(first[name].logits, second[name].logits)
+        assert first[name].description == second[name].description
+
+
+def test_only_missing_shards_and_teachers_are_computed(ask):
+    whole = ask("AB")
+    ShardStore(ask.folder / "cache", "s.A").drop(20, 40)
+    again = ask("ABC")
+    assert ask.computed == [(70, ["A", "C"])]  # every range lacks C, one lacks A as well
+    np.testing.assert_array_equal(again["A"].logits, whole["A"].logits)
+    assert again["C"].logits.shape == (70, 7)
+
+
+def test_no_checkpoint_is_loaded_where_every_shard_is_kept(ask, monkeypatch):
+    ask("A")
+    monkeypatch.setattr("fer_mlflow.teachers.checkpoint.load_teacher", lambda *_: pytest.fail("loaded"))
+    ask("A")
+
+
+def test_a_changed_image_is_asked_again_with_its_shard_alone(ask):
+    before = ask("A")
+    image = ask.folder / "faces/images/f0025.jpg"
+    image.write_bytes((ask.folder / "faces/images/f0001.jpg").read_bytes())
+    said = []
+    after = ask("A", warn=said.append)
+    assert ask.computed == [(20, ["A"])]
+    assert said == ["rows 21-40: images changed since A was asked; asking again"]
+    moved = np.flatnonzero((before["A"].logits != after["A"].logits).any(axis=1))
+    assert 25 in moved
+    np.testing.assert_allclose(after["A"].logits[25], before["A"].logits[1], atol=1e-4)
+
+
+def test_unreadable_rows_stop_the_run_and_kept_shards_stay(ask):
+    (ask.folder / "faces/images/f0050.jpg").write_bytes(b"")
+    with pytest.raises(ImageError, match=r'1 images cannot be decoded: row 51 "images/f0050.jpg" \(empty file\)'):
+        ask("A")
+    assert len(list((ask.folder / "cache/logits/s.A").iterdir())) == 2
+    outputs = ask("A", skip_unreadable=True)["A"]
+    assert [bad.row for bad in outputs.unreadable] == [50]
+    with pytest.raises(ImageError, match="row 51"):
+        ask("A")
+
+
+def test_an_interruption_between_shards_loses_none_of_them(ask, monkeypatch):
+    whole = ask("A")["A"]
+    ShardStore(ask.folder / "cache", "s.A").clear()
+    real, calls = inference._compute_shard, []
+
+    def stop_at_third(*arguments):
+        calls.append(arguments[:2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(inference, "_compute_shard", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        ask("A")
+    monkeypatch.setattr(inference, "_compute_shard", real)
+    resumed = ask("A")["A"]
+    assert ask.computed == [(30, ["A"])]
+    np.testing.assert_array_equal(resumed.logits, whole.logits)
+    assert resumed.description == whole.description
+
+
+def test_settings_of_every_session_are_described(ask, monkeypatch):
+    ask("A")
+    ShardStore(ask.folder / "cache", "s.A").drop(20, 40)
+    monkeypatch.setattr(inference.torch, "__version__", "9.9.9")
+    description = ask("A")["A"].description
+    assert [session["versions"]["torch"] for session in description["computed_with"]][1:] == ["9.9.9"]

@@ -1,0 +1,126 @@
+import pytest
+
+from fer_mlflow.errors import TeacherError
+from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
+
+FULL = """
+A:
+  arch: resnet18
+  checkpoint: weights/a.pt
+  img_size: 224
+  mean: [0.5, 0.5, 0.5]
+  std: [0.25, 0.25, 0.25]
+  classes: [x, y]
+B: {checkpoint: b.pt}
+"""
+
+
+@pytest.fixture
+def teachers(tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a.pt").write_bytes(b"aaa")
+    (tmp_path / "b.pt").write_bytes(b"bbb")
+
+    def write(text):
+        (tmp_path / "teachers.yaml").write_text(text)
+        return tmp_path / "teachers.yaml"
+
+    return write
+
+
+def test_values_are_read_and_paths_start_from_the_file(teachers, tmp_path):
+    path = teachers(FULL)
+    assert read_teachers(path, ["B", "A"]) == {
+        "B": TeacherSpec("B", tmp_path / "b.pt"),
+        "A": TeacherSpec(
+            "A", tmp_path / "weights/a.pt", "resnet18", 224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), ("x", "y")
+        ),
+    }
+
+
+def test_only_the_named_teachers_are_looked_at(teachers):
+    path = teachers(FULL + "C: {checkpoint: not-there.pt, colour: blue}\n")
+    assert list(read_teachers(path, ["A"])) == ["A"]
+
+
+@pytest.mark.parametrize("size", ["[3, 96, 96]", "[96, 96]", "96"])
+def test_img_size_may_be_written_as_timm_does(teachers, size):
+    path = teachers(f"B: {{checkpoint: b.pt, img_size: {size}}}")
+    assert read_teachers(path, ["B"])["B"].img_size == 96
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A: {checkpoint: none.pt}", "no checkpoint file"),
+        ("A: {arch: resnet18}", "no checkpoint; write A:"),
+        ("A: resnet18", "no checkpoint; write A:"),
+        ("A: {checkpoint: b.pt, archh: x}", "unknown key archh; known are arch, checkpoint, img_size"),
+        ("A: {checkpoint: b.pt, arch: 18}", "arch 18 is not the name"),
+        ("A: {checkpoint: b.pt, img_size: 0}", "img_size 0 is not the side"),
+        ("A: {checkpoint: b.pt, img_size: [64, 96]}", "img_size [64, 96] is not the side"),
+        ("A: {checkpoint: b.pt, mean: [0.5, 0.5]}", "mean [0.5, 0.5] is not a list of three numbers"),
+        ("A: {checkpoint: b.pt, mean: [0.5, .nan, 0.5]}", "is not a list of three numbers"),
+        ("A: {checkpoint: b.pt, std: [0, 1, 1]}", "not above 0"),
+        ("A: {checkpoint: b.pt, classes: [x]}", "classes ['x'] is not a list of two or more names"),
+        ("A: {checkpoint: b.pt}\nA: {checkpoint: b.pt}", '"A" is there twice'),
+        ("A: {checkpoint: b.pt", "not YAML"),
+        ("- A", "holds no mapping"),
+        ("X: {checkpoint: b.pt}", "no teacher A among X"),
+    ],
+)
+def test_what_is_wrong_is_said_and_where(teachers, text, said):
+    with pytest.raises(TeacherError) as caught:
+        read_teachers(teachers(text), ["A"])
+    assert said in str(caught.value)
+    assert "teachers.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(TeacherError, match=r"No such file.*--teachers"):
+        read_teachers(tmp_path / "none.yaml", ["A"])
+
+
+def key(spec=None, **changes):
+    given = {
+        "checkpoint_sha256": "c" * 64,
+        "selection_sha256": "s" * 64,
+        "classes": ("x", "y"),
+        "preprocessing": {"clahe": None},
+        "precision": "fp32",
+    }
+    return content_key(spec or TeacherSpec("A", "a.pt", "resnet18"), **given | changes)
+
+
+def test_the_key_begins_with_the_benchmark():
+    assert key().startswith("s" * 32 + ".")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"checkpoint_sha256": "d" * 64},
+        {"selection_sha256": "t" * 64},
+        {"classes": ("y", "x")},
+        {"preprocessing": {"clahe": {"clip": 2.0}}},
+        {"precision": "bf16"},
+        {"spec": TeacherSpec("A", "a.pt", "resnet34")},
+        {"spec": TeacherSpec("A", "a.pt", "resnet18", img_size=64)},
+        {"spec": TeacherSpec("A", "a.pt", "resnet18", mean=(0.5, 0.5, 0.5))},
+        {"spec": TeacherSpec("A", "a.pt", "resnet18", classes=("y", "x"))},
+    ],
+)
+def test_the_key_changes_with_whatever_the_logits_depend_on(other):
+    assert key(**other) != key()
+
+
+def test_the_key_does_not_depend_on_names():
+    assert key(TeacherSpec("Z", "elsewhere.pt", "resnet18")) == key()
+
+
+def test_checkpoints_are_hashed_by_content(teachers):
+    import hashlib
+
+    hashes = hash_checkpoints(read_teachers(teachers(FULL), ["A", "B"]))
+    assert hashes == {"A": hashlib.sha256(b"aaa").hexdigest(), "B": hashlib.sha256(b"bbb").hexdigest()}

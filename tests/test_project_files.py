@@ -1,0 +1,84 @@
+"""MLproject, conda.yaml, pyproject.toml and README say the same things as the code."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+import tomllib
+import yaml
+
+from fer_mlflow.cli import COMMANDS, main
+
+PROJECT = Path(__file__).parents[1]
+MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
+CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+COMMAND = {name: main.get_command(click.Context(main), name) for name in COMMANDS}
+
+
+def pip_packages() -> list[str]:
+    return next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9_.-]+", requirement).group().lower()
+
+
+def test_conda_and_pyproject_name_the_same_packages():
+    assert {name_of(r) for r in pip_packages()} == {name_of(r) for r in PYPROJECT["project"]["dependencies"]}
+
+
+def test_conda_pins_every_package_exactly_and_not_the_project():
+    assert all(re.fullmatch(r"[a-z0-9_.-]+==[0-9][0-9a-z.]*", package) for package in pip_packages())
+    assert not any(package.startswith(("-e", ".", "fer-mlflow")) for package in pip_packages())
+
+
+def test_the_environment_that_runs_the_tests_is_the_pinned_one():
+    from importlib.metadata import version
+
+    pins = dict(package.split("==") for package in pip_packages())
+    assert {name: version(name).split("+")[0] for name in pins} == pins
+
+
+def test_torch_and_torchvision_are_of_one_release_pair():
+    from importlib.metadata import requires, version
+
+    wanted = next(r for r in requires("torchvision") if name_of(r) == "torch")
+    assert version("torch").split("+")[0] == wanted.split("==")[1].split(";")[0].strip()
+
+
+def test_every_entry_point_is_a_command_and_the_other_way_round():
+    assert set(MLPROJECT["entry_points"]) - {"main"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_parameters_and_defaults_are_those_of_the_command(name):
+    declared = {}
+    for key, value in MLPROJECT["entry_points"][name]["parameters"].items():
+        declared[key] = value.get("default") if isinstance(value, dict) else None
+    options = {p.name: None if p.required else p.default for p in COMMAND[name].params}
+    assert declared == options
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_passes_every_parameter_unquoted(name):
+    entry = MLPROJECT["entry_points"][name]
+    passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", entry["command"]))
+    assert {option.replace("-", "_"): key for option, key in passed.items()} == {
+        key: key for key in entry["parameters"]
+    }
+    assert entry["command"].startswith(f"python -m fer_mlflow {name} ")
+    assert not set("'\"") & set(entry["command"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_has_every_command_and_option(name):
+    readme = (PROJECT / "README.md").read_text()
+    assert f"### {name}" in readme
+    missing = [p.opts[0] for p in COMMAND[name].params if f"`{p.opts[0]}`" not in readme]
+    assert not missing
+
+
+def test_mlflow_keeps_no_file_store_here():
+    assert not list((PROJECT / "mlruns").glob("[0-9]*/meta.yaml"))

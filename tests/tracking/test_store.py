@@ -1,0 +1,69 @@
+"""The store is opened safely, and neither logs nor messages give a password away."""
+
+import subprocess
+import sys
+
+import mlflow
+import pytest
+
+from fer_mlflow.errors import TrackingError
+from fer_mlflow.tracking.store import connect, describe_way_to_ui, redact, tracking_errors
+
+
+@pytest.mark.slow
+def test_four_processes_may_make_one_store_at_once(tmp_path, workplace):
+    env = workplace.env | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/fresh.db"}
+    code = (
+        "from fer_mlflow.tracking.runs import open_run\n"
+        "with open_run('export', 'r', 'together') as run: run.log_params({'a': 1})"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    results = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    assert [status for _, status in results] == [0] * 4, results
+    client = mlflow.MlflowClient(env["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("together")
+    runs = client.search_runs([experiment.experiment_id])
+    assert [(run.info.status, run.data.params) for run in runs] == [("FINISHED", {"a": "1"})] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://ann:pw@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql://ann:p%40w@db/x and https://tok@h", "postgresql://***@db/x and https://***@h"),
+        ("http://host/a@b sqlite:////x/y.db", "http://host/a@b sqlite:////x/y.db"),
+    ],
+)
+def test_credentials_are_left_out(text, expected):
+    assert redact(text) == expected
+
+
+def test_an_error_names_the_server_without_its_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
+    with pytest.raises(TrackingError) as caught, tracking_errors("opening the store"):
+        raise ConnectionError("no route to http://ann:secret@127.0.0.1:9/api")
+    assert "secret" not in str(caught.value)
+    assert "http://***@127.0.0.1:9: opening the store failed (no route" in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=r"http://127.0.0.1:9: opening the store failed"):
+        connect()
+
+
+@pytest.mark.parametrize(
+    ("uri", "way"),
+    [
+        ("sqlite:////data/m.db", "mlflow ui --backend-store-uri sqlite:////data/m.db"),
+        ("http://ann:pw@host:5000/", "http://***@host:5000/#/experiments/3/runs/abc"),
+        ("postgresql://ann:pw@db/m", "mlflow ui --backend-store-uri postgresql://***@db/m"),
+    ],
+)
+def test_the_way_to_the_ui_fits_the_store(monkeypatch, uri, way):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert describe_way_to_ui("3", "abc") == way
