@@ -7,7 +7,10 @@ import click
 
 from fer_mlflow.errors import FerError, Interrupted
 
-COMMANDS = ("export",)  # each is the module of that name in fer_mlflow.commands, and an entry point of MLproject
+COMMANDS = (
+    "export",
+    "train",
+)  # modules of fer_mlflow.commands, and entry points of MLproject
 
 
 class LazyGroup(click.Group):

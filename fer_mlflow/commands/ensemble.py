@@ -200,8 +200,8 @@ def _reuse(ensemble: Ensemble, gathered: Gathered, names: list[str], client, cac
 
 def _compute(ensemble: Ensemble, names: list[str], cache: Path) -> dict[str, TeacherOutputs]:
     """Run the forward pass for the named teachers, where kept shards do not spare it."""
+    from fer_mlflow.teachers.asking import Settings
     from fer_mlflow.teachers.computation import compute_outputs
-    from fer_mlflow.teachers.inference import Settings
 
     options = ensemble.options
     current: Callable | None = (lambda: ensemble.image_sha256) if options["verify_paths"] else None

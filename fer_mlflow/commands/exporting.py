@@ -17,7 +17,7 @@ from fer_mlflow.softlabels.ensemble import write_ensemble
 from fer_mlflow.teachers.shards import ShardStore
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.tracking.store import describe_way_to_ui, is_joined
 
 
 def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
@@ -28,6 +28,8 @@ def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """
     ensemble = read_ensemble(options)
     out = _check_out(options["out"], ensemble)
+    if options["experiment"] and is_joined():
+        warn("--experiment is left alone: `mlflow run` has opened the run already; use its --experiment-name")
     cache, started_s = cache_folder(), time.time()
     with open_run("export", options["name"] or ensemble.name, options["experiment"] or "") as run:
         run.log_params(typed)

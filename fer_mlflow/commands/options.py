@@ -78,6 +78,24 @@ class AboveZero(click.ParamType):
         return number
 
 
+class Share(click.ParamType):
+    """A number from 0 to `most`."""
+
+    name = "number"
+
+    def __init__(self, most: float = 1.0):
+        self.most = most
+
+    def convert(self, value, param, ctx):
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number <= self.most or number == float("inf"):
+            return self.fail(f"{value!r} is not a number from 0 to {self.most:g}", param, ctx)
+        return number
+
+
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:
     """Return the decorator for one option; a default of None makes it required."""
     if default is None:

@@ -16,6 +16,7 @@ from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import INDEX_FIELDS, SoftLabels
 from fer_mlflow.softlabels.fusion import format_weights, fuse, stored
 from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
+from fer_mlflow.teachers.provenance import UNKNOWN
 
 
 def write_ensemble(
@@ -71,7 +72,8 @@ def write_ensemble(
             **{package: version(package) for package in ("fer-mlflow", "numpy", "scipy", "pandas")},
         },
         "unreadable": [vars(bad) for bad in first.unreadable],
-        "checks": [*hard, *(check.as_json() for check in statistical)],
+        "in_sample": {name: each.description["in_sample"] for name, each in chosen.items()},
+        "checks": [*hard, *(check.as_json() for check in statistical), *_protocol_checks(chosen, preprocessing)],
     }
     return SoftLabels.write(
         folder,
@@ -130,6 +132,31 @@ def _hard_checks(benchmark: Benchmark, outputs: Mapping[str, TeacherOutputs], ve
 def _hard(name: str, verdict: str, detail: str) -> dict:
     """Return a hard check as the report holds it."""
     return {**Check(name, verdict, detail).as_json(), "kind": "hard"}
+
+
+def _protocol_checks(outputs: Mapping[str, TeacherOutputs], preprocessing: Mapping[str, Any]) -> list[dict]:
+    """Check that teachers are asked about what they did not train on, in the way that they were trained."""
+    told = {name: each.description for name, each in outputs.items()}
+    seen = [f"{name} {each['in_sample_rows']:,}" for name, each in told.items() if each["in_sample"] == "true"]
+    silent = [name for name, each in told.items() if each["in_sample"] == UNKNOWN]
+    if seen:
+        rows = Check("in_sample", "warn", f"rows that were trained on: {', '.join(seen)}; their scores are too good")
+    elif silent:
+        rows = Check(
+            "in_sample", "skip", f"the checkpoints of {', '.join(silent)} do not say what they were trained on"
+        )
+    else:
+        rows = Check("in_sample", "pass", "no teacher was trained on these images")
+    clahe = preprocessing["clahe"] and {key: preprocessing["clahe"][key] for key in ("clip", "tile")}
+    other = [name for name, each in told.items() if each["trained_with_clahe"] not in (UNKNOWN, clahe)]
+    if other:
+        asked = f"clip {clahe['clip']:g}, {clahe['tile']} tiles" if clahe else "none"
+        how = Check(
+            "clahe", "warn", f"{', '.join(other)} were trained with another CLAHE than asked with here ({asked})"
+        )
+    else:
+        how = Check("clahe", "pass", "no teacher says that it was trained with another CLAHE")
+    return [{**check.as_json(), "kind": "protocol"} for check in (rows, how)]
 
 
 def outputs_of_teacher(bundle: SoftLabels) -> TeacherOutputs:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.errors import FerError, TeacherError
+from fer_mlflow.teachers.provenance import trained_clahe, trained_prefixes
 from fer_mlflow.teachers.spec import TeacherSpec, parse_fields
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "ema")
@@ -38,6 +39,7 @@ class Teacher:
     columns : (C,) int; `logits[:, columns]` is in the project's class order
     description : what the alignment report says of the teacher
     assumed : sentences on what neither the description nor the checkpoint said
+    trained_on : sorted prefixes of the hashes of the images it was trained on (`provenance`), None if unknown
     """
 
     name: str
@@ -48,6 +50,7 @@ class Teacher:
     columns: np.ndarray
     description: dict[str, Any]
     assumed: tuple[str, ...]
+    trained_on: np.ndarray | None = None
 
 
 def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
@@ -81,10 +84,10 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
     if "img_size" not in fields:
         fields["img_size"] = DEFAULT_SIZE
         assumed.append(f"img_size {DEFAULT_SIZE}")
-    model = _build_model(fields["arch"], fields["img_size"], len(columns), where)
+    model = build_model(fields["arch"], fields["img_size"], len(columns), where)
     for key in ("mean", "std"):
         if key not in fields:
-            fields[key] = _usual_channels(fields["arch"], key)
+            fields[key] = usual_channels(fields["arch"], key)
             assumed.append(f"{key} {list(fields[key])} (timm's for {fields['arch']})")
     _load_state(model, state, fields["arch"], where)
     return Teacher(
@@ -103,8 +106,10 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
             "std": list(fields["std"]),
             "classes": list(fields.get("classes", classes.names)),
             "assumed": assumed,
+            "trained_with_clahe": trained_clahe(content),
         },
         assumed=tuple(assumed),
+        trained_on=trained_prefixes(content),
     )
 
 
@@ -183,7 +188,7 @@ def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tenso
     )
 
 
-def _usual_channels(arch: str, key: str) -> tuple[float, ...]:
+def usual_channels(arch: str, key: str) -> tuple[float, ...]:
     """Return the mean or std of timm's configuration of an architecture, ImageNet's where it has none."""
     usual = IMAGENET_DEFAULT_MEAN if key == "mean" else IMAGENET_DEFAULT_STD
     return tuple(float(number) for number in getattr(timm.get_pretrained_cfg(arch), key, usual))
@@ -204,8 +209,14 @@ def _merge_fields(spec: TeacherSpec, content: Mapping[str, Any], where: str) -> 
     return carried | declared
 
 
-def _build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Module:
-    """Return timm's model with random weights; architectures of a fixed input are built for `img_size`."""
+def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Module:
+    """Return timm's model with random weights; architectures of a fixed input are built for `img_size`.
+
+    Raises
+    ------
+    TeacherError
+        timm has no such model, or cannot build it for this size; the message begins with `where`
+    """
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() has all"
@@ -239,6 +250,26 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], arch: str, where:
             f"{'; '.join(filter(None, problems))}; mend arch or classes in teachers.yaml"
         )
     model.load_state_dict(state)
+
+
+def load_weights(model: nn.Module, path: Path) -> str:
+    """Load a checkpoint to start a training from; return the tensors that do not fit and stay at random.
+
+    Only tensors of another shape may be left over (a head of other classes); every other one must be there.
+
+    Raises
+    ------
+    TeacherError
+        the file cannot be used, or tensors are missing
+    """
+    where = f"--init {path}"
+    state, _ = _find_state(_read_checkpoint(path, where), where)
+    wanted = model.state_dict()
+    if missing := [name for name in wanted if name not in state]:
+        raise TeacherError(f"{where}: not of this architecture: {_listed('missing', missing)}")
+    fits = {name: state[name] for name in wanted if state[name].shape == wanted[name].shape}
+    model.load_state_dict(fits, strict=False)
+    return ", ".join(name for name in wanted if name not in fits)
 
 
 def _listed(problem: str, names: list[str]) -> str:

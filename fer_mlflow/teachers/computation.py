@@ -10,7 +10,7 @@ import numpy as np
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.teachers.outputs import TeacherOutputs, unreadable_message
-from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, StoredShard, assemble
+from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, StoredShard, assemble, row_ranges
 from fer_mlflow.teachers.spec import TeacherSpec
 
 _Kept = dict[str, dict[tuple[int, int], StoredShard | None]]  # teacher name -> range of rows -> its shard
@@ -37,7 +37,7 @@ def compute_outputs(
     Parameters
     ----------
     specs, keys, checkpoints : teacher name -> description, content key, SHA-256 of the checkpoint
-    settings : `inference.Settings`
+    settings : `asking.Settings`
     image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
         image that changed since is computed again; None trusts what was kept
     skip_unreadable : leave rows out that cannot be decoded; otherwise they are an error
@@ -53,8 +53,6 @@ def compute_outputs(
     JobError
         the forward pass failed; finished shards are kept
     """
-    from fer_mlflow.teachers.inference import row_ranges
-
     ranges = row_ranges(len(benchmark), shard_rows)
     stores = {name: ShardStore(cache, keys[name]) for name in specs}
     kept: _Kept = {name: {span: store.read(*span) for span in ranges} for name, store in stores.items()}
@@ -94,8 +92,10 @@ def _compute_missing(
     benchmark, specs, settings, missing, kept, stores, skip_unreadable, n_ranges, progress, warn
 ) -> None:
     """Load the teachers, run the forward pass over the missing shards, and keep each as it comes."""
+    from fer_mlflow.teachers.asking import choose_compile, choose_device, describe_settings
     from fer_mlflow.teachers.checkpoint import load_teacher
-    from fer_mlflow.teachers.inference import choose_compile, choose_device, describe_settings, infer
+    from fer_mlflow.teachers.inference import infer
+    from fer_mlflow.teachers.provenance import count_in_sample
 
     names = [name for name in specs if any(name in needed for needed in missing.values())]
     teachers = {name: load_teacher(specs[name], benchmark.classes) for name in names}
@@ -132,6 +132,7 @@ def _compute_missing(
                         shard.unreadable,
                         teachers[name].description,
                         described,
+                        count_in_sample(shard.image_sha256, teachers[name].trained_on),
                     )
                     _keep(stores[name], span, part)
                     kept[name][span] = part

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from fer_mlflow.data.files import written_file
 from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
+from fer_mlflow.teachers.provenance import in_sample
 
 SHARD_ROWS = 512  # a minute of three large teachers on two cores: the most that a kill can cost
 
@@ -30,6 +31,7 @@ class StoredShard:
     ----------
     rows, logits, image_sha256 : see `TeacherOutputs`
     teacher : the teacher's description
+    in_sample_rows : how many of the rows it was trained on, None if unknown
     computed_with : device, precision and versions
     """
 
@@ -39,6 +41,7 @@ class StoredShard:
     unreadable: tuple[Unreadable, ...]
     teacher: dict[str, Any]
     computed_with: dict[str, Any]
+    in_sample_rows: int | None = None
 
 
 class ShardStore:
@@ -53,6 +56,7 @@ class ShardStore:
             "unreadable": [asdict(bad) for bad in shard.unreadable],
             "teacher": shard.teacher,
             "computed_with": shard.computed_with,
+            "in_sample_rows": shard.in_sample_rows,
         }
         with written_file(self._path(start, stop)) as file:
             np.savez(
@@ -70,7 +74,8 @@ class ShardStore:
                 rows, logits, digests = arrays["rows"], arrays["logits"], arrays["image_sha256"]
                 meta = json.loads(arrays["meta"].tobytes())
             unreadable = tuple(Unreadable(**bad) for bad in meta["unreadable"])
-            shard = StoredShard(rows, logits, digests, unreadable, meta["teacher"], meta["computed_with"])
+            told = (meta["teacher"], meta["computed_with"], meta["in_sample_rows"])
+            shard = StoredShard(rows, logits, digests, unreadable, *told)
         except Exception:  # whatever is wrong with the file, computing it again is right
             return None
         everything = sorted([*rows.tolist(), *(bad.row for bad in unreadable)]) == list(range(start, stop))
@@ -89,6 +94,15 @@ class ShardStore:
         return self.folder / f"{start:09d}-{stop:09d}.npz"
 
 
+def row_ranges(rows: int, shard_rows: int) -> list[tuple[int, int]]:
+    """Return the ranges of whole shards that make up a benchmark; the last may be shorter.
+
+    >>> row_ranges(5, 2)
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    return [(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
+
+
 def assemble(shards: list[StoredShard], n_classes: int, checkpoint_sha256: str) -> TeacherOutputs:
     """Join a teacher's shards, in order, into its outputs on the whole benchmark."""
     computed_with: list[dict[str, Any]] = []
@@ -100,9 +114,16 @@ def assemble(shards: list[StoredShard], n_classes: int, checkpoint_sha256: str) 
         logits=np.concatenate([shard.logits.reshape(-1, n_classes) for shard in shards]),
         image_sha256=np.concatenate([shard.image_sha256 for shard in shards]),
         unreadable=tuple(bad for shard in shards for bad in shard.unreadable),
-        description={**shards[0].teacher, "computed_with": computed_with},
+        description={**shards[0].teacher, **_seen(shards), "computed_with": computed_with},
         checkpoint_sha256=checkpoint_sha256,
     )
+
+
+def _seen(shards: list[StoredShard]) -> dict[str, Any]:
+    """Return whether, and how many of, the rows were trained on."""
+    counts = [shard.in_sample_rows for shard in shards]
+    rows = None if any(count is None for count in counts) else sum(count or 0 for count in counts)
+    return {"in_sample": in_sample(rows), "in_sample_rows": rows}
 
 
 @contextmanager

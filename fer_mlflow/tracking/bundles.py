@@ -21,13 +21,16 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     if bundle.metrics:
         run.log_metrics(bundle.metrics)
     run.log_folder(bundle.folder, FOLDER, last=HASHES)
-    warned = [check["name"] for check in bundle.report["checks"] if check["verdict"] == "warn"]
+    found = [check for check in bundle.report["checks"] if check["verdict"] == "warn" and check["kind"] != "protocol"]
+    warned = [check["name"] for check in found]
+    seen = set(bundle.report["in_sample"].values())
     run.set_tags(
         {
             **tags,
             "fer.benchmark": benchmark["name"],
             "fer.selection_sha256": bundle.selection_sha256,
             "fer.alignment": f"warn: {', '.join(warned)}" if warned else "pass",
+            "fer.in_sample": next(word for word in ("true", "unknown", "false") if word in seen),
             "fer.config_key": config_key,
             "fer.bundle_sha256": bundle.sha256,
         }

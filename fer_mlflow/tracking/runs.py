@@ -46,11 +46,13 @@ class TrackedRun:
             for start in range(0, len(new), 100):  # MLflow's limit for one batch
                 self.client.log_batch(self.run_id, params=new[start : start + 100])
 
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log numbers as they are; none may be NaN (MLflow's pages break on it)."""
         now = int(time.time() * 1000)
         with tracking_errors("logging metrics"):
-            self.client.log_batch(self.run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+            self.client.log_batch(
+                self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+            )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, credentials of URIs in them left out."""
@@ -59,7 +61,9 @@ class TrackedRun:
                 self.run_id, tags=[RunTag(key, redact(str(value))[:_TAG_LENGTH]) for key, value in tags.items()]
             )
 
-    def log_benchmark(self, name: str, selection_sha256: str, manifest_sha256: str, rows: int) -> None:
+    def log_benchmark(
+        self, name: str, selection_sha256: str, manifest_sha256: str, rows: int, context: str = "benchmark"
+    ) -> None:
         """Log the benchmark as the run's dataset input, so that the UI filters by it.
 
         MLflow's own digest reads the first 10,000 rows; this one is the selection digest, cut to the 32 digits
@@ -68,7 +72,7 @@ class TrackedRun:
         source = json.dumps({"manifest_sha256": manifest_sha256, "selection_sha256": selection_sha256})
         profile = json.dumps({"rows": rows})
         dataset = Dataset(name[:500], selection_sha256[:32], "manifest", source, profile=profile)
-        entity = DatasetInput(dataset, [InputTag("mlflow.data.context", "benchmark")])
+        entity = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         with tracking_errors("logging the dataset"):
             self.client.log_inputs(self.run_id, datasets=[entity])
 
@@ -78,6 +82,11 @@ class TrackedRun:
         with tracking_errors(f"uploading {artifact_path}/"):
             for path in [*files, folder / last]:
                 self.client.log_artifact(self.run_id, str(path), artifact_path)
+
+    def log_file(self, path: Path, artifact_path: str | None = None) -> None:
+        """Upload one file."""
+        with tracking_errors(f"uploading {path.name}"):
+            self.client.log_artifact(self.run_id, str(path), artifact_path)
 
     def artifact_location(self, artifact_path: str) -> str:
         """Return where an artifact is: a folder where the store is on this machine, else its runs:/ address."""
@@ -100,7 +109,7 @@ class TrackedRun:
         except BaseException as error:
             with suppress(Exception):
                 other.set_tags({"fer.error": _sentence(error)})
-                self.client.set_terminated(other.run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+                self.client.set_terminated(other.run_id, _status_after(error))
             raise
         with tracking_errors("ending a run"):
             self.client.set_terminated(other.run_id, "FINISHED")
@@ -111,6 +120,11 @@ def _sentence(error: BaseException) -> str:
     return redact(str(error) or type(error).__name__)
 
 
+def _status_after(error: BaseException) -> str:
+    """Return the status of a run that an exception ended."""
+    return "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+
+
 @contextmanager
 def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]:
     """Open the command's run, or join the one that `mlflow run` opened, and end it with the status it earned.
@@ -118,35 +132,36 @@ def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]
     An exception ends it FAILED with its message in the tag `fer.error`; SIGINT, SIGTERM and SIGHUP end it KILLED
     and leave the block as `Interrupted`. While it is open the tag `fer.heartbeat` says which process is alive.
 
+    Within a command that has a run open (`demo`), it opens one more beside it.
+
     Raises
     ------
     TrackingError
         the store cannot be opened
     """
     client = connect(experiment)
-    with _signals_raise(), tracking_errors("opening a run"):
-        active = mlflow.start_run(run_name=None if is_joined() else name)
-    run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
-    status = "FAILED"
+    if (outer := mlflow.active_run()) is not None:
+        beside = TrackedRun(client, outer.info.run_id, outer.info.experiment_id)
+        with beside.sibling(name, time.time()) as run:
+            run.set_tags({"fer.kind": kind})
+            yield run
+        return
     with _signals_raise():
+        with tracking_errors("opening a run"):
+            active = mlflow.start_run(run_name=None if is_joined() else name)
+        run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
         try:
             run.set_tags({"fer.kind": kind, "mlflow.runName": name})
             with _heartbeat(run):
                 yield run
-            status = "FINISHED"
         except BaseException as error:
-            if isinstance(error, Interrupted | KeyboardInterrupt):
-                status = "KILLED"
-            with suppress(Exception):
+            with suppress(Exception):  # the first error is the one to report
                 run.set_tags({"fer.error": _sentence(error)})
+            with suppress(Exception):
+                mlflow.end_run(_status_after(error))
             raise
-        finally:
-            if status == "FINISHED":
-                with tracking_errors("ending the run"):
-                    mlflow.end_run(status)
-            else:
-                with suppress(Exception):  # the first error is the one to report
-                    mlflow.end_run(status)
+        with tracking_errors("ending the run"):
+            mlflow.end_run("FINISHED")
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.images import Clahe
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ContractError, ImageError, JobError
-from fer_mlflow.teachers import inference
+from fer_mlflow.teachers import asking, decoding, inference
+from fer_mlflow.teachers.asking import Settings, choose_compile, choose_device
 from fer_mlflow.teachers.checkpoint import Teacher, load_teacher
-from fer_mlflow.teachers.inference import Settings, choose_compile, choose_device, infer
+from fer_mlflow.teachers.inference import infer
 from fer_mlflow.teachers.spec import read_teachers
 
 
@@ -130,11 +131,11 @@ def test_rows_off_by_one_within_a_batch_are_found_by_asking_again(benchmark_rows
 def test_an_image_that_changes_while_it_is_read_is_found(benchmark_rows, teachers, monkeypatch):
     reads = {}
 
-    def read_twice(root, path, read=inference.read_image_bytes):
+    def read_twice(root, path, read=decoding.read_image_bytes):
         reads[path] = reads.get(path, 0) + 1
         return read(root, path if reads[path] == 1 else benchmark_rows.paths.iloc[-1])
 
-    monkeypatch.setattr(inference, "read_image_bytes", read_twice)
+    monkeypatch.setattr(decoding, "read_image_bytes", read_twice)
     with pytest.raises(JobError, match="changed while it was read"):
         run(benchmark_rows, teachers[:1])
 
@@ -188,11 +189,11 @@ def test_devices_are_checked():
 
 
 def test_compilation_is_chosen_by_the_whole_benchmark(monkeypatch):
-    cpu, threshold = torch.device("cpu"), inference.COMPILE_FROM_ROWS["cpu"]
-    monkeypatch.setattr(inference.shutil, "which", lambda name: "/usr/bin/g++")
+    cpu, threshold = torch.device("cpu"), asking.COMPILE_FROM_ROWS["cpu"]
+    monkeypatch.setattr(asking.shutil, "which", lambda name: "/usr/bin/g++")
     assert choose_compile("auto", threshold, cpu)
     assert not choose_compile("auto", threshold - 1, cpu)
     assert choose_compile("true", 1, cpu)
     assert not choose_compile("false", threshold, cpu)
-    monkeypatch.setattr(inference.shutil, "which", lambda name: None)
+    monkeypatch.setattr(asking.shutil, "which", lambda name: None)
     assert not choose_compile("auto", threshold, cpu)

@@ -10,9 +10,9 @@ from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ImageError, JobError
-from fer_mlflow.teachers import computation, inference
+from fer_mlflow.teachers import asking, computation, inference
+from fer_mlflow.teachers.asking import Settings
 from fer_mlflow.teachers.computation import compute_outputs
-from fer_mlflow.teachers.inference import Settings
 from fer_mlflow.teachers.outputs import Unreadable
 from fer_mlflow.teachers.shards import ShardStore, StoredShard, held_keys
 from fer_mlflow.teachers.spec import hash_checkpoints, read_teachers
@@ -202,6 +202,6 @@ def test_an_interruption_between_shards_loses_none_of_them(ask, monkeypatch):
 def test_settings_of_every_session_are_described(ask, monkeypatch):
     ask("A")
     ShardStore(ask.folder / "cache", "s.A").drop(20, 40)
-    monkeypatch.setattr(inference.torch, "__version__", "9.9.9")
+    monkeypatch.setattr(asking.torch, "__version__", "9.9.9")
     description = ask("A")["A"].description
     assert [session["versions"]["torch"] for session in description["computed_with"]][1:] == ["9.9.9"]
