@@ -21,7 +21,7 @@ SYNONYMS = (
     ("neutral", "neutrality"),
     ("contempt", "contemptuous"),
 )
-_INTEGER = re.compile(r"\d+(\.0+)?")  # pandas writes integers as 3.0 once a column has a gap
+_INTEGER = re.compile(r"\d{1,9}(\.0+)?")  # pandas writes integers as 3.0 once a column has a gap
 
 
 def _folded(name: str) -> str:

@@ -47,6 +47,7 @@ def written_file(path: str | os.PathLike) -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes a file that nobody else can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -72,17 +73,30 @@ def written_folder(path: str | os.PathLike) -> Iterator[Path]:
                     os.fsync(file.fileno())
         _flush_folder(temporary)
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes a folder that nobody else can read
-        replaced = None
-        if path.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, replaced)
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if replaced is not None:
-        shutil.rmtree(replaced, ignore_errors=True)
     _flush_folder(path.parent)
+
+
+def _put_in_place(folder: Path, path: Path) -> None:
+    """Rename a folder to `path`; one that is there steps aside first, and comes back where that fails."""
+    if not path.exists():
+        os.replace(folder, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    try:
+        os.replace(path, aside)
+    except BaseException:
+        aside.rmdir()
+        raise
+    try:
+        os.replace(folder, path)
+    except BaseException:
+        os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:

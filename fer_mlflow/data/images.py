@@ -7,6 +7,7 @@ bytes -> decode (8-bit BGR, EXIF orientation applied) -> CLAHE on L of LAB at th
 import errno
 import hashlib
 import os
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_mlflow.data.manifest import is_under
+from fer_mlflow.data.paths import is_under
 from fer_mlflow.errors import ContractError, ImageError
 
+# A marker that begins a segment, or ends the image: not stuffing (FF 00), a restart or a fill byte.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _PROBED = 256  # files that are hashed one after the other to see how fast they come
 _SLOW_FILE_S = 3e-4
 
@@ -108,7 +111,7 @@ def decode_image(data: bytes) -> np.ndarray:
     """
     if not data:
         raise ImageError("empty file")
-    if data[:2] == b"\xff\xd8" and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:
+    if data[:2] == b"\xff\xd8" and not _jpeg_ends(data):
         raise ImageError("truncated JPEG")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -117,6 +120,16 @@ def decode_image(data: bytes) -> np.ndarray:
     if image is None:
         raise ImageError("not an image that OpenCV can decode")
     return image
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Return whether the markers of a JPEG lead to its end; what stands behind that does not matter."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        if found[0] == b"\xff\xd9":
+            return True
+        at = found.start() + 2 + int.from_bytes(data[found.end() : found.end() + 2], "big")  # over its segment
+    return False
 
 
 def apply_clahe(image: np.ndarray, clahe: Clahe) -> np.ndarray:

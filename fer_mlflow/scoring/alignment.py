@@ -59,7 +59,7 @@ def check_statistics(
         first = [
             check_agreement(confusion),
             check_blocks(y, predictions, len(classes)),
-            check_assignment(confusion, classes),
+            check_columns(confusion, y, {n: z[known].argmax(axis=1) for n, z in sorted(teachers.items())}, classes),
         ]
     return [*first, check_support(y, predictions, classes), check_teacher_pairs(teachers, labels)]
 
@@ -135,6 +135,20 @@ def check_assignment(confusion: np.ndarray, classes: tuple[str, ...]) -> Check:
         return Check("assignment", "warn", said, {"gain": gain, "standard_error": error, "exchanged": pairs})
     said = "every class is matched best by its own column" if not len(moved) else "no other matching is surely better"
     return Check("assignment", "pass", said, {"gain": gain, "standard_error": error})
+
+
+def check_columns(
+    confusion: np.ndarray, labels: np.ndarray, predictions: Mapping[str, np.ndarray], classes: tuple[str, ...]
+) -> Check:
+    """Check the ensemble's columns, then each teacher's: one teacher's exchange drowns in the others' answers."""
+    found = check_assignment(confusion, classes)
+    if found.verdict == "warn":
+        return found
+    for name, predicted in predictions.items():
+        own = check_assignment(confusion_matrix(labels, predicted, len(classes)), classes)
+        if own.verdict == "warn":
+            return Check("assignment", "warn", f"{name}: {own.detail}", {**own.values, "teacher": name})
+    return found
 
 
 def check_support(labels: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]) -> Check:

@@ -129,7 +129,8 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bi
 
     Examples
     --------
-    >>> expected_calibration_error(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]))  # (2*0.4 + 0.4) / 3
+    >>> ece = expected_calibration_error(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]))
+    >>> round(ece, 12)  # (2 * |0.9 - 0.5| + |0.6 - 1|) / 3
     0.4
     """
     if not len(confidence):

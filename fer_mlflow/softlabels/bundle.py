@@ -244,7 +244,7 @@ def _parse_arrays(folder: Path, data: bytes, n_classes: int) -> np.ndarray:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             logits = arrays["logits"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise _broken(folder, ARRAYS, f"no array of logits ({error})") from error
     if logits.ndim != 2 or logits.shape[1] != n_classes or logits.dtype.name not in DTYPES:
         raise _broken(
@@ -263,7 +263,7 @@ def _read_index(folder: Path, classes: tuple[str, ...]) -> pd.DataFrame:
         while lines := list(islice(file, 4096)):
             try:
                 parts.append(_parse_records(lines))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 first = sum(len(part) for part in parts) + 1
                 raise _broken(folder, INDEX, f"within {len(lines)} lines from line {first}: {error}") from error
     empty = pd.DataFrame(columns=list(INDEX_FIELDS)).astype(_INDEX_TYPES)
@@ -294,4 +294,4 @@ def _parse_records(lines: list[bytes]) -> pd.DataFrame:
 
 def _label_columns(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
     """Return (N,) int64 positions of class names, -1 for empty ones."""
-    return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)
+    return pd.Index(classes).get_indexer(labels).astype(np.int64)

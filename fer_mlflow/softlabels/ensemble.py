@@ -101,10 +101,9 @@ def _hard_checks(benchmark: Benchmark, outputs: Mapping[str, TeacherOutputs], ve
     (first_name, first), *others = outputs.items()
     for name, each in others:
         if not np.array_equal(each.rows, first.rows):
-            row = int(np.setxor1d(each.rows, first.rows)[0])
-            raise BundleError(
-                f"teachers {first_name} and {name} have different rows, row {row + 1} first; export again"
-            )
+            differ = np.setxor1d(each.rows, first.rows)
+            which = f"row {differ[0] + 1} first" if len(differ) else "the same ones in another order"
+            raise BundleError(f"teachers {first_name} and {name} have different rows, {which}; export again")
         differ = np.flatnonzero((each.image_sha256 != first.image_sha256).any(axis=1))
         if len(differ):
             row = int(first.rows[differ[0]])

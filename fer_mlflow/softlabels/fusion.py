@@ -114,7 +114,10 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     stack = np.stack([check_logits(logits[name]) for name in names])  # (K, N, C)
     shares = np.array([weights[name] for name in names])
     if space == "logit":
-        return np.tensordot(shares, stack, axes=1)
+        fused = np.zeros_like(stack[0])
+        for share, logits_of_one in zip(shares, stack, strict=True):
+            fused += share * logits_of_one  # not tensordot: BLAS rounds a row by where it stands among the others
+        return fused
     return logsumexp(log_softmax(stack, axis=2), axis=0, b=shares[:, None, None])
 
 
@@ -132,12 +135,13 @@ def stored(logits: np.ndarray, dtype: str) -> np.ndarray:
     """
     if dtype not in DTYPES:
         raise ContractError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if dtype == "float16":
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        result = shifted.astype(np.float16)
-        result[(shifted < 0) & (result == 0)] = -np.finfo(np.float16).smallest_subnormal
-    else:
-        result = logits.astype(np.float32)
+    with np.errstate(over="ignore"):  # what does not fit is refused below
+        if dtype == "float16":
+            shifted = logits - logits.max(axis=1, keepdims=True)
+            result = shifted.astype(np.float16)
+            result[(shifted < 0) & (result == 0)] = -np.finfo(np.float16).smallest_subnormal
+        else:
+            result = logits.astype(np.float32)
     if not np.isfinite(result).all():
         row = int(np.argmin(np.isfinite(result).all(axis=1)))
         raise ContractError(f"logits row {row}: {logits[row].tolist()} does not fit into {dtype}; use a wider --dtype")

@@ -95,6 +95,7 @@ class Asker:
         self.name, self.img_size = teacher.name, teacher.img_size
         self.device, self.settings = device, settings
         self.columns = torch.from_numpy(teacher.columns)
+        self.shown = (teacher.img_size, teacher.mean, teacher.std)  # teachers with the same are shown the same tensor
         model = teacher.model.to(device)
         self.plain: Callable[[Tensor], Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = _compile(teacher.model) if compiled else self.plain
@@ -103,11 +104,14 @@ class Asker:
         self.mean = torch.tensor(teacher.mean, device=device).view(shape)
         self.std = torch.tensor(teacher.std, device=device).view(shape)
 
-    def ask(self, pixels: Tensor, *, plainly: bool = False) -> Tensor:
-        """Return (b, C) float32 logits on the CPU for (b, size, size, 3) uint8 RGB pixels."""
-        count = len(pixels)
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()  # stays channels-last
-        images = images.div_(255).sub_(self.mean).div_(self.std)
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """Return (b, 3, size, size) float32 for (b, size, size, 3) uint8 RGB pixels, on the device, channels last."""
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return images.div_(255).sub_(self.mean).div_(self.std)
+
+    def ask(self, images: Tensor, *, plainly: bool = False) -> Tensor:
+        """Return (b, C) float32 logits on the CPU for prepared images."""
+        count = len(images)
         model = self.plain if plainly else self.model
         if self.compiled and not plainly and count < self.settings.batch_size:
             images = torch.cat([images, images[:1].expand(self.settings.batch_size - count, -1, -1, -1)])
@@ -134,10 +138,10 @@ def numerics(device: torch.device, precision: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def ask_or_say_why(asker: Asker, pixels: Tensor) -> np.ndarray:
+def ask_or_say_why(asker: Asker, images: Tensor) -> np.ndarray:
     """Ask a teacher; running out of memory, and a model that does not compile, become messages."""
     try:
-        return asker.ask(pixels).numpy()
+        return asker.ask(images).numpy()
     except torch.OutOfMemoryError as error:
         raise JobError(
             f"teacher {asker.name}: {asker.device} is out of memory at --batch-size {asker.settings.batch_size}; "

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.teachers.asking import Asker, Settings, ask_or_say_why, choose_device, numerics
@@ -111,8 +112,11 @@ def _compute_shard(
             rows.append(batch["rows"].numpy())
             digests.append(batch["sha256"].numpy())
             if len(batch["rows"]) and (skip_unreadable or not unreadable):
+                prepared: dict[tuple, Tensor] = {}
                 for asker in askers:
-                    answers[asker.name].append(ask_or_say_why(asker, batch["pixels"][asker.img_size]))
+                    if asker.shown not in prepared:
+                        prepared[asker.shown] = asker.prepare(batch["pixels"][asker.img_size])
+                    answers[asker.name].append(ask_or_say_why(asker, prepared[asker.shown]))
             if on_rows is not None:
                 on_rows(len(batch["rows"]) + len(batch["unreadable"]))
         if unreadable and not skip_unreadable:
@@ -161,7 +165,8 @@ def _check_shard(shard: Shard, dataset: ImageBatches, askers: Sequence[Asker], p
             raise JobError(f'row {row + 1} "{dataset.paths[row]}" changed while it was read; run the command again')
         for asker in askers:
             stored = shard.logits[asker.name][position]
-            again = asker.ask(torch.from_numpy(alone["pixels"][asker.img_size]), plainly=True).numpy()[0]
+            image = asker.prepare(torch.from_numpy(alone["pixels"][asker.img_size]))
+            again = asker.ask(image, plainly=True).numpy()[0]
             difference, allowed = np.abs(again - stored).max(), TOLERANCE[precision] * (1 + np.abs(again).max())
             if difference > allowed:
                 raise JobError(
