@@ -318,8 +318,8 @@ def main() -> None:
     """Run the parts that were named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["speed", "cost", "reuse", "memory"])
-    parser.add_argument("--rows", type=int, default=128, help="images of the speed part")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the speed part")
+    parser.add_argument("--rows", type=int, default=512, help="images of the speed part")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of the speed part")
     arguments = parser.parse_args()
     parts = {"speed": lambda: speed(arguments.rows, arguments.rounds), "cost": cost, "reuse": reuse, "memory": memory}
     for name in arguments.parts:

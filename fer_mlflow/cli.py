@@ -7,10 +7,8 @@ import click
 
 from fer_mlflow.errors import FerError, Interrupted
 
-COMMANDS = (
-    "export",
-    "train",
-)  # modules of fer_mlflow.commands, and entry points of MLproject
+# Modules of fer_mlflow.commands, and entry points of MLproject.
+COMMANDS = ("export", "train", "demo")
 
 
 class LazyGroup(click.Group):

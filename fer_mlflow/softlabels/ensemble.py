@@ -150,9 +150,7 @@ def _protocol_checks(outputs: Mapping[str, TeacherOutputs], preprocessing: Mappi
     other = [name for name, each in told.items() if each["trained_with_clahe"] not in (UNKNOWN, clahe)]
     if other:
         asked = f"clip {clahe['clip']:g}, {clahe['tile']} tiles" if clahe else "none"
-        how = Check(
-            "clahe", "warn", f"{', '.join(other)} were trained with another CLAHE than asked with here ({asked})"
-        )
+        how = Check("clahe", "warn", f"{', '.join(other)}: trained with another CLAHE than is used here ({asked})")
     else:
         how = Check("clahe", "pass", "no teacher says that it was trained with another CLAHE")
     return [{**check.as_json(), "kind": "protocol"} for check in (rows, how)]

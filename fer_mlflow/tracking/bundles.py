@@ -61,7 +61,7 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
         f"tags.`fer.kind` = '{kind}' AND tags.`fer.config_key` LIKE '{prefix}.%' AND attributes.status = 'FINISHED'"
     )
     with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in _all_experiments(client)]
+        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
         token = None
         while True:
             page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
@@ -73,7 +73,7 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
                 return found
 
 
-def _all_experiments(client: MlflowClient):
+def all_experiments(client: MlflowClient):
     """Yield every active experiment, page by page."""
     token = None
     while True:

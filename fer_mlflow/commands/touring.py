@@ -1,0 +1,138 @@
+"""What `demo` does: the same commands that a user types, one after the other."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+from tqdm import tqdm
+
+from fer_mlflow.commands.ensemble import read_ensemble
+from fer_mlflow.commands.export import command as export_command
+from fer_mlflow.commands.exporting import export
+from fer_mlflow.commands.train import command as train_command
+from fer_mlflow.commands.training import read_plan, train
+from fer_mlflow.data.classes import FER7
+from fer_mlflow.data.drawn import contact_sheet, draw_face, write_faces
+from fer_mlflow.data.files import sha256_of_file, written_file
+from fer_mlflow.tracking.bundles import find_runs
+from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
+from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+
+# Three families that see different things; each learns these faces in well under a minute on two cores.
+TEACHERS = {
+    "RN10": {"arch": "resnet10t", "lr": "0.003"},
+    "MNV3": {"arch": "mobilenetv3_small_050", "lr": "0.004"},
+    "CNXT": {"arch": "convnext_atto", "lr": "0.001"},
+}
+RECIPE = {"img_size": "64", "batch_size": "32", "affine": "8", "color_jitter": "0.2", "label_smoothing": "0.05"}
+WEIGHTS = ("RN10=0.34,MNV3=0.33,CNXT=0.33", "RN10=0.6,MNV3=0.3,CNXT=0.1")
+SPACES, SPLITS = ("logit", "prob"), ("val", "test")
+SOURCES = ["studio", "street", "archive"]
+
+
+def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
+    """Run the tour; every step that finds its result in the tracking store is passed over."""
+    folder = Path(options["out"])
+    with open_run("demo", "demo") as run:
+        run.log_params(typed)
+        manifest = _draw(run, folder, options["faces"], options["seed"])
+        _train(run, folder, manifest, options)
+        teachers = _write_teachers(folder)
+        digests = _export(run, manifest, teachers)
+        boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
+    for split, entries in boards.items():
+        click.echo(f"\nleaderboard of {manifest.stem}:{split}\n")
+        for line in leaderboard_table(entries):
+            click.echo(f"  {line}")
+    click.echo(f"\n  look at them: {describe_way_to_ui(run.experiment_id, run.run_id)}")
+
+
+def _say(text: str) -> None:
+    """Say what happens next, on stderr."""
+    click.echo(f"\n== {text}", err=True)
+
+
+def _draw(run: TrackedRun, folder: Path, count: int, seed: int) -> Path:
+    """Draw the faces, and log a sheet of them to look at."""
+    _say(f"{count:,} drawn faces in {folder / 'faces'}")
+    with tqdm(total=count, unit=" faces", disable=not sys.stderr.isatty()) as bar:
+        manifest = write_faces(folder / "faces", count, seed, on_face=bar.update)
+    sheet = contact_sheet((draw_face(seed, index) for index in range(min(count, 600))), list(FER7.names), SOURCES)
+    path = folder / "faces.png"
+    with written_file(path) as file:
+        file.write(cv2.imencode(".png", sheet)[1].tobytes())
+    run.log_file(path)
+    return manifest
+
+
+def _parsed(command: click.Command, typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return a command's options as its own parser reads them."""
+    words = [word for name, text in typed.items() for word in (f"--{name.replace('_', '-')}", text)]
+    return command.make_context(command.name, words).params
+
+
+def _typed(command: click.Command, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of every option of a command: what is given, and the defaults of the rest."""
+    return {str(each.name): given.get(str(each.name), str(each.default or "")) for each in command.params}
+
+
+def _train(run: TrackedRun, folder: Path, manifest: Path, options: Mapping[str, Any]) -> None:
+    """Train each teacher, unless its checkpoint is the one that a finished run made."""
+    for name, own in TEACHERS.items():
+        checkpoint = folder / "teachers" / f"{name}.pt"
+        given = {"manifest": str(manifest), "name": name, "out": str(checkpoint), "seed": str(options["seed"])}
+        typed = _typed(train_command, RECIPE | own | given | {"epochs": str(options["epochs"])})
+        parsed = _parsed(train_command, typed)
+        key = read_plan(parsed).key
+        made = [done.data.tags.get("fer.checkpoint_sha256") for done in find_runs(run.client, "train", [key])[key]]
+        if checkpoint.exists() and sha256_of_file(checkpoint) in made:
+            _say(f"teacher {name} is there: {checkpoint}")
+            continue
+        _say(f"training teacher {name}: {own['arch']}")
+        train(parsed, typed)
+
+
+def _write_teachers(folder: Path) -> Path:
+    """Write teachers.yaml: the checkpoints carry everything but their path."""
+    path = folder / "teachers" / "teachers.yaml"
+    with written_file(path) as file:
+        file.write("".join(f"{name}: {{checkpoint: {name}.pt}}\n" for name in TEACHERS).encode())
+    return path
+
+
+def _export(run: TrackedRun, manifest: Path, teachers: Path) -> dict[str, str]:
+    """Export every ensemble on both splits; return split -> the benchmark's digest."""
+    digests = {}
+    for split in SPLITS:
+        for weights in WEIGHTS:
+            for space in SPACES:
+                given = {"manifest": str(manifest), "teachers": str(teachers), "split": split}
+                typed = _typed(export_command, given | {"weights": weights, "space": space})
+                ensemble = read_ensemble(_parsed(export_command, typed))
+                digests[split] = ensemble.benchmark.selection_sha256
+                key = ensemble.config_key
+                if find_runs(run.client, "export", [key])[key]:
+                    _say(f"exported already: {ensemble.name} on {ensemble.benchmark.name}")
+                    continue
+                _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
+                export(ensemble.options, typed)
+    return digests
+
+
+def leaderboard_table(entries: list[Entry]) -> list[str]:
+    """Return a leaderboard's lines: rank, ensemble, metrics, and the run that has them."""
+    width = max([len(entry.ensemble) for entry in entries], default=8)
+    header = f"{'':>3} {'ensemble':<{width}}  {'space':<5}  macro_f1  accuracy     ece     nll  run"
+    lines = [header, "-" * len(header)]
+    for rank, entry in enumerate(entries, start=1):
+        values = entry.metrics
+        space = "" if entry.kind == "teacher" else entry.space
+        lines.append(
+            f"{rank:>3} {entry.ensemble:<{width}}  {space:<5}  {values['macro_f1']:8.4f}  {values['accuracy']:8.4f}  "
+            f"{values['ece']:6.4f}  {values['nll']:6.4f}  {entry.run_id[:8]}"
+        )
+    return lines
