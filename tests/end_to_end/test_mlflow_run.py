@@ -47,7 +47,7 @@ def test_one_run_is_opened_and_every_parameter_arrives(workplace, toy_faces, toy
     assert workplace.bundle(run).sha256 == run.data.tags["fer.bundle_sha256"]
     assert len(workplace.runs()) == 3  # with the two teachers; none besides
     assert not [path for folder in (workplace.folder, PROJECT) for path in folder.glob("pwned*")]
-    mlflow_run(workplace, f"manifest={toy_faces}", f"teachers={toy_teachers}", "weights=A=0.9,B=0.1")
+    mlflow_run(workplace, f"manifest={toy_faces}", f"teachers={toy_teachers}", "weights=A=0.9,B=0.1", "clahe=true")
     assert len(workplace.runs("teacher")) == 2
 
 

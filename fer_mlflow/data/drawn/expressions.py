@@ -124,9 +124,9 @@ NEIGHBOURS = {
     "Surprise": ("Fear", "Happy", "Neutral"),
     "Neutral": ("Sad", "Angry", "Happy"),
 }
-MIXED = 0.3  # share of faces that lean towards a neighbour
-SPREAD = 0.09  # standard deviation of every movement, whatever the expression
-REST_SPREAD = 0.12  # of what a person's face does at rest
+MIXED = 0.2  # share of faces that lean towards a neighbour
+SPREAD = 0.07  # standard deviation of every movement, whatever the expression
+REST_SPREAD = 0.08  # of what a person's face does at rest
 
 
 def draw_expression(rng: np.random.Generator, label: str, rest: Expression) -> Expression:

@@ -46,10 +46,10 @@ SOURCES = (
     Source(
         name="studio",
         share=0.4,
-        yaw=9,
-        pitch=4,
-        roll=4,
-        shift=0.025,
+        yaw=6,
+        pitch=3,
+        roll=3,
+        shift=0.015,
         zoom=(0.96, 1.1),
         clutter=(0, 0),
         shadow=(0.0, 0.0),
@@ -64,10 +64,10 @@ SOURCES = (
     Source(
         name="street",
         share=0.36,
-        yaw=19,
-        pitch=8,
-        roll=10,
-        shift=0.05,
+        yaw=12,
+        pitch=5,
+        roll=6,
+        shift=0.03,
         zoom=(0.82, 1.16),
         clutter=(6, 16),
         shadow=(0.55, 0.55),
@@ -82,10 +82,10 @@ SOURCES = (
     Source(
         name="archive",
         share=0.24,
-        yaw=11,
-        pitch=5,
-        roll=5,
-        shift=0.035,
+        yaw=7,
+        pitch=3,
+        roll=3,
+        shift=0.02,
         zoom=(0.88, 1.1),
         clutter=(0, 3),
         shadow=(0.15, 0.4),
@@ -104,12 +104,12 @@ def draw_pose(rng: np.random.Generator, source: Source, size: int) -> Pose:
     """Draw how the head is held in a picture of `size` x `size` pixels."""
     yaw, pitch, roll = np.deg2rad(rng.normal(0, (source.yaw, source.pitch, source.roll)))
     limit = np.deg2rad(36)
-    centre = size * (np.array([0.5, 0.5]) + rng.normal(0, source.shift, 2))
+    centre = size * (np.array([0.5, 0.43]) + rng.normal(0, source.shift, 2))
     return Pose(
         float(np.clip(yaw, -limit, limit)),
         float(np.clip(pitch, -limit / 2, limit / 2)),
         float(np.clip(roll, -limit, limit)),
-        0.385 * size * float(rng.uniform(*source.zoom)),
+        0.48 * size * float(rng.uniform(*source.zoom)),
         (float(centre[0]), float(centre[1])),
     )
 
