@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from fer_mlflow.errors import Interrupted
-from fer_mlflow.tracking.store import connect, is_joined, redact, tracking_errors
+from fer_mlflow.tracking.store import HELD, connect, is_joined, redact, tracking_errors
 
 HEARTBEAT_S = 60
 _TAG_LENGTH = 5000
@@ -175,7 +175,10 @@ def _signals_raise() -> Iterator[None]:
     def stop(signum, _frame):
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-        raise Interrupted(signum, signal.Signals(signum).name)
+        interruption = Interrupted(signum, signal.Signals(signum).name)
+        if not HELD.depth:
+            raise interruption
+        HELD.pending = interruption
 
     # A signal that the caller has switched off (nohup) stays so.
     before = {number: signal.getsignal(number) for number in numbers}

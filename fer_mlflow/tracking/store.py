@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from fer_mlflow.errors import TrackingError
+from fer_mlflow.errors import Interrupted, TrackingError
 
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _SQLITE = "sqlite:///"
@@ -27,9 +28,25 @@ def redact(text: str) -> str:
     return _USERINFO.sub("***@", text)
 
 
+class HeldSignal:
+    """How many tracking calls the main thread is in, and the interruption that waits for their end."""
+
+    depth = 0
+    pending: Interrupted | None = None
+
+
+HELD = HeldSignal()
+
+
 @contextmanager
 def tracking_errors(doing: str) -> Iterator[None]:
-    """Turn what MLflow raises in a block into a TrackingError that names the server."""
+    """Turn what MLflow raises in a block into a TrackingError that names the server.
+
+    A signal that comes meanwhile waits for the block's end: an exception in the middle of a database transaction
+    would leave the store locked against the very calls that end the run.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    HELD.depth += is_main
     try:
         yield
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
@@ -37,6 +54,11 @@ def tracking_errors(doing: str) -> Iterator[None]:
         raise TrackingError(
             redact(f"tracking server {mlflow.get_tracking_uri()}: {doing} failed ({reason})")
         ) from error
+    finally:
+        HELD.depth -= is_main
+        if is_main and not HELD.depth and HELD.pending is not None:
+            pending, HELD.pending = HELD.pending, None
+            raise pending
 
 
 def connect(experiment: str = "") -> MlflowClient:

@@ -57,6 +57,24 @@ def test_a_signal_kills_it(workplace, number):
     assert signal.getsignal(number) is handler
 
 
+def test_a_signal_within_a_tracking_call_waits_for_its_end(workplace, monkeypatch):
+    real, ended = mlflow.MlflowClient.log_batch, []
+
+    def interrupted(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(*arguments, **named)
+        ended.append(True)
+
+    with pytest.raises(Interrupted), open_run("export", "r") as run:
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", interrupted)
+        try:
+            run.log_metrics({"accuracy": 0.5})
+        finally:
+            monkeypatch.setattr(mlflow.MlflowClient, "log_batch", real)
+    assert ended == [True]
+    assert (only_run(workplace).info.status, only_run(workplace).data.metrics) == ("KILLED", {"accuracy": 0.5})
+
+
 def test_the_heartbeat_says_which_process_is_alive(workplace, monkeypatch):
     monkeypatch.setattr(runs, "HEARTBEAT_S", 0.05)
     seen = set()
