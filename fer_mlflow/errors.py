@@ -27,6 +27,10 @@ class BundleError(FerError):
     """A soft-label bundle that does not verify."""
 
 
+class RunError(FerError):
+    """A run that is unknown, was deleted, or lacks what is asked of it."""
+
+
 class JobError(FerError):
     """A job that was sound and failed all the same. Exit status 1."""
 

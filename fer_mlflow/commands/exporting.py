@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
+from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
 from fer_mlflow.commands.ensemble import gathered_outputs, read_ensemble, warn
 from fer_mlflow.data.files import cache_folder, written_folder
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.ensemble import write_ensemble
-from fer_mlflow.teachers.shards import ShardStore
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.store import describe_way_to_ui, is_joined
@@ -34,12 +33,11 @@ def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     with open_run("export", options["name"] or ensemble.name, options["experiment"] or "") as run:
         run.log_params(typed)
         with gathered_outputs(ensemble, run.client, cache) as gathered:
-            bundle = _write(ensemble, gathered, cache, ensemble.config_key, ensemble.weights)
+            bundle = write_bundle(ensemble, gathered, cache)
             if out is not None:
                 _copy_bundle(bundle, out)
             try:
-                for name in gathered.computed:
-                    _publish_teacher(ensemble, gathered, cache, name, run, typed, started_s)
+                publish_teachers(ensemble, gathered, cache, run, typed, started_s)
                 teacher_runs = {f"fer.teacher_run/{name}": run_id for name, run_id in gathered.run_ids.items()}
                 publish_bundle(run, bundle, ensemble.config_key, teacher_runs)
             except TrackingError as error:
@@ -47,36 +45,11 @@ def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
                     f"{error}; the finished bundle is kept in {bundle.folder}: "
                     "run the same command again to upload it, nothing is computed twice"
                 ) from error
-            _forget(ensemble, gathered, cache)
+            forget(ensemble, gathered, cache)
     for check in bundle.report["checks"]:
         if check["verdict"] == "warn":
             warn(f"{check['name']}: {check['detail']}")
     _print_result(ensemble, bundle, run, gathered, out)
-
-
-def _write(ensemble, gathered, cache: Path, key: str, weights: Mapping[str, float]) -> SoftLabels:
-    """Write a bundle into the cache: the ensemble's as asked for, a teacher's own always as float32 logits."""
-    fusion = ensemble.fusion if key == ensemble.config_key else {"space": "logit", "dtype": "float32"}
-    return write_ensemble(
-        cache / "bundles" / key / FOLDER,
-        ensemble.benchmark,
-        gathered.outputs,
-        weights,
-        space=fusion["space"],
-        dtype=fusion["dtype"],
-        preprocessing=ensemble.preprocessing,
-        images_verified=ensemble.options["verify_paths"],
-    )
-
-
-def _publish_teacher(ensemble, gathered, cache: Path, name: str, run, typed, started_s: float) -> None:
-    """Log a teacher that was computed as a run of its own, for every later ensemble to reuse."""
-    key = ensemble.keys[name]
-    bundle = _write(ensemble, gathered, cache, key, {name: 1.0})
-    with run.sibling(" · ".join([name, *ensemble.protocol_marks]), started_s) as teacher_run:
-        teacher_run.log_params({**typed, "weights": f"{name}=1", "space": "logit", "dtype": "float32"})
-        publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
-    gathered.run_ids[name] = teacher_run.run_id
 
 
 def _check_out(folder: str | None, ensemble) -> Path | None:
@@ -106,13 +79,6 @@ def _copy_bundle(bundle, out: Path) -> None:
     with written_folder(out) as temporary:
         for path in bundle.folder.iterdir():
             shutil.copyfile(path, temporary / path.name)
-
-
-def _forget(ensemble, gathered, cache: Path) -> None:
-    """Remove from the cache what the tracking store now has."""
-    for key in [ensemble.config_key, *(ensemble.keys[name] for name in gathered.computed)]:
-        ShardStore(cache, key).clear()
-        shutil.rmtree(cache / "bundles" / key, ignore_errors=True)
 
 
 def _print_result(ensemble, bundle, run, gathered, out: Path | None) -> None:

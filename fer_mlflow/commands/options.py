@@ -21,6 +21,21 @@ class TypedOption(click.Option):
         return value, source
 
 
+class TypedArgument(click.Argument):
+    """An argument that remembers what was typed, as an option does."""
+
+    def consume_value(self, ctx, opts):
+        value, source = super().consume_value(ctx, opts)
+        if isinstance(value, str):
+            ctx.meta.setdefault(_TYPED, {})[self.name] = value
+        return value, source
+
+
+def typed_argument(name: str) -> Callable:
+    """Return the decorator for one argument, which is required."""
+    return click.argument(name, cls=TypedArgument)
+
+
 def typed_options() -> dict[str, str]:
     """Return option name -> text as typed, or as its default, of the command that is running."""
     return dict(click.get_current_context().meta.get(_TYPED, {}))
@@ -33,6 +48,17 @@ class Text(click.ParamType):
 
     def convert(self, value, param, ctx):
         return value or None
+
+
+class OrElse(click.ParamType):
+    """What another type takes; empty gives what that type makes of `default`."""
+
+    def __init__(self, kind: Any, default: str):
+        self.kind, self.default = click.types.convert_type(kind), default
+        self.name = self.kind.name
+
+    def convert(self, value, param, ctx):
+        return self.kind.convert(self.default if value == "" else value, param, ctx)
 
 
 class Count(click.ParamType):
@@ -96,6 +122,28 @@ class Share(click.ParamType):
         return number
 
 
+class RisingNumbers(click.ParamType):
+    """Rising finite numbers above 0, comma-separated; exactly `count` of them where that is given."""
+
+    name = "numbers"
+
+    def __init__(self, count: int | None = None):
+        self.count = count
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError:
+            numbers = []
+        rising = all(a < b for a, b in zip([0.0, *numbers], [*numbers, float("inf")], strict=True))
+        if not numbers or not rising or (self.count and len(numbers) != self.count):
+            how_many = f"{self.count} " if self.count else ""
+            return self.fail(f"{value!r} is not {how_many}rising numbers above 0, comma-separated", param, ctx)
+        return numbers
+
+
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:
     """Return the decorator for one option; a default of None makes it required."""
     if default is None:
@@ -118,35 +166,58 @@ def _choice(*words: str) -> click.Choice:
     return click.Choice(words)
 
 
-benchmark_options = option_group(
-    option("manifest", None, str, "CSV of images: path, label, split, source."),
-    option("root", "", Text(), "Folder that paths start from.  [default: the manifest's]"),
-    option("split", "", Text(), "Use the rows of this split.  [default: all rows]"),
-    option("limit", "", Count(1, ""), "Use only the first so many of them.  [default: all]"),
-    option("verify-paths", "true", TrueFalse(), "Check that files exist, and that reused logits are of these images."),
-    option("classes", "", Text(), "YAML file with another class order, or more words for a class."),
+_BENCHMARK = (
+    ("manifest", None, str, "CSV of images: path, label, split, source."),
+    ("root", "", Text(), "Folder that paths start from.  [default: the manifest's]"),
+    ("split", "", Text(), "Use the rows of this split.  [default: all rows]"),
+    ("limit", "", Count(1, ""), "Use only the first so many of them.  [default: all]"),
+    ("verify-paths", "true", TrueFalse(), "Check that files exist, and that reused logits are of these images."),
+    ("classes", "", Text(), "YAML file with another class order, or more words for a class."),
+)
+_ENSEMBLE = (
+    ("teachers", None, str, "YAML file: name -> arch, checkpoint, …"),
+    ("weights", None, str, "NAME=share,… summing to 1."),
+    ("space", "logit", _choice("logit", "prob"), "Where the weighted mean is taken."),
+    ("dtype", "float32", _choice("float32", "float16"), "How the bundle stores logits."),
+)
+_PREPROCESSING = (
+    ("clahe", "false", TrueFalse(), "Equalise contrast; must match the teachers' training."),
+    ("clahe-clip", "2.0", AboveZero(), "CLAHE's clip limit."),
+    ("clahe-tile", "8", click.IntRange(min=1), "CLAHE's tiles along each side."),
+)
+_PRECISION = (("precision", "fp32", _choice("fp32", "bf16", "fp16"), "Precision of the forward pass."),)
+_COMPUTE = (
+    ("compile", "auto", _choice("auto", "true", "false"), "torch.compile; auto where the rows repay it."),
+    ("device", "auto", str, "auto, cpu, cuda or cuda:N."),
+    ("batch-size", "32", click.IntRange(min=1), "Rows in a forward pass."),
+    ("workers", "auto", Count(0, "auto"), "Processes that decode images."),
+    ("on-bad-image", "fail", _choice("fail", "skip"), "Images that cannot be decoded: stop, or leave them out."),
 )
 
-ensemble_options = option_group(
-    option("teachers", None, str, "YAML file: name -> arch, checkpoint, …"),
-    option("weights", None, str, "NAME=share,… summing to 1."),
-    option("space", "logit", _choice("logit", "prob"), "Where the weighted mean is taken."),
-    option("dtype", "float32", _choice("float32", "float16"), "How the bundle stores logits."),
-)
 
-preprocessing_options = option_group(
-    option("clahe", "false", TrueFalse(), "Equalise contrast; must match the teachers' training."),
-    option("clahe-clip", "2.0", AboveZero(), "CLAHE's clip limit."),
-    option("clahe-tile", "8", click.IntRange(min=1), "CLAHE's tiles along each side."),
-)
+def _options(*specs) -> Callable:
+    return option_group(*(option(*spec) for spec in specs))
 
-compute_options = option_group(
-    option("precision", "fp32", _choice("fp32", "bf16", "fp16"), "Precision of the forward pass."),
-    option("compile", "auto", _choice("auto", "true", "false"), "torch.compile; auto where the rows repay it."),
-    option("device", "auto", str, "auto, cpu, cuda or cuda:N."),
-    option("batch-size", "32", click.IntRange(min=1), "Rows in a forward pass."),
-    option("workers", "auto", Count(0, "auto"), "Processes that decode images."),
-    option("on-bad-image", "fail", _choice("fail", "skip"), "Images that cannot be decoded: stop, or leave them out."),
+
+def _if_given(name: str, default: str | None, kind: Any, text: str) -> Callable:
+    """Return an option of an ensemble for commands that may take their bundle elsewhere: empty until it is typed.
+
+    A default that was logged would contradict the bundle that was taken.
+    """
+    if default is None:
+        return option(name, "", Text(), text)
+    return option(name, "", OrElse(kind, default), f"{text}  [default: {default}]" if default else text)
+
+
+benchmark_options = _options(*_BENCHMARK)
+ensemble_options = _options(*_ENSEMBLE)
+preprocessing_options = _options(*_PREPROCESSING)
+compute_options = _options(*_PRECISION, *_COMPUTE)
+source_options = option_group(
+    option("run", "", Text(), "Take the soft labels of this export or teacher run; its first digits do."),
+    option("bundle", "", Text(), "Or those in this folder."),
+    *(_if_given(*spec) for spec in (*_BENCHMARK, *_ENSEMBLE, *_PREPROCESSING, *_PRECISION)),
+    _options(*_COMPUTE),
 )
 
 run_options = option_group(

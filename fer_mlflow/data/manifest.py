@@ -148,6 +148,30 @@ def read_benchmark(
     )
 
 
+def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -> np.ndarray:
+    """Return a column's text for some of a manifest's paths, (N,) str objects in the order of `paths`.
+
+    Parameters
+    ----------
+    paths : (N,) paths as a `Benchmark` of this manifest and root has them
+
+    Raises
+    ------
+    ManifestError
+        the manifest cannot be read, or has no such column or path
+    """
+    manifest = Path(manifest)
+    raw = _read_csv(manifest)
+    if name not in raw:
+        raise ManifestError(f"manifest {manifest}: no column {name}; there are {', '.join(map(str, raw.columns))}")
+    own = _normalised_paths(raw[_find_columns(raw, manifest)["path"]], root, manifest)
+    where = pd.Index(own).get_indexer(paths) if own.is_unique else np.full(len(paths), -1)
+    if (where < 0).any():
+        missing = paths.iloc[int(np.argmin(where))]
+        raise ManifestError(f'manifest {manifest}: no single row has the path "{missing}"')
+    return raw[name].to_numpy(object)[where]
+
+
 def _read_csv(manifest: Path) -> pd.DataFrame:
     """Read all columns as text; what pandas or the disk object to becomes one line."""
     try:

@@ -6,8 +6,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
-
-ECE_BINS = 15
+from fer_mlflow.scoring.calibration_error import expected_calibration_error
 
 
 @dataclass(frozen=True)
@@ -108,38 +107,22 @@ def f1_scores(confusion: np.ndarray) -> np.ndarray:
     return np.where(labelled > 0, 2 * hits / np.maximum(labelled + predicted, 1), np.nan)
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = ECE_BINS) -> float:
-    """Return the top-label ECE: the bin-weighted gap between confidence and accuracy.
+def precision_and_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each class's precision (NaN where it is never predicted) and recall (NaN without a labelled row), (C,).
 
-    Bins are equally wide and right-closed, (lo, hi]; a confidence of 0 would fall in the first, an empty bin
-    adds 0. This differs from netcal ([lo, hi)) on values that lie on an edge.
-
-    Parameters
-    ----------
-    confidence : (N,) float in [0, 1], the probability of the predicted class
-    correct : (N,) bool
-
-    Returns
-    -------
-    float in [0, 1]; NaN for N = 0
-
-    References
-    ----------
-    Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3.
-
-    Examples
-    --------
-    >>> ece = expected_calibration_error(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]))
-    >>> round(ece, 12)  # (2 * |0.9 - 0.5| + |0.6 - 1|) / 3
-    0.4
+    >>> precision, recall = precision_and_recall(np.array([[1, 0], [1, 1]]))
+    >>> precision.tolist(), recall.tolist()
+    ([0.5, 1.0], [1.0, 0.5])
     """
-    if not len(confidence):
-        return float("nan")
-    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
-    gaps = np.bincount(bins, weights=confidence, minlength=n_bins) - np.bincount(
-        bins, weights=correct.astype(np.float64), minlength=n_bins
-    )
-    return float(np.abs(gaps).sum() / len(confidence))
+    hits = np.diagonal(confusion).astype(np.float64)
+    labelled, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), np.nan)
+    return precision, np.where(labelled > 0, hits / np.maximum(labelled, 1), np.nan)
+
+
+def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (N,) -log p_y in nats, from log-softmax in float64: finite wherever the logits are."""
+    return -log_softmax(np.asarray(logits, dtype=np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Metrics:

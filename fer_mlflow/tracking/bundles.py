@@ -1,16 +1,21 @@
 """Bundles in the tracking store: published with everything a reader compares, trusted only when verified."""
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 
-from fer_mlflow.errors import BundleError
+from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.softlabels.bundle import FOLDER, HASHES, SoftLabels
+from fer_mlflow.softlabels.protocol import describe_ensemble
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.tracking.store import tracking_errors
+from fer_mlflow.tracking.store import redact, tracking_errors
+
+_RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
 
 def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
@@ -38,10 +43,15 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
 
 
 def derived_params(bundle: SoftLabels) -> dict[str, object]:
-    """Return the params that follow from a bundle: the canonical ensemble, a number for each weight, the benchmark."""
+    """Return the params that follow from a bundle: the canonical ensemble, a number for each weight, the benchmark.
+
+    They are the same for every kind of run, whatever options it was asked with, so that the UI compares them.
+    """
+    how = {f"ensemble/{name}": text for name, text in describe_ensemble(bundle).items() if name != "weights"}
     shares = {f"w/{name}": share for name, share in bundle.report["ensemble"]["weights"].items()}
     return {
         "ensemble": bundle.report["name"],
+        **how,
         **shares,
         "benchmark": bundle.report["benchmark"]["name"],
         "rows": len(bundle),
@@ -82,6 +92,59 @@ def all_experiments(client: MlflowClient):
         token = page.token
         if not token:
             return
+
+
+def read_run(client: MlflowClient, run_id: str) -> Run:
+    """Return the run that has this id, or the only one whose id begins so.
+
+    Raises
+    ------
+    RunError
+        there is none, there are several, or it was deleted
+    TrackingError
+        the server cannot be reached
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise RunError(
+            f"run {run_id!r}: a run id is 4 to 32 digits of 0-9a-f; copy it from a command's output or the UI"
+        )
+    with tracking_errors(f"looking for run {run_id}"):
+        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
+        condition = f"attributes.run_id LIKE '{run_id}%'"
+        found = list(client.search_runs(experiments, condition, run_view_type=ViewType.ALL, max_results=10))
+    if not found:
+        raise RunError(
+            f"run {run_id}: {redact(mlflow.get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI"
+        )
+    if len(found) > 1:
+        others = ", ".join(run.info.run_id for run in found)
+        raise RunError(f"run {run_id}: several runs begin so ({others}); give more digits")
+    if found[0].info.lifecycle_stage == "deleted":
+        raise RunError(
+            f"run {found[0].info.run_id} was deleted; bring it back with `mlflow runs restore`, or name another"
+        )
+    return found[0]
+
+
+def read_bundle_of(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
+    """Download and verify the soft labels of a run that must have some.
+
+    Raises
+    ------
+    RunError
+        the run has no bundle (the message says where its numbers are from)
+    BundleError
+        the bundle does not verify
+    TrackingError
+        the server cannot be reached
+    """
+    tags = run.data.tags
+    if "fer.bundle_sha256" not in tags:
+        kind = tags.get("fer.kind", "foreign")
+        what = f"run {run.info.run_id} ({kind}, {run.info.status}) has no soft labels"
+        source = f"; they are in run {tags['fer.source_run']}" if "fer.source_run" in tags else ""
+        raise RunError(f"{what}{source or '; name an export or a teacher run'}")
+    return fetch_bundle(client, run, cache)
 
 
 def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -20,7 +23,17 @@ from fer_mlflow.tracking.store import HELD, connect, is_joined, redact, tracking
 
 HEARTBEAT_S = 60
 _TAG_LENGTH = 5000
+_NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_. :-]")
 _INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+
+
+def metric_key(*parts: str) -> str:
+    """Return a metric's key, parts joined by `/`; characters that MLflow does not take become `_`.
+
+    >>> metric_key("source", "web/é", "accuracy")
+    'source/web__/accuracy'
+    """
+    return "/".join(_NOT_IN_KEYS.sub("_", part).strip(" .") or "_" for part in parts)[:250]
 
 
 class TrackedRun:
@@ -49,10 +62,10 @@ class TrackedRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log numbers as they are; none may be NaN (MLflow's pages break on it)."""
         now = int(time.time() * 1000)
+        entities = [Metric(key, value, now, step) for key, value in metrics.items()]
         with tracking_errors("logging metrics"):
-            self.client.log_batch(
-                self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
-            )
+            for start in range(0, len(entities), 1000):  # MLflow's limit for one batch
+                self.client.log_batch(self.run_id, metrics=entities[start : start + 1000])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, credentials of URIs in them left out."""
@@ -82,6 +95,23 @@ class TrackedRun:
         with tracking_errors(f"uploading {artifact_path}/"):
             for path in [*files, folder / last]:
                 self.client.log_artifact(self.run_id, str(path), artifact_path)
+
+    def log_figure(self, name: str, png: bytes) -> None:
+        """Upload an image to the root of the artifacts: the UI lays only those side by side."""
+        with self._temporary_file(name) as path:
+            path.write_bytes(png)
+            self.log_file(path)
+
+    def log_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Upload a table as `tables/<name>.parquet`."""
+        with self._temporary_file(f"{name}.parquet") as path:
+            frame.to_parquet(path, index=False)
+            self.log_file(path, "tables")
+
+    @contextmanager
+    def _temporary_file(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
+            yield Path(folder) / name
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Upload one file."""

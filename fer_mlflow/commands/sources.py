@@ -1,0 +1,187 @@
+"""Where `evaluate`, `calibrate`, `inspect` and `compare` take soft labels from: a run, a folder, or an ensemble."""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
+from fer_mlflow.commands.ensemble import Ensemble, gathered_outputs, read_ensemble, warn
+from fer_mlflow.data.files import cache_folder, sha256_of_file
+from fer_mlflow.data.manifest import read_column
+from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
+from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_bundle_of, read_run
+from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.store import connect, is_joined
+
+_TEACHER_RUN = "fer.teacher_run/"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A bundle, and what is known around it.
+
+    Attributes
+    ----------
+    run_id : the run that has the bundle; empty for a folder and for an ensemble that was fused for this command
+    params : its run's params; empty where there is none
+    teacher_logits : gives teacher name -> (N, C) logits of the bundle's rows, as far as they can be had
+    """
+
+    bundle: SoftLabels
+    run_id: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    teacher_logits: Callable[[], dict[str, np.ndarray]] = dict
+
+    @property
+    def name(self) -> str:
+        """The configuration and the benchmark, for people."""
+        return f"{name_configuration(self.bundle)}  on  {self.bundle.report['benchmark']['name']}"
+
+    def params_with(self, typed: Mapping[str, str]) -> dict[str, object]:
+        """Return a run's params: what was typed, and of the bundle what was not."""
+        return {
+            **{key: self.params[key] for key in ("manifest", "root", "split", "teachers") if self.params.get(key)},
+            **describe_ensemble(self.bundle),
+            **derived_params(self.bundle),
+            **{key: text for key, text in typed.items() if text},
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags by which a run is found beside the others on its benchmark."""
+        source = {"fer.source_run": self.run_id} if self.run_id else {}
+        return {
+            "fer.benchmark": self.bundle.report["benchmark"]["name"],
+            "fer.selection_sha256": self.bundle.selection_sha256,
+            "fer.source_bundle_sha256": self.bundle.sha256,
+            **source,
+        }
+
+    def column(self, name: str) -> np.ndarray:
+        """Return the (N,) text of a column: of the bundle's index, else of the manifest that it was made from.
+
+        Raises
+        ------
+        FerError
+            neither has it, or the manifest is not on this machine any more, or has changed
+        """
+        if name in self.bundle.index and name not in ("row", "path", "image_sha256"):
+            return self.bundle.index[name].to_numpy(object)
+        manifest, root = self._path_of("manifest"), self.root()
+        if manifest is None or root is None:
+            raise ContractError(f"column {name}: the bundle has split, source and label, and its manifest is not here")
+        if sha256_of_file(manifest) != self.bundle.manifest_sha256:
+            raise ContractError(f"column {name}: {manifest} has changed since the soft labels were exported")
+        return read_column(manifest, name, root, self.bundle.index["path"])
+
+    def root(self) -> Path | None:
+        """Return the folder that the rows' paths start from, if it is on this machine."""
+        if root := self._path_of("root"):
+            return root
+        manifest = self._path_of("manifest")
+        return manifest.parent if manifest else None
+
+    def _path_of(self, param: str) -> Path | None:
+        """Return the path that a param names, which `mlflow run` may have logged with a shell's quotes."""
+        text = self.params.get(param, "")
+        candidates = [text]
+        with suppress(ValueError):
+            candidates += shlex.split(text)[:1]
+        return next((Path(each) for each in candidates if each and Path(each).exists()), None)
+
+
+def read_source(options: Mapping[str, Any]) -> "Source | Ensemble":
+    """Return what the options name, verified: a bundle that is there, or an ensemble that is to be fused.
+
+    Raises
+    ------
+    FerError
+        nothing is named, or more than one thing; or what is named cannot be used
+    """
+    asked = {name for name in ("run", "bundle") if options[name]}
+    if options["teachers"] or options["weights"]:
+        asked.add("ensemble")
+    if len(asked) != 1:
+        found = f"found {', '.join(sorted(asked))}" if asked else "found none of them"
+        raise ContractError(
+            f"name one source of soft labels: --run RUN_ID, or --bundle FOLDER, or --manifest CSV with --teachers and "
+            f"--weights ({found})"
+        )
+    if options["run"]:
+        return read_run_source(options["run"])
+    if options["bundle"]:
+        return Source(SoftLabels.open(options["bundle"]))
+    missing = [f"--{name}" for name in ("manifest", "teachers", "weights") if not options[name]]
+    if missing:
+        raise ContractError(f"an ensemble needs {' and '.join(missing)} too")
+    return read_ensemble(options)
+
+
+def read_run_source(run_id: str) -> Source:
+    """Return a run's bundle, downloaded and verified.
+
+    Raises
+    ------
+    FerError
+        the run is unknown or deleted, has no bundle, or one that does not verify
+    """
+    client, cache = connect(), cache_folder()
+    run = read_run(client, run_id)
+    bundle = read_bundle_of(client, run, cache)
+
+    def teacher_logits() -> dict[str, np.ndarray]:
+        if len(bundle.checkpoints) == 1:
+            return {next(iter(bundle.checkpoints)): bundle.logits}
+        found = {}
+        for tag, teacher_run in sorted(run.data.tags.items()):
+            if tag.startswith(_TEACHER_RUN):
+                name = tag.removeprefix(_TEACHER_RUN)
+                try:
+                    teacher = fetch_bundle(client, read_run(client, teacher_run), cache)
+                    if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
+                        raise BundleError(f"run {teacher_run} has other rows or classes")
+                    found[name] = teacher.logits
+                except (FerError, RunError) as error:
+                    warn(f"teacher {name} is left out: {error}")
+        return found
+
+    return Source(bundle, run.info.run_id, run.data.params, teacher_logits)
+
+
+def read_run_or_folder(name: str) -> Source:
+    """Return the bundle of a run, or of a folder where the name is a folder's."""
+    return Source(SoftLabels.open(name)) if Path(name).is_dir() else read_run_source(name)
+
+
+@contextmanager
+def opened_source(found: "Source | Ensemble", run: TrackedRun, typed: Mapping[str, str]) -> Iterator[Source]:
+    """Give the soft labels for a block; an ensemble's are fused from teacher runs, which are made where they lack."""
+    if isinstance(found, Source):
+        yield found
+        return
+    cache, started_s = cache_folder(), time.time()
+    with gathered_outputs(found, run.client, cache) as gathered:
+        publish_teachers(found, gathered, cache, run, typed, started_s)
+        bundle = write_bundle(found, gathered, cache)
+        forget(found, gathered, cache)
+    logits = {name: each.logits for name, each in gathered.outputs.items()}
+    params = {name: str(found.options[name]) for name in ("manifest", "root", "split") if found.options[name]}
+    yield Source(bundle, "", params, lambda: logits)
+
+
+def source_name(found: "Source | Ensemble") -> str:
+    """Return the configuration and the benchmark, for the name of a run."""
+    return found.name if isinstance(found, Source) else f"{found.name}  on  {found.benchmark.name}"
+
+
+def warn_of_experiment(experiment: str | None) -> None:
+    """Say that MLflow has chosen the experiment already."""
+    if experiment and is_joined():
+        warn("--experiment is left alone: `mlflow run` has opened the run already; use its --experiment-name")

@@ -1,0 +1,1 @@
+"""Turning confidence into probability: what is fitted, how, and when there is nothing to fit."""

@@ -1,0 +1,17 @@
+"""Scores as pictures: PNG bytes of a fixed size for each kind, so that several runs' figures can stand side by side."""
+
+from fer_mlflow.scoring.figures.class_scores import draw_class_scores
+from fer_mlflow.scoring.figures.confusion import draw_confusion
+from fer_mlflow.scoring.figures.differences import draw_differences
+from fer_mlflow.scoring.figures.mistakes import draw_mistakes
+from fer_mlflow.scoring.figures.reliability import draw_reliability
+from fer_mlflow.scoring.figures.sharpness import draw_sharpness
+
+__all__ = [
+    "draw_class_scores",
+    "draw_confusion",
+    "draw_differences",
+    "draw_mistakes",
+    "draw_reliability",
+    "draw_sharpness",
+]

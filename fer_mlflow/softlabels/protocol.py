@@ -1,0 +1,149 @@
+"""How a bundle's numbers came about, in words: what two results must share to be compared, and what sets them apart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_mlflow.scoring.calibration_error import ECE_BINS
+from fer_mlflow.softlabels.bundle import SoftLabels
+
+FEWEST_SHARED = 30  # labelled rows below which two models cannot be told apart anyway
+
+
+def describe_ensemble(bundle: SoftLabels) -> dict[str, str]:
+    """Return a bundle's ensemble under the names of the options that would make it, as those options are typed."""
+    ensemble, clahe = bundle.report["ensemble"], bundle.report["preprocessing"]["clahe"]
+    described = {
+        "weights": bundle.report["name"],
+        "space": ensemble["space"],
+        "dtype": ensemble["dtype"],
+        "clahe": "true" if clahe else "false",
+        "precision": _of_teachers(bundle, lambda each: each["computed_with"][0]["precision"]),
+    }
+    return described | ({"clahe_clip": f"{clahe['clip']:g}", "clahe_tile": str(clahe["tile"])} if clahe else {})
+
+
+def name_configuration(bundle: SoftLabels) -> str:
+    """Return a bundle's configuration in a few words, for people."""
+    described = describe_ensemble(bundle)
+    marks = [f"{name} {share:g}" for name, share in bundle.report["ensemble"]["weights"].items()]
+    marks += [described["space"]] if len(marks) > 1 else []
+    marks += ["clahe"] if described["clahe"] == "true" else []
+    marks += [described[key] for key, usual in (("precision", "fp32"), ("dtype", "float32")) if described[key] != usual]
+    calibration = bundle.report.get("calibration")
+    return " · ".join([*marks, *([f"calibrated ({calibration['method']})"] if calibration else [])])
+
+
+def describe_protocol(bundle: SoftLabels) -> dict[str, str]:
+    """Return everything that shaped a bundle's numbers, as label -> text, in the order in which people read it."""
+    benchmark, preprocessing = bundle.report["benchmark"], bundle.report["preprocessing"]
+    described, clahe = describe_ensemble(bundle), preprocessing["clahe"]
+    calibration = bundle.report.get("calibration")
+    pattern = (
+        f"clip {clahe['clip']:g}, {clahe['tile']} tiles, pattern {clahe['pattern_sha256'][:8]}" if clahe else "none"
+    )
+    checkpoints = (f"{name} {digest[:8]}" for name, digest in sorted(bundle.checkpoints.items()))
+    return {
+        "benchmark": benchmark["name"],
+        "selection": bundle.selection_sha256[:12],
+        "rows": f"{len(bundle):,}",
+        "labelled rows": f"{int((bundle.labels >= 0).sum()):,}",
+        "classes": ", ".join(bundle.classes),
+        "weights": described["weights"],
+        "space": described["space"],
+        "dtype": described["dtype"],
+        "calibration": describe_calibration(calibration) if calibration else "none",
+        "clahe": pattern,
+        "decoding": ", ".join(str(preprocessing[key]) for key in ("decode", "orientation", "resize", "scale")),
+        "image size": _of_teachers(bundle, lambda each: each["img_size"]),
+        "precision": described["precision"],
+        "checkpoints": ", ".join(checkpoints),
+        "trained on these images": _of_teachers(bundle, lambda each: each["in_sample"]),
+        "ECE": f"{ECE_BINS} bins, (lo, hi]",
+    }
+
+
+def describe_calibration(calibration: Mapping) -> str:
+    """Return what was fitted, and on what."""
+    temperature = f"T = {calibration['temperature']:.4g}, " if calibration.get("temperature") else ""
+    return f"{calibration['method']}, {temperature}fitted on {calibration['fitted_on']['name']}"
+
+
+def _of_teachers(bundle: SoftLabels, take) -> str:
+    """Return what all teachers share, or what each has."""
+    found = {name: str(take(each)) for name, each in sorted(bundle.report["teachers"].items())}
+    values = set(found.values())
+    return values.pop() if len(values) == 1 else ", ".join(f"{name} {value}" for name, value in found.items())
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Which rows of two bundles are the same image with the same label, and whether scores on them can be compared.
+
+    Attributes
+    ----------
+    rows_a, rows_b : (N,) int64 positions in the bundles, pairwise; labelled rows only
+    columns_b : (C,) int64, column of B's logits for each class of A; None where the class sets differ
+    verdict : a sentence, from "comparable" or "not comparable" on
+    """
+
+    rows_a: np.ndarray
+    rows_b: np.ndarray
+    columns_b: np.ndarray | None
+    verdict: str
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there is anything to compare."""
+        return self.verdict.startswith("comparable")
+
+
+def find_shared_rows(a: SoftLabels, b: SoftLabels) -> SharedRows:
+    """Match two bundles' labelled rows by the images' content, and say whether their scores can be compared.
+
+    They can on all rows where the selection is the same, and else on the rows that both have, if their labels agree.
+    """
+    none = np.empty(0, np.int64)
+    if set(a.classes) != set(b.classes):
+        return SharedRows(
+            none, none, None, f"not comparable because classes differ: {_difference(a.classes, b.classes)}"
+        )
+    columns_b = np.array([b.classes.index(name) for name in a.classes])
+    if a.selection_sha256 == b.selection_sha256:
+        rows = np.flatnonzero(a.labels >= 0)
+        shared = f"comparable: the same {len(rows):,} labelled rows"
+        rows_a = rows_b = rows
+        if not len(rows):
+            shared = "not comparable because no row has a label"
+    else:
+        rows_a, rows_b = _match_images(a, b)
+        label_b = np.argsort(columns_b)[b.labels[rows_b]]
+        differ = int((a.labels[rows_a] != label_b).sum())
+        n = len(rows_a)
+        if differ:
+            shared = f"not comparable because {differ:,} of {n:,} shared images have other labels"
+        elif n < FEWEST_SHARED:
+            shared = f"not comparable because the benchmarks share {n:,} labelled images; {FEWEST_SHARED} are needed"
+        else:
+            shared = (
+                f"comparable on the {n:,} shared rows (of {int((a.labels >= 0).sum()):,} labelled rows of A and "
+                f"{int((b.labels >= 0).sum()):,} of B)"
+            )
+    return SharedRows(rows_a, rows_b, columns_b, shared)
+
+
+def _difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+    """Return which names only one of two class orders has."""
+    only = [(whose, [name for name in own if name not in other]) for whose, own, other in (("A", a, b), ("B", b, a))]
+    return "; ".join(f"only {whose} has {', '.join(names)}" for whose, names in only if names)
+
+
+def _match_images(a: SoftLabels, b: SoftLabels) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions of labelled rows with the same image; the n-th copy of an image matches the n-th."""
+    positions = []
+    for bundle in (a, b):
+        frame = bundle.index[["image_sha256"]].assign(at=np.arange(len(bundle)))[bundle.labels >= 0]
+        positions.append(frame.assign(copy=frame.groupby("image_sha256").cumcount()))
+    merged = positions[0].merge(positions[1], on=["image_sha256", "copy"], suffixes=("_a", "_b")).sort_values("at_a")
+    return merged["at_a"].to_numpy(np.int64), merged["at_b"].to_numpy(np.int64)
