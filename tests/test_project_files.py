@@ -65,8 +65,11 @@ def test_parameters_and_defaults_are_those_of_the_command(name):
 def test_the_command_passes_every_parameter_unquoted(name):
     entry = MLPROJECT["entry_points"][name]
     passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", entry["command"]))
+    positions = re.findall(r"(?<!--)(?<=[a-z}]) \{([a-z_]+)\}", re.sub(r"--[a-z-]+ \{[a-z_]+\}", "", entry["command"]))
+    arguments = [p.name for p in COMMAND[name].params if isinstance(p, click.Argument)]
+    assert positions == arguments
     assert {option.replace("-", "_"): key for option, key in passed.items()} == {
-        key: key for key in entry["parameters"]
+        key: key for key in entry["parameters"] if key not in arguments
     }
     assert entry["command"].startswith(f"python -m fer_mlflow {name} ")
     assert not set("'\"") & set(entry["command"])
@@ -76,8 +79,10 @@ def test_the_command_passes_every_parameter_unquoted(name):
 def test_the_readme_has_every_command_and_option(name):
     readme = (PROJECT / "README.md").read_text()
     assert f"### {name}" in readme
-    missing = [p.opts[0] for p in COMMAND[name].params if f"`{p.opts[0]}`" not in readme]
-    assert not missing
+    options = [p.opts[0] for p in COMMAND[name].params if isinstance(p, click.Option)]
+    arguments = [p.name.upper() for p in COMMAND[name].params if isinstance(p, click.Argument)]
+    assert not [option for option in options if f"`{option}`" not in readme]
+    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in readme or not arguments
 
 
 def test_mlflow_keeps_no_file_store_here():

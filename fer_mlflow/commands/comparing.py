@@ -134,7 +134,7 @@ def _print_scores(table: pd.DataFrame) -> None:
         interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
         click.echo(
             f"  {row.metric:<{width}}  {row.a:6.4f}  {row.b:6.4f}  {row.difference:+.4f}  {interval:<20}  "
-            f"{row.p_value:7.4f}{mark}"
+            f"{_p_text(row.p_value):>7}{mark}"
         )
     click.echo(
         "\n  * p below 0.05, every metric on its own: where nothing differs, four in ten tables like this show a star"
@@ -142,6 +142,11 @@ def _print_scores(table: pd.DataFrame) -> None:
     leads = table[table["metric"].isin(["accuracy", "macro_f1"])]
     if not (leads["p_value"] < _LEVEL).any():
         click.echo("  neither accuracy nor macro-F1 tells A and B apart on these rows")
+
+
+def _p_text(p_value: float) -> str:
+    """Return a p-value to four places, a smaller one as what it is below."""
+    return "none" if np.isnan(p_value) else "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 
 
 def _print_changes(comparison: Comparison) -> None:

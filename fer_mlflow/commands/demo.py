@@ -11,7 +11,7 @@ from fer_mlflow.commands.options import option, typed_options
 @option("epochs", "8", click.IntRange(min=1), "Epochs of each teacher.")
 @option("seed", "0", click.IntRange(min=0), "Everything random follows from it.")
 def command(**options) -> None:
-    """Draw faces, train three teachers, export four ensembles on two splits, and show the leaderboard.
+    """Draw faces, train three teachers, export four ensembles on two splits, judge the best, show the leaderboard.
 
     A second run reuses everything that the first one made.
     """

@@ -1,7 +1,7 @@
 """What `demo` does: the same commands that a user types, one after the other."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,23 @@ import click
 import cv2
 from tqdm import tqdm
 
+from fer_mlflow.commands.calibrate import command as calibrate_command
+from fer_mlflow.commands.calibrating import calibrate
+from fer_mlflow.commands.compare import command as compare_command
+from fer_mlflow.commands.comparing import compare
 from fer_mlflow.commands.ensemble import read_ensemble
+from fer_mlflow.commands.evaluate import command as evaluate_command
+from fer_mlflow.commands.evaluating import evaluate
 from fer_mlflow.commands.export import command as export_command
 from fer_mlflow.commands.exporting import export
+from fer_mlflow.commands.inspect import command as inspect_command
+from fer_mlflow.commands.inspecting import inspect
 from fer_mlflow.commands.train import command as train_command
 from fer_mlflow.commands.training import read_plan, train
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.drawn import contact_sheet, draw_face, write_faces
 from fer_mlflow.data.files import sha256_of_file, written_file
-from fer_mlflow.tracking.bundles import find_runs
+from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
@@ -44,6 +52,7 @@ def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         teachers = _write_teachers(folder)
         digests = _export(run, manifest, teachers)
         boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
+        _judge(run, boards)
     for split, entries in boards.items():
         click.echo(f"\nleaderboard of {manifest.stem}:{split}\n")
         for line in leaderboard_table(entries):
@@ -71,7 +80,9 @@ def _draw(run: TrackedRun, folder: Path, count: int, seed: int) -> Path:
 
 def _parsed(command: click.Command, typed: Mapping[str, str]) -> dict[str, Any]:
     """Return a command's options as its own parser reads them."""
-    words = [word for name, text in typed.items() for word in (f"--{name.replace('_', '-')}", text)]
+    words = []
+    for each in command.params:
+        words += [typed[str(each.name)]] if isinstance(each, click.Argument) else [each.opts[0], typed[str(each.name)]]
     return command.make_context(command.name, words).params
 
 
@@ -121,6 +132,32 @@ def _export(run: TrackedRun, manifest: Path, teachers: Path) -> dict[str, str]:
                 _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
                 export(ensemble.options, typed)
     return digests
+
+
+def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:
+    """Look closer at the best ensemble on the test split: its scores, temperature and sharpness, and its lead."""
+    best, second = (entry.run_id for entry in boards["test"][:2])
+    on_val = next(each for each in boards["val"] if _configuration(each) == _configuration(boards["test"][0]))
+    _follow(run, evaluate_command, evaluate, {"run": best})
+    _follow(run, calibrate_command, calibrate, {"run": best, "fit_run": on_val.run_id})
+    _follow(run, inspect_command, inspect, {"run": best})
+    _follow(run, compare_command, compare, {"run_a": best, "run_b": second})
+
+
+def _configuration(entry: Entry) -> tuple[str, ...]:
+    return entry.kind, entry.ensemble, entry.space, entry.clahe
+
+
+def _follow(run: TrackedRun, command: click.Command, call: Callable, given: Mapping[str, str]) -> None:
+    """Run a command on runs that are there, unless a finished run has done the same."""
+    is_option = {str(each.name): isinstance(each, click.Option) for each in command.params}
+    said = " ".join(f"--{name.replace('_', '-')} {text}" if is_option[name] else text for name, text in given.items())
+    if find_results(run.client, str(command.name), given):
+        _say(f"done already: {command.name} {said}")
+        return
+    _say(f"{command.name} {said}")
+    typed = _typed(command, given)
+    call(_parsed(command, typed), typed)
 
 
 def leaderboard_table(entries: list[Entry]) -> list[str]:

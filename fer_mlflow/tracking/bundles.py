@@ -83,6 +83,16 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
                 return found
 
 
+def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> list[Run]:
+    """Return the finished runs of a kind that have these params, newest first."""
+    conditions = [f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"]
+    conditions += [f"params.`{name}` = '{text}'" for name, text in params.items()]
+    with tracking_errors("searching runs"):
+        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
+        order = ["attributes.start_time DESC"]
+        return list(client.search_runs(experiments, " AND ".join(conditions), order_by=order, max_results=10))
+
+
 def all_experiments(client: MlflowClient):
     """Yield every active experiment, page by page."""
     token = None
