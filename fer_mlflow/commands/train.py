@@ -15,7 +15,7 @@ from fer_mlflow.commands.options import (
     typed_options,
 )
 
-_rows = option_group(
+rows_options = option_group(
     option("manifest", None, str, "CSV of images: path, label, split, source."),
     option("root", "", Text(), "Folder that paths start from.  [default: the manifest's]"),
     option("train-split", "train", str, "Rows to train on."),
@@ -23,7 +23,7 @@ _rows = option_group(
     option("verify-paths", "true", TrueFalse(), "Check that files exist before the first step."),
     option("classes", "", Text(), "YAML file with another class order, or more words for a class."),
 )
-_recipe = option_group(
+recipe_options = option_group(
     option("arch", None, str, "Any timm model."),
     option("img-size", "224", click.IntRange(min=16), "Side of the square image, in pixels."),
     option("epochs", "10", click.IntRange(min=1), "Times through the training rows."),
@@ -42,17 +42,17 @@ _recipe = option_group(
     option("seed", "0", click.IntRange(min=0), "Everything random follows from it."),
     option("init", "", Text(), "Checkpoint to start from."),
 )
-_compute = option_group(
+training_compute_options = option_group(
     option("device", "auto", str, "auto, cpu, cuda or cuda:N."),
     option("workers", "auto", Count(0, "auto"), "Processes that decode and augment images."),
 )
 
 
 @click.command("train")
-@_rows
-@_recipe
+@rows_options
+@recipe_options
 @preprocessing_options
-@_compute
+@training_compute_options
 @run_options
 @option("out", "", Text(), "Also put the checkpoint into this file.")
 def command(**options) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.files import cache_folder, sha256_of_file, written_file
 from fer_mlflow.data.images import Clahe
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
-from fer_mlflow.errors import ContractError
+from fer_mlflow.errors import ContractError, JobError
+from fer_mlflow.teachers.objective import Objective
 from fer_mlflow.teachers.recipe import Recipe
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.teachers.training import (
+    NotFiniteError,
+    Trained,
     check_recipe,
     check_training_rows,
     train_teacher,
@@ -32,13 +35,21 @@ FOLDER = "teacher"  # the artifact folder of a train run
 
 @dataclass(frozen=True)
 class Plan:
-    """The input of `train`, read and checked."""
+    """The input of a training, read and checked.
+
+    Attributes
+    ----------
+    objective : what is minimised; None for the cross-entropy with the labels
+    distilled : what the checkpoint says of it
+    """
 
     train: Benchmark
     val: Benchmark
     recipe: Recipe
     init: Path | None
     key: str
+    objective: Objective | None = None
+    distilled: Mapping[str, Any] | None = None
 
 
 def read_plan(options: Mapping[str, Any]) -> Plan:
@@ -49,14 +60,27 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     FerError
         whatever is wrong with the manifest, its splits, the classes or the checkpoint to start from
     """
-    classes = ClassOrder.read(options["classes"]) if options["classes"] else FER7
-    train, val = (
-        read_benchmark(
-            options["manifest"], classes, root=options["root"], split=split, verify_paths=options["verify_paths"]
-        )
-        for split in (options["train_split"], options["val_split"])
-    )
+    train, val = read_parts(options)
+    recipe, init = read_recipe(options)
+    return Plan(train, val, recipe, init, training_key(recipe, train, val, init))
+
+
+def read_parts(options: Mapping[str, Any]) -> tuple[Benchmark, Benchmark]:
+    """Read and check the training and the validation rows."""
+    train, val = (read_split(options, options[name]) for name in ("train_split", "val_split"))
     check_training_rows(train, val)
+    return train, val
+
+
+def read_split(options: Mapping[str, Any], split: str) -> Benchmark:
+    """Read the rows of a split."""
+    classes = ClassOrder.read(options["classes"]) if options["classes"] else FER7
+    verify_paths = options["verify_paths"]
+    return read_benchmark(options["manifest"], classes, root=options["root"], split=split, verify_paths=verify_paths)
+
+
+def read_recipe(options: Mapping[str, Any]) -> tuple[Recipe, Path | None]:
+    """Read and check how to train, and the checkpoint to start from."""
     names = set(Recipe.__dataclass_fields__) - {"clahe"}
     recipe = Recipe(
         **{name: options[name] for name in names},
@@ -66,38 +90,68 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     init = Path(options["init"]) if options["init"] else None
     if init is not None and not init.is_file():
         raise ContractError(f"--init {init}: no such file")
-    return Plan(train, val, recipe, init, training_key(recipe, train, val, init))
+    return recipe, init
 
 
 def train(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
     plan = read_plan(options)
-    cache = cache_folder()
-    folder = cache / "training" / plan.key
     name = options["name"] or f"{plan.recipe.arch} · {plan.recipe.img_size} px · {plan.train.name}"
     with open_run("train", name, options["experiment"] or "") as run:
-        run.log_params({**typed, "benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
-        for part, context in ((plan.train, "training"), (plan.val, "validation")):
-            run.log_benchmark(part.name, part.selection_sha256, part.manifest_sha256, len(part), context)
-        with held_keys(cache, [plan.key], on_wait=_say_waiting):
+        run.log_params(typed)
+        best = carry_out(run, plan, options)
+    _print_result(plan, best, run, options["out"])
+
+
+def carry_out(run: TrackedRun, plan: Plan, options: Mapping[str, Any]) -> Epoch:
+    """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch.
+
+    Raises
+    ------
+    FerError
+        images or the checkpoint to start from cannot be used
+    JobError
+        the training came to numbers that are not finite; the best checkpoint so far is logged and named
+    """
+    cache = cache_folder()
+    folder = cache / "training" / plan.key
+    checkpoint = folder / f"{plan.recipe.arch}.pt"
+    run.log_params({"benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
+    for part, context in ((plan.train, "training"), (plan.val, "validation")):
+        run.log_benchmark(part.name, part.selection_sha256, part.manifest_sha256, len(part), context)
+    with held_keys(cache, [plan.key], on_wait=_say_waiting):
+        try:
             trained = train_teacher(
                 plan.train,
                 plan.val,
                 plan.recipe,
                 folder / "last.pt",
+                objective=plan.objective,
                 device=options["device"],
                 workers=options["workers"],
                 init=plan.init,
                 on_epoch=_Reporter(run, plan.recipe.epochs),
                 warn=warn,
             )
-            checkpoint = folder / f"{plan.recipe.arch}.pt"
-            write_checkpoint(trained, checkpoint)
-            if options["out"]:
-                _copy(checkpoint, Path(options["out"]))
-            _publish(run, plan, trained.best, checkpoint)
-            shutil.rmtree(folder, ignore_errors=True)
-    _print_result(plan, trained.best, run, options["out"])
+        except NotFiniteError as error:
+            if error.kept is None:
+                raise
+            write_checkpoint(_with_origin(error.kept, plan), checkpoint)
+            run.log_file(checkpoint, FOLDER)
+            raise JobError(f"{error}, and the checkpoint of epoch {error.kept.best.number} is {checkpoint}") from error
+        write_checkpoint(_with_origin(trained, plan), checkpoint)
+        if options["out"]:
+            _copy(checkpoint, Path(options["out"]))
+        _publish(run, plan, trained.best, checkpoint)
+        shutil.rmtree(folder, ignore_errors=True)
+    return trained.best
+
+
+def _with_origin(trained: Trained, plan: Plan) -> Trained:
+    """Return a training whose checkpoint says what else than labels it learned from."""
+    if plan.distilled is None:
+        return trained
+    return replace(trained, checkpoint={**trained.checkpoint, "distilled": dict(plan.distilled)})
 
 
 class _Reporter:
@@ -152,7 +206,7 @@ def _publish(run: TrackedRun, plan: Plan, best: Epoch, checkpoint: Path) -> None
 
 
 def _say_waiting() -> None:
-    click.echo("another process is training the same teacher; waiting for it", err=True)
+    click.echo("another process is training the same; waiting for it", err=True)
 
 
 def _print_result(plan: Plan, best: Epoch, run: TrackedRun, out: str | None) -> None:

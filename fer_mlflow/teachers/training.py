@@ -1,12 +1,10 @@
-"""Train a teacher on a manifest's split: the images come by the same path as in an export.
+"""Train a teacher, or a student, on a manifest's split: the images come by the same path as in an export.
 
 An epoch depends on the seed, its number and the state after the one before, and that state is kept after every epoch:
 a run that was killed goes on from its last epoch and ends with the same weights.
 """
 
 import difflib
-import math
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ import timm
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
-from torch import nn
 
 from fer_mlflow.data.files import sha256_of_file, sha256_of_json, written_file
 from fer_mlflow.data.manifest import Benchmark
@@ -26,18 +23,28 @@ from fer_mlflow.scoring.metrics import score
 from fer_mlflow.teachers.asking import Settings, choose_device
 from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights, usual_channels
 from fer_mlflow.teachers.inference import infer
+from fer_mlflow.teachers.objective import LabelObjective, Objective
 from fer_mlflow.teachers.recipe import Recipe
-from fer_mlflow.teachers.training_images import check_val_images, class_weights, make_loader, read_images
+from fer_mlflow.teachers.training_epoch import DivergedError, choose_precision, seed_generators, train_epoch
+from fer_mlflow.teachers.training_images import check_val_images, make_loader, read_images
 from fer_mlflow.teachers.training_state import TRAINING_VERSION, Epoch, TrainingState
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A finished training: the checkpoint of the best epoch, and how it went."""
+    """A training that was finished, or stopped: the checkpoint of the best epoch, and how it went."""
 
     checkpoint: dict[str, Any]
     best: Epoch
     history: tuple[Epoch, ...]
+
+
+class NotFiniteError(JobError):
+    """A training that came to a loss or to weights that are not finite; `kept` is what it had come to before."""
+
+    def __init__(self, message: str, kept: Trained | None):
+        super().__init__(message)
+        self.kept = kept
 
 
 def check_training_rows(train: Benchmark, val: Benchmark) -> None:
@@ -80,15 +87,22 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
-def training_key(recipe: Recipe, train: Benchmark, val: Benchmark, init: Path | None) -> str:
-    """Return the key of a training: benchmark's digest first, then everything that shapes the weights."""
-    settings = {
+def training_key(
+    recipe: Recipe, train: Benchmark, val: Benchmark, init: Path | None, objective: Mapping[str, Any] | None = None
+) -> str:
+    """Return the key of a training: benchmark's digest first, then everything that shapes the weights.
+
+    `objective` is JSON-able and says what else than the labels is learned; None for the labels alone.
+    """
+    settings: dict[str, Any] = {
         "training": TRAINING_VERSION,
         "recipe": asdict(recipe),
         "val": val.selection_sha256,
         "classes": list(train.classes.names),
         "init": sha256_of_file(init) if init else None,
     }
+    if objective is not None:
+        settings["objective"] = dict(objective)
     return f"{train.selection_sha256[:32]}.{sha256_of_json(settings)[:32]}"
 
 
@@ -98,6 +112,7 @@ def train_teacher(
     recipe: Recipe,
     state_path: Path,
     *,
+    objective: Objective | None = None,
     device: str = "auto",
     workers: int | None = None,
     init: Path | None = None,
@@ -109,6 +124,7 @@ def train_teacher(
     Parameters
     ----------
     state_path : file that holds the state after each epoch, written whole or not at all
+    objective : what is minimised; None for the cross-entropy with the labels
     init : checkpoint to start from; a head of another size is left at random
     on_epoch : called after each epoch, those of an earlier attempt first
 
@@ -116,19 +132,22 @@ def train_teacher(
     ------
     FerError
         rows, recipe or `init` cannot be used; images that cannot be decoded are all named first
-    JobError
-        the loss is not finite
+    NotFiniteError
+        the loss of a step, or the weights after an epoch; the error names it and has what was kept
     """
     check_training_rows(train, val)
+    objective = objective or LabelObjective(train, recipe)
     where = choose_device(device)
     mean, std = (usual_channels(recipe.arch, key) for key in ("mean", "std"))
-    _seed(recipe.seed)
+    seed_generators(recipe.seed)
     model = build_model(recipe.arch, recipe.img_size, len(train.classes), "train")
     if init is not None and (left := load_weights(model, init)):
         warn(f"{init}: {left} is not taken over, and starts at random")
     rows = read_images(train, recipe, workers)
+    objective.check_images(rows.image_prefixes)
     check_val_images(val, rows.image_prefixes, recipe, workers, warn)
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.move_to(where)
     loader = make_loader(train, rows, recipe, mean, std, where, workers)
     optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule, _ = create_scheduler_v2(
@@ -145,62 +164,23 @@ def train_teacher(
         warn(f"{state_path}: not of these images and this version; starting from the first epoch")
     for epoch in state.history:
         on_epoch(epoch)
-    scaler = torch.amp.GradScaler(where.type, enabled=_precision(recipe, where) == "fp16")
+    scaler = torch.amp.GradScaler(where.type, enabled=choose_precision(recipe, where) == "fp16")
+
+    def trained() -> Trained:
+        checkpoint = _checkpoint(state, train, recipe, mean, std, rows.image_prefixes)
+        return Trained(checkpoint, state.best, tuple(state.history))
+
     for number in range(len(state.history), recipe.epochs):
-        _seed(recipe.seed + 1000 * (number + 1))
-        loss = _train_epoch(model, loader, optimizer, schedule, scaler, recipe, train, number, where)
+        seed_generators(recipe.seed + 1000 * (number + 1))
+        try:
+            loss = train_epoch(model, loader, optimizer, schedule, scaler, recipe, objective, number, where)
+        except DivergedError as what:
+            raise NotFiniteError(str(what), trained() if state.history else None) from None
         epoch = _validate(model, val, recipe, mean, std, number, optimizer.param_groups[0]["lr"], loss, device, workers)
         state.add(epoch)
         state.write(state_path)
         on_epoch(epoch)
-    return Trained(_checkpoint(state, train, recipe, mean, std, rows.image_prefixes), state.best, tuple(state.history))
-
-
-def _seed(seed: int) -> None:
-    """Seed every generator that augmentation and initialisation draw from."""
-    random.seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002 (timm's augmentation draws from it)
-    torch.manual_seed(seed)
-
-
-def _precision(recipe: Recipe, device: torch.device) -> str:
-    """Return the precision to train in: mixed where the device has it."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def _train_epoch(model, loader, optimizer, schedule, scaler, recipe, part, number, device) -> float:
-    """Run one epoch and return its mean loss."""
-    weight = None
-    if recipe.balance == "loss":
-        weight = torch.tensor(class_weights(part), dtype=torch.float32, device=device)
-    criterion = nn.CrossEntropyLoss(weight=weight, label_smoothing=recipe.label_smoothing)
-    precision = _precision(recipe, device)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    model.train()
-    total = rows = 0.0
-    for step, (images, labels) in enumerate(loader):
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            loss = criterion(model(images), labels)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise JobError(
-                f"epoch {number + 1}, step {step + 1}: the loss is {value}; lower --lr, or use --precision fp32. "
-                "The state after the last whole epoch is kept"
-            )
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step_update(number * len(loader) + step + 1)
-        total += value * len(labels)
-        rows += len(labels)
-    return total / rows
+    return trained()
 
 
 def _validate(model, val, recipe, mean, std, number, rate, loss, device, workers) -> Epoch:

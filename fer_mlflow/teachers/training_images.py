@@ -61,7 +61,7 @@ def decoding_workers(workers: int | None) -> int:
 
 
 class _TrainingImages(Dataset):
-    """A training row: its augmented image, scaled by mean and std, and its label."""
+    """A training row: its augmented image, scaled by mean and std, its label, and its position in the part."""
 
     def __init__(self, part: Benchmark, pixels: np.ndarray | None, recipe: Recipe, transform: Callable):
         self.root, self.paths, self.labels = part.root, part.paths.to_numpy(object), part.labels
@@ -70,13 +70,13 @@ class _TrainingImages(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int, int]:
         if self.pixels is not None:
             image = self.pixels[row]
         else:
             data = read_image_bytes(self.root, self.paths[row])
             (image,) = prepare_image(data, [self.recipe.img_size], self.recipe.clahe)
-        return self.transform(Image.fromarray(image)), int(self.labels[row])
+        return self.transform(Image.fromarray(image)), int(self.labels[row]), row
 
 
 def make_loader(part, rows: ReadImages, recipe: Recipe, mean, std, device, workers) -> DataLoader:

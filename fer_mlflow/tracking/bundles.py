@@ -9,10 +9,11 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.softlabels.bundle import FOLDER, HASHES, SoftLabels
 from fer_mlflow.softlabels.protocol import describe_ensemble
-from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.runs import PARENT, TrackedRun
 from fer_mlflow.tracking.store import redact, tracking_errors
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
@@ -178,3 +179,29 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
     if bundle.sha256 != expected:
         raise BundleError(f"run {run.info.run_id}: its bundle is not the one it is tagged with; export it again")
     return bundle
+
+
+def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: str) -> Path:
+    """Download the checkpoint of a training run into a folder, and return it once it is the one that is tagged.
+
+    Raises
+    ------
+    RunError
+        it is not
+    TrackingError
+        the server cannot be reached, or does not have it
+    """
+    with tracking_errors(f"downloading {artifact} of run {run_id}"):
+        expected = client.get_run(run_id).data.tags.get("fer.checkpoint_sha256")
+        path = Path(client.download_artifacts(run_id, artifact, dst_path=str(folder)))
+    if sha256_of_file(path) != expected:
+        raise RunError(f"run {run_id}: its checkpoint is not the one it is tagged with; train it again")
+    return path
+
+
+def adopt_run(parent: TrackedRun, run: Run) -> None:
+    """Show a finished run below this one, unless it is below another that finished too, or was opened for itself."""
+    before = run.data.tags.get(PARENT)
+    with tracking_errors("looking for a run's parent"):
+        if before and parent.client.get_run(before).info.status != "FINISHED":
+            parent.client.set_tag(run.info.run_id, PARENT, parent.run_id)

@@ -24,6 +24,7 @@ from fer_mlflow.tracking.store import HELD, connect, is_joined, redact, tracking
 HEARTBEAT_S = 60
 _TAG_LENGTH = 5000
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_. :-]")
+PARENT = "mlflow.parentRunId"
 _INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 
 
@@ -125,11 +126,15 @@ class TrackedRun:
         return str(path / artifact_path) if path.is_dir() else f"runs:/{self.run_id}/{artifact_path}"
 
     @contextmanager
-    def sibling(self, name: str, started_s: float) -> Iterator["TrackedRun"]:
-        """Open another run in the same experiment for a block, FINISHED only when the block is."""
+    def sibling(self, name: str, started_s: float, *, nested: bool = False) -> Iterator["TrackedRun"]:
+        """Open another run in the same experiment for a block, FINISHED only when the block is.
+
+        Where it is `nested`, the UI shows it below this one.
+        """
         with tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
             inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
+            inherited |= {PARENT: self.run_id} if nested else {}
             run = self.client.create_run(
                 self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
             )

@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_no_checkpoint(parts, tmp_pat
 def test_every_broken_image_is_named_before_the_first_step(parts, tmp_path, monkeypatch):
     for row in (2, 5):
         (parts[0].root / parts[0].paths[row]).write_bytes(b"broken")
-    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("a step was made"))
     with pytest.raises(ImageError, match=r"2 images cannot be decoded: row 3 .* row 6 .* in manifest:train; mend them"):
         run(parts, tmp_path)
 

@@ -1,0 +1,127 @@
+"""What `distill` does, apart from its options, so that `--help` imports nothing heavy."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fer_mlflow.commands.ensemble import warn
+from fer_mlflow.commands.grids import Grid, parse_grid, run_grid
+from fer_mlflow.commands.sources import warn_of_experiment
+from fer_mlflow.commands.students import Reader, Student
+from fer_mlflow.commands.training import FOLDER, carry_out, read_split
+from fer_mlflow.data.files import cache_folder
+from fer_mlflow.data.images import read_image_bytes
+from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
+from fer_mlflow.teachers.training_state import Epoch
+from fer_mlflow.tracking.bundles import fetch_checkpoint
+from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+
+
+def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
+    """Run the command with its parsed options; `typed` is what is logged of them."""
+    if options["onnx"]:
+        check_onnx_packages()
+    reader = Reader.of(options)
+    if options["grid"]:
+        _distill_grid(parse_grid(options, reader), options, typed)
+        return
+    student = reader.read(options)
+    warn_of_experiment(options["experiment"])
+    with open_run("distill", options["name"] or student.name, options["experiment"] or "") as run:
+        run.log_params(typed)
+        best = train_student(run, student, options)
+        model = _log_model(run, run.run_id, student, options) if options["onnx"] else None
+    _print_student(student, best, run, options["out"], model)
+
+
+def train_student(run: TrackedRun, student: Student, options: Mapping[str, Any]) -> Epoch:
+    """Train one student and log it."""
+    if student.objective and student.objective.missing:
+        warn(f"{student.objective.missing:,} rows have no soft labels and are trained on their labels alone")
+    run.log_params(student.params())
+    run.log_metrics(student.metrics())
+    run.set_tags(student.tags())
+    return carry_out(run, student.plan, options)
+
+
+def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
+    """Train every student of a grid as a run below this one, and look closer at the best."""
+    test = read_split(options, options["test_split"]) if options["test_split"] else None
+    warn_of_experiment(options["experiment"])
+    name = options["name"] or f"distill {options['grid']} · {grid.train.name}"
+    with open_run("distill", name, options["experiment"] or "") as run:
+        run.log_params({**typed, "benchmark": grid.train.name, "rows": len(grid.train)})
+        result = run_grid(run, grid, test, options, typed, train_student)
+        model = None
+        if options["onnx"]:
+            model = _log_model(run, result.best.run_id, result.best.student, options)
+    for line in result.lines():
+        click.echo(line)
+    click.echo(f"\n  run      {run.run_id}")
+    click.echo(f"  table    {run.artifact_location('tables/grid.parquet')}")
+    _print_model(model)
+    click.echo(f"  look     {describe_way_to_ui(run.experiment_id, run.run_id)}")
+    result.raise_failures()
+
+
+def _log_model(
+    run: TrackedRun, trained_run: str, student: Student, options: Mapping[str, Any]
+) -> tuple[str, OnnxCheck]:
+    """Log a student as an MLflow model that takes images, once its ONNX file agrees with torch."""
+    from fer_mlflow.tracking.serving import log_student
+
+    val, clahe = student.plan.val, student.plan.recipe.clahe
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="onnx.", dir=cache) as folder:
+        checkpoint = fetch_checkpoint(run.client, trained_run, Path(folder), f"{FOLDER}/{student.plan.recipe.arch}.pt")
+        onnx = Path(folder) / "student.onnx"
+        side = export_onnx(checkpoint, val.classes, onnx)
+        check = check_onnx(onnx, checkpoint, val, clahe)
+        card = {
+            "classes": list(val.classes.names),
+            "img_size": side,
+            "clahe": {"clip": clahe.clip, "tile": clahe.tile} if clahe else None,
+        }
+        uri = log_student(run, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
+    run.log_metrics(
+        {"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed}
+    )
+    run.set_tags({"fer.model": uri})
+    return uri, check
+
+
+def _print_student(student: Student, best: Epoch, run: TrackedRun, out: str | None, model) -> None:
+    """Print the best epoch, what was learned from, and where the checkpoint is."""
+    plan = student.plan
+    click.echo(f"{student.name}, {len(plan.train):,} rows\n")
+    if student.targets is not None and student.objective is not None:
+        how = student.objective.how
+        effective = student.targets.effective_temperature
+        calibrated = f", effectively {effective:g} (calibrated)" if effective != how.temperature else ""
+        weights = f"alpha {how.alpha:g}" + (f", beta {how.beta:g}" if how.loss == "dkd" else "")
+        click.echo(f"  loss          {how.ce_weight:g} CE + {how.loss.upper()} ({weights})")
+        click.echo(f"  target        {student.targets.kind}, T {how.temperature:g}{calibrated}")
+    click.echo(f"  best epoch    {best.number} of {plan.recipe.epochs}")
+    click.echo(f"  val_accuracy  {best.val_accuracy:.4f}")
+    click.echo(f"  val_macro_f1  {best.val_macro_f1:.4f}\n")
+    where = Path(out).absolute() if out else f"{run.artifact_location(FOLDER)}/{plan.recipe.arch}.pt"
+    click.echo(f"  run         {run.run_id}")
+    click.echo(f"  checkpoint  {where}")
+    _print_model(model, "        ")
+    click.echo(f"  look        {describe_way_to_ui(run.experiment_id, run.run_id)}")
+
+
+def _print_model(model: tuple[str, OnnxCheck] | None, blanks: str = "     ") -> None:
+    """Print where the model is, and how near it is to torch."""
+    if model is not None:
+        uri, check = model
+        click.echo(f"  model{blanks[:-1]}{uri}")
+        click.echo(
+            f"       {blanks[:-1]}ONNX beside torch on {check.rows:,} validation rows: logits within "
+            f"{check.max_difference:.1e}, {check.changed} other predictions"
+        )

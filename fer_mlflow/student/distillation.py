@@ -1,0 +1,145 @@
+"""What a student learns: the labels, and what the teachers say of each row."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.errors import BundleError, ContractError
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.student.joining import check_same_images, join_rows, name_missing
+from fer_mlflow.student.losses import check_temperature, dkd_rows, kd_rows
+from fer_mlflow.student.targets import SoftTargets
+from fer_mlflow.teachers.objective import LabelObjective
+from fer_mlflow.teachers.recipe import Recipe
+
+LOSSES = ("ce", "kd", "dkd")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How soft labels enter the loss: ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta).
+
+    Attributes
+    ----------
+    loss : `kd` or `dkd`
+    temperature : T of teachers and student
+    alpha : weight of KD, or of DKD's target-class term
+    beta : weight of DKD's non-target-class term
+    ce_weight : weight of the cross-entropy with the labels
+    warmup_epochs : epochs in which the weight of the distillation term rises to 1, in equal steps
+    """
+
+    loss: str = "kd"
+    temperature: float = 4.0
+    alpha: float = 1.0
+    beta: float = 8.0
+    ce_weight: float = 1.0
+    warmup_epochs: int = 0
+
+    def __post_init__(self):
+        check_temperature(self.temperature)
+        if self.loss not in LOSSES[1:]:
+            raise ContractError(f"loss {self.loss!r} is not one of {', '.join(LOSSES[1:])}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shapes the loss; without what this loss does not use."""
+        values = asdict(self)
+        return values if self.loss == "dkd" else {key: value for key, value in values.items() if key != "beta"}
+
+    def share(self, epoch: int) -> float:
+        """Return the weight of the distillation term in an epoch, counted from 0."""
+        return min(1.0, (epoch + 1) / (self.warmup_epochs + 1))
+
+
+class SoftObjective(LabelObjective):
+    """Cross-entropy with the labels, and a divergence from the teachers' targets.
+
+    Rows without soft labels have the cross-entropy alone.
+
+    Attributes
+    ----------
+    missing : how many of the N training rows have no soft labels
+    """
+
+    def __init__(
+        self,
+        part: Benchmark,
+        recipe: Recipe,
+        bundle: SoftLabels,
+        targets: SoftTargets,
+        how: Distillation,
+        *,
+        allow_missing: bool = False,
+    ):
+        """Join the targets of a bundle's rows to the rows of a training part.
+
+        Raises
+        ------
+        FerError
+            classes or rows differ (`join_rows`); or rows have no soft labels and may not, or would have no loss
+        """
+        super().__init__(part, recipe)
+        self.part, self.bundle, self.how = part, bundle, how
+        self.positions = join_rows(part, bundle)
+        has_targets = self.positions >= 0
+        self.missing = int((~has_targets).sum())
+        if self.missing:
+            absent = name_missing(part, self.positions)
+            if not allow_missing:
+                raise BundleError(f"{absent}; export them, or train them on their labels alone with --missing ce")
+            if not has_targets.any():
+                raise BundleError(f"{absent}; these soft labels are of other images")
+            if how.ce_weight == 0:
+                raise ContractError(f"{absent}, and --ce-weight 0 leaves them without any loss")
+        joined = np.zeros((len(part), len(part.classes)), np.float32)
+        joined[has_targets] = targets.logits[self.positions[has_targets]]
+        self.targets = torch.from_numpy(joined)
+        self.has_targets = torch.from_numpy(has_targets)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a training's key needs to know: the loss, and the very numbers that are learned."""
+        digest = hashlib.sha256(self.targets.numpy().tobytes() + self.has_targets.numpy().tobytes())
+        return {**self.how.settings, "targets_sha256": digest.hexdigest()}
+
+    def check_images(self, prefixes: np.ndarray) -> None:
+        """Refuse images that are not the ones that the teachers saw."""
+        digests = np.ascontiguousarray(prefixes.astype(">i8")).view(np.uint8).reshape(-1, 8)
+        check_same_images(self.part, self.bundle, self.positions, digests)
+
+    def move_to(self, device: torch.device) -> None:
+        """Take the targets of all rows to a device, once: a step looks its rows up there."""
+        super().move_to(device)
+        self.targets, self.has_targets = self.targets.to(device), self.has_targets.to(device)
+
+    def __call__(self, logits: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Return the loss; rows without soft labels count in both means, with 0 in the divergence's."""
+        how, teacher = self.how, self.targets[rows]
+        if how.loss == "kd":
+            terms = how.alpha * kd_rows(logits, teacher, how.temperature)
+        else:
+            terms = dkd_rows(logits, teacher, labels, how.alpha, how.beta, how.temperature)
+        if self.missing:
+            terms = terms * self.has_targets[rows]
+        loss = how.share(epoch) * terms.mean()
+        if how.ce_weight:
+            loss = loss + how.ce_weight * super().__call__(logits, labels, rows, epoch)
+        return loss
+
+
+def describe_distillation(objective: SoftObjective, targets: SoftTargets) -> dict[str, Any]:
+    """Return what a student's checkpoint says of how it was distilled."""
+    return {
+        **objective.how.settings,
+        "target": targets.kind,
+        "effective_temperature": targets.effective_temperature,
+        "rows_without_soft_labels": objective.missing,
+        "bundle_sha256": objective.bundle.sha256,
+        "ensemble": objective.bundle.report["name"],
+    }

@@ -1,0 +1,117 @@
+"""Three targets from the same teachers: which distribution a student is shown at a temperature."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.metrics import check_logits
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.fusion import fuse
+from fer_mlflow.student.losses import check_temperature
+
+TARGETS = ("logit", "prob", "mixture")
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """What a student is shown of N rows.
+
+    Attributes
+    ----------
+    logits : (N, C) float32; softmax(logits / temperature) is the target, at this temperature
+    kind : `logit`, `prob` or `mixture`
+    temperature : T, which the student's logits are divided by too
+    effective_temperature : T times the temperature that the soft labels were calibrated with; what the teachers' own
+        logits are divided by
+    """
+
+    logits: np.ndarray
+    kind: str
+    temperature: float
+    effective_temperature: float
+
+
+def mix_tempered(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], temperature: float) -> np.ndarray:
+    """Return z with softmax(z / T) = Σ w softmax(zᵢ / T), the mixture of tempered probabilities.
+
+    Parameters
+    ----------
+    logits : teacher name -> (N, C) float, finite
+    weights : teacher name -> share
+
+    Returns
+    -------
+    (N, C) float64, T log of the mixture
+
+    Raises
+    ------
+    ContractError
+        as for `fuse`, or a temperature that is not above 0
+
+    Examples
+    --------
+    >>> z = mix_tempered({"A": np.array([[2.0, 0.0]]), "B": np.array([[0.0, 2.0]])}, {"A": 0.5, "B": 0.5}, 2.0)
+    >>> (z - z[:, :1]).tolist()
+    [[0.0, 0.0]]
+    """
+    check_temperature(temperature)
+    tempered = {name: check_logits(each) / temperature for name, each in logits.items()}
+    return temperature * fuse(tempered, weights, "prob")
+
+
+def make_targets(
+    bundle: SoftLabels, teacher_logits: Mapping[str, np.ndarray], kind: str | None, temperature: float
+) -> SoftTargets:
+    """Return the targets of a bundle's N rows.
+
+    `logit`: softmax(Σ w zᵢ / T). `prob`: softmax(log p / T) of p = Σ w softmax(zᵢ). `mixture`: Σ w softmax(zᵢ / T).
+    What the bundle stores is taken as it is where it is the target that is asked for; of a single teacher all three
+    are the same. The others are fused anew from the teachers' logits; where the bundle was calibrated with a
+    temperature, T times that one takes the place of T in them.
+
+    Parameters
+    ----------
+    teacher_logits : teacher name -> (N, C) float of the bundle's rows; looked at only where they are needed
+    kind : one of `TARGETS`; None means the space in which the bundle was fused
+    temperature : > 0
+
+    Raises
+    ------
+    ContractError
+        unknown kind, T is not above 0, teachers' logits are lacking, or the bundle was calibrated by more than a
+        temperature, which only its own fusion has
+    """
+    check_temperature(temperature)
+    space, weights = bundle.report["ensemble"]["space"], bundle.report["ensemble"]["weights"]
+    kind = kind or space
+    if kind not in TARGETS:
+        raise ContractError(f"target {kind!r} is not one of {', '.join(TARGETS)}")
+    calibration = bundle.report.get("calibration") or {}
+    fitted = calibration.get("temperature")
+    effective = temperature * (fitted or 1.0)
+    if kind == space or len(weights) == 1:
+        return SoftTargets(bundle.logits.astype(np.float32), kind, temperature, effective)
+    if calibration and (not fitted or calibration["method"] != "temperature"):
+        raise ContractError(
+            f"target {kind}: the soft labels were calibrated ({calibration['method']}) after fusion in {space} space, "
+            f"which no other fusion shares; use --target {space}, or soft labels that are not calibrated"
+        )
+    if lacking := sorted(set(weights) - set(teacher_logits)):
+        raise ContractError(
+            f"target {kind}: the soft labels were fused in {space} space, and the logits of {', '.join(lacking)} are "
+            f"not to be had; name a run whose teacher runs are there, or use --target {space}"
+        )
+    if kind == "mixture":
+        fused = mix_tempered(teacher_logits, weights, effective) * (temperature / effective)
+    else:
+        fused = fuse(teacher_logits, weights, kind) * (temperature / effective)
+    return SoftTargets(fused.astype(np.float32), kind, temperature, effective)
+
+
+def mean_top_prob(targets: SoftTargets) -> float:
+    """Return the mean over rows of the largest probability: how hard the targets are."""
+    z = targets.logits.astype(np.float64) / targets.temperature
+    return float(np.exp(z.max(axis=1) - logsumexp(z, axis=1)).mean())

@@ -1,0 +1,127 @@
+"""A student as an MLflow model that takes image files: what `mlflow models serve` and `predict` run."""
+
+import base64
+import binascii
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import PythonModel
+from mlflow.types.schema import ColSpec, Schema, TensorSpec
+from scipy.special import softmax
+
+import fer_mlflow
+from fer_mlflow.data.images import Clahe, prepare_image
+from fer_mlflow.errors import ImageError
+from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.store import tracking_errors
+
+NAME = "student"  # of the model in its run
+IMAGE = "image"
+# What a served student imports; the package itself travels with the model.
+PACKAGES = ("mlflow", "numpy", "pandas", "scipy", "opencv-python", "filelock", "onnxruntime")
+# Code instead of a pickle: what is run when the model is loaded can be read.
+_CODE = """\
+from mlflow.models import set_model
+
+from fer_mlflow.tracking.serving import Student
+
+set_model(Student())
+"""
+
+
+class Student(PythonModel):
+    """Image files in, a label with its probabilities out; decoding and CLAHE are those of an export."""
+
+    def load_context(self, context) -> None:
+        """Open the ONNX file, and read what the student was trained with."""
+        import onnxruntime
+
+        card = json.loads(Path(context.artifacts["card"]).read_text(encoding="utf-8"))
+        self.classes, self.side = card["classes"], card["img_size"]
+        self.clahe = Clahe(**card["clahe"]) if card["clahe"] else None
+        self.session = onnxruntime.InferenceSession(context.artifacts["onnx"], providers=["CPUExecutionProvider"])
+
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        """Return one row for each image: `label`, and the probability of each class under `p/<Class>`.
+
+        Parameters
+        ----------
+        model_input : a frame with the column `image`: the bytes of image files (JPEG, PNG, …), or their base64 text
+
+        Raises
+        ------
+        ImageError
+            an image cannot be decoded; the message says which
+        """
+        pixels = np.empty((len(model_input), self.side, self.side, 3), np.uint8)
+        for row, value in enumerate(model_input[IMAGE]):
+            try:
+                (pixels[row],) = prepare_image(image_bytes(value), [self.side], self.clahe)
+            except ImageError as error:
+                raise ImageError(f"image {row + 1}: {error}") from error
+        (logits,) = self.session.run(["logits"], {"pixels": pixels})
+        probs = softmax(logits.astype(np.float64), axis=1)
+        table = pd.DataFrame({"label": np.array(self.classes, dtype=object)[logits.argmax(axis=1)]})
+        return table.assign(**{f"p/{name}": probs[:, column] for column, name in enumerate(self.classes)})
+
+
+def image_bytes(value: Any) -> bytes:
+    """Return an image file's bytes, of bytes or of base64 text.
+
+    Raises
+    ------
+    ImageError
+        it is neither
+    """
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise ImageError("neither bytes nor base64 text of an image file") from error
+
+
+def student_signature(classes: Sequence[str]) -> ModelSignature:
+    """Return what the model takes and gives; MLflow reads binary columns as base64 where the request is JSON."""
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "label"),
+        *(ColSpec("double", f"p/{name}") for name in classes),
+    ]
+    return ModelSignature(inputs=Schema([ColSpec("binary", IMAGE)]), outputs=Schema(outputs))
+
+
+def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: bytes) -> str:
+    """Log an ONNX student as the run's model, and return its address.
+
+    Parameters
+    ----------
+    card : `classes`, `img_size` and `clahe` (its settings, or None)
+    example : an image file's bytes
+    """
+    package = Path(fer_mlflow.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
+        code, described = Path(folder) / "served_student.py", Path(folder) / "card.json"
+        code.write_text(_CODE, encoding="utf-8")
+        described.write_text(json.dumps(dict(card), indent=2), encoding="utf-8")
+        with tracking_errors("logging the student as a model"):
+            logged = Model.log(
+                artifact_path=None,
+                name=NAME,
+                flavor=mlflow.pyfunc,
+                run_id=run.run_id,
+                python_model=str(code),
+                code_paths=[str(package)],
+                artifacts={"onnx": str(onnx), "card": str(described)},
+                signature=student_signature(card["classes"]),
+                input_example=pd.DataFrame({IMAGE: [example]}),
+                pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
+            )
+    return logged.model_uri
