@@ -3,19 +3,28 @@
 The names below are the whole public surface for student code; everything else is the command line's.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fer_mlflow.softlabels.bundle import SoftLabels
+    from fer_mlflow.student.dataset import SoftLabelDataset
+    from fer_mlflow.student.losses import dkd_loss, kd_loss
 
-__all__ = ["SoftLabels"]
+__all__ = ["SoftLabelDataset", "SoftLabels", "dkd_loss", "kd_loss"]
 __version__ = "0.1.0"
+
+
+_HOMES = {
+    "SoftLabels": "fer_mlflow.softlabels.bundle",
+    "SoftLabelDataset": "fer_mlflow.student.dataset",
+    "kd_loss": "fer_mlflow.student.losses",
+    "dkd_loss": "fer_mlflow.student.losses",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for, so that importing the package costs nothing."""
-    if name == "SoftLabels":
-        from fer_mlflow.softlabels.bundle import SoftLabels
-
-        return SoftLabels
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

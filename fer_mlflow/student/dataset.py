@@ -120,9 +120,9 @@ def _read_rows(
     whole = read_benchmark(manifest, classes, root=root, split=split, verify_paths=False)
     if split is not None:
         return whole
-    chosen = whole.frame["split"].isin(set(bundle.index["split"])).to_numpy()
     # A row whose split was edited is still one that the soft labels are of.
-    chosen |= whole.paths.isin(set(bundle.index["path"])).to_numpy()
+    is_own = whole.frame["split"].isin(set(bundle.index["split"])) | whole.paths.isin(set(bundle.index["path"]))
+    chosen = is_own.to_numpy()
     removed = ~bundle.index["path"].isin(set(whole.paths)).to_numpy()
     if removed.any():
         first = bundle.index["path"].iloc[int(np.argmax(removed))]
