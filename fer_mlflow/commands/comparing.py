@@ -95,7 +95,9 @@ def _log(run, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source)
     run.log_table("differences", table)
     run.log_table("changed_rows", changed_rows(comparison, a, b))
     figure = draw_differences(
-        table["metric"].tolist(), *(table[key].to_numpy() for key in ("difference", "low", "high", "p_value"))
+        table["metric"].tolist(),
+        *(table[key].to_numpy() for key in ("difference", "low", "high", "p_value")),
+        runs=(a.name, b.name),
     )
     run.log_figure("differences.png", figure)
 
