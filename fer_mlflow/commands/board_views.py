@@ -8,8 +8,8 @@ from importlib.resources import files
 
 from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry
-from fer_mlflow.tracking.rules import BAD
 from fer_mlflow.tracking.run_table import RunRecord
+from fer_mlflow.tracking.triage_tags import BAD
 
 LEVEL_MARK = "≈"
 _LEGEND = f"{LEVEL_MARK}  not told apart from the first: paired test, p at least 0.05 after Holm's adjustment"

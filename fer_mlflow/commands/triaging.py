@@ -24,7 +24,15 @@ from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.tracking.bundles import read_run
 from fer_mlflow.tracking.evidence import Evidence, EvidenceStore
-from fer_mlflow.tracking.judgement import (
+from fer_mlflow.tracking.judgement import Judgement, changes, judge, wanted_tags
+from fer_mlflow.tracking.leaderboard import Board, across, build_boards, difference_p_value, with_significance
+from fer_mlflow.tracking.rules import BUNDLED_KINDS, RULES, Surroundings, survey
+from fer_mlflow.tracking.run_table import RunRecord, RunTable, record_of
+from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.tracking.store import connect, run_address, ui_address
+from fer_mlflow.tracking.tagging import write_tags
+from fer_mlflow.tracking.triage_tags import (
+    BAD,
     GOOD,
     OVERRULED,
     REASONS,
@@ -33,18 +41,8 @@ from fer_mlflow.tracking.judgement import (
     TAGS,
     WARN,
     WRITTEN,
-    Judgement,
-    changes,
     is_by_person,
-    judge,
-    wanted_tags,
 )
-from fer_mlflow.tracking.leaderboard import Board, across, build_boards, difference_p_value, with_significance
-from fer_mlflow.tracking.rules import BAD, BUNDLED_KINDS, RULES, Surroundings, survey
-from fer_mlflow.tracking.run_table import RunRecord, RunTable, record_of
-from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import connect, run_address, ui_address
-from fer_mlflow.tracking.tagging import write_tags
 from fer_mlflow.tracking.ui_views import furnish_experiment
 
 RANKS = 10  # runs of a benchmark that get a tag for their rank: one more run moves no more than these
@@ -290,7 +288,7 @@ def _print_summary(runs, judgements, changed: int, dry_run: bool, view: str | No
     reasons = Counter(
         reason.partition(": ")[0]
         for run in runs
-        if judgements[run.run_id].status in (BAD, WARN) and not is_by_person(run)
+        if judgements[run.run_id].status in (BAD, WARN) and not is_by_person(run.tags)
         for reason in judgements[run.run_id].reasons
     )
     for name, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):

@@ -15,6 +15,7 @@ from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemb
 from fer_mlflow.tracking.run_description import describe_run
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import redact, tracking_errors
+from fer_mlflow.tracking.triage_tags import BAD, STATUS, is_by_person
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
@@ -67,8 +68,9 @@ def derived_params(bundle: SoftLabels) -> dict[str, object]:
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
     """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
 
-    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that triage
-    called bad are left out.
+    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that a person
+    called bad are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the
+    same, and a bundle is verified before it is used.
     """
     keys = list(config_keys)
     found: dict[str, list[Run]] = {key: [] for key in keys}
@@ -82,7 +84,9 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
         while True:
             page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
             for run in page:
-                if run.data.tags["fer.config_key"] in found and run.data.tags.get("triage.status") != "bad":
+                tags = run.data.tags
+                called_bad = tags.get(STATUS) == BAD and is_by_person(tags)
+                if tags["fer.config_key"] in found and not called_bad:
                     found[run.data.tags["fer.config_key"]].append(run)
             token = page.token
             if not token:

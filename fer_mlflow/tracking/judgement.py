@@ -3,13 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fer_mlflow.tracking.rules import BAD, RULES, Surroundings
+from fer_mlflow.tracking.rules import RULES, Surroundings
 from fer_mlflow.tracking.run_table import RunRecord
+from fer_mlflow.tracking.triage_tags import (
+    BAD,
+    BENCHMARK,
+    GOOD,
+    RANK,
+    REASONS,
+    STATUS,
+    SUPERSEDED,
+    WARN,
+    WRITTEN,
+    is_by_person,
+)
 
-GOOD, WARN, SUPERSEDED = "good", "warn", "superseded"
-STATUS, REASONS, BENCHMARK, RANK = "triage.status", "triage.reasons", "triage.benchmark", "triage.rank"
-WRITTEN, OVERRULED = "triage.written", "triage.overruled"
-TAGS = (STATUS, REASONS, BENCHMARK, RANK, WRITTEN, OVERRULED)
 _BETWEEN = "; "
 
 
@@ -42,7 +50,7 @@ def judge(runs: Sequence[RunRecord], around: Surroundings) -> dict[str, Judgemen
 
 def judge_one(run: RunRecord, around: Surroundings) -> Judgement:
     """Return the verdict on one run, apart from what other runs of its configuration say."""
-    if is_by_person(run):
+    if is_by_person(run.tags):
         reasons = run.tags.get(REASONS, "")
         return Judgement(run.tags[STATUS], (reasons,) if reasons else (), by_person=True)
     found: list[str] = []
@@ -57,11 +65,6 @@ def judge_one(run: RunRecord, around: Surroundings) -> Judgement:
             statuses.add(rule.severity)
     status = BAD if BAD in statuses else WARN if WARN in statuses else GOOD
     return Judgement(status, tuple(each.replace(_BETWEEN, ", ") for each in found))
-
-
-def is_by_person(run: RunRecord) -> bool:
-    """Return whether a person set the run's status: through `--bad` or `--keep`, or by hand."""
-    return STATUS in run.tags and (OVERRULED in run.tags or run.tags.get(WRITTEN) != run.tags[STATUS])
 
 
 def parse_reasons(text: str) -> Iterable[tuple[str, str]]:

@@ -16,10 +16,11 @@ from fer_mlflow.scoring.significance import (
 )
 from fer_mlflow.tracking.bundles import all_experiments
 from fer_mlflow.tracking.evidence import Evidence
-from fer_mlflow.tracking.judgement import GOOD, Judgement
+from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.rules import BUNDLED_KINDS
 from fer_mlflow.tracking.run_table import RunRecord, record_of
 from fer_mlflow.tracking.store import tracking_errors
+from fer_mlflow.tracking.triage_tags import GOOD
 
 LESS_IS_BETTER = ("nll", "brier", "ece")  # and what begins so
 SIGNIFICANT = 0.05

@@ -10,8 +10,8 @@ import numpy as np
 
 from fer_mlflow.tracking.evidence import Evidence
 from fer_mlflow.tracking.run_table import RunRecord, is_finite
+from fer_mlflow.tracking.triage_tags import BAD, WARN
 
-BAD, WARN = "bad", "warn"
 BUNDLED_KINDS = ("export", "teacher")  # kinds that have soft labels, and stand in leaderboards
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
