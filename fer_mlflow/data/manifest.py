@@ -158,18 +158,21 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
     Raises
     ------
     ManifestError
-        the manifest cannot be read, or has no such column or path
+        the manifest cannot be read, has no such column or path, or several values for one
     """
     manifest = Path(manifest)
     raw = _read_csv(manifest)
     if name not in raw:
         raise ManifestError(f"manifest {manifest}: no column {name}; there are {', '.join(map(str, raw.columns))}")
-    own = _normalised_paths(raw[_find_columns(raw, manifest)["path"]], root, manifest)
-    where = pd.Index(own).get_indexer(paths) if own.is_unique else np.full(len(paths), -1)
+    own, _ = _normalise(raw[_find_columns(raw, manifest)["path"]], root)
+    there = pd.DataFrame({"path": own, "value": raw[name]})[own.isin(paths)].drop_duplicates()
+    if (again := there["path"].duplicated()).any():
+        path = there["path"][again].iloc[0]
+        raise ManifestError(f'manifest {manifest}: rows of the path "{path}" have different values of {name}')
+    where = pd.Index(there["path"]).get_indexer(paths)
     if (where < 0).any():
-        missing = paths.iloc[int(np.argmin(where))]
-        raise ManifestError(f'manifest {manifest}: no single row has the path "{missing}"')
-    return raw[name].to_numpy(object)[where]
+        raise ManifestError(f'manifest {manifest}: no row has the path "{paths.iloc[int(np.argmin(where))]}"')
+    return there["value"].to_numpy(object)[where]
 
 
 def _read_csv(manifest: Path) -> pd.DataFrame:
@@ -242,9 +245,22 @@ def _refuse(wrong: pd.Series | np.ndarray, values: pd.Series, manifest: Path, pr
 
 def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series:
     """Return paths relative to the root, without `.`, `..` and doubled slashes; refuse those that lead out."""
+    normalised, wrong = _normalise(paths, root)
+    _refuse(
+        wrong,
+        paths,
+        manifest,
+        f"path that is empty or leaves the root {root}",
+        "mend the paths or give another --root",
+    )
+    return normalised
+
+
+def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
+    """Return paths relative to the root, and (N,) bool which of them are empty or lead out of it."""
     odd = paths.str.contains(_ODD_PATH, regex=True).to_numpy(bool)
     if not odd.any():
-        return paths
+        return paths, odd
     paths = paths.copy()
     top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
     fixed, outside = [], []
@@ -256,15 +272,8 @@ def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series
         outside.append(path.startswith(("/", "../")) or path in (".", ".."))
     wrong = odd.copy()
     wrong[odd] = outside
-    _refuse(
-        wrong,
-        paths,
-        manifest,
-        f"path that is empty or leaves the root {root}",
-        "mend the paths or give another --root",
-    )
     paths[odd] = fixed
-    return paths
+    return paths, wrong
 
 
 def _label_columns(labels: pd.Series, classes: ClassOrder, manifest: Path) -> np.ndarray:
