@@ -29,7 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T")
 
 
-class BrokenFile(BundleError):
+class BrokenFileError(BundleError):
     """What is wrong with one file of a bundle; `found` says it without the folder and the remedy."""
 
     def __init__(self, folder: Path, name: str, found: str):
@@ -63,7 +63,7 @@ class Reading:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
         try:
             value = read()
-        except BrokenFile as error:
+        except BrokenFileError as error:
             self.error = self.error or error
             self.checks.append(Check(name, "fail", error.found))
             return None
@@ -113,21 +113,21 @@ def _read_bytes(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise BrokenFile(folder, name, error.strerror or str(error)) from error
+        raise BrokenFileError(folder, name, error.strerror or str(error)) from error
 
 
 def _read_json(folder: Path, name: str) -> Any:
     try:
         return json.loads(_read_bytes(folder, name))
     except (ValueError, RecursionError) as error:
-        raise BrokenFile(folder, name, f"not JSON ({error})") from error
+        raise BrokenFileError(folder, name, f"not JSON ({error})") from error
 
 
 def _read_object(folder: Path, name: str) -> dict:
     """Return a JSON object of a bundle's file."""
     value = _read_json(folder, name)
     if not isinstance(value, dict):
-        raise BrokenFile(folder, name, f"holds a {type(value).__name__} where an object belongs")
+        raise BrokenFileError(folder, name, f"holds a {type(value).__name__} where an object belongs")
     return value
 
 
@@ -135,15 +135,15 @@ def _read_hashes(folder: Path) -> dict:
     """Return the descriptor after checking its form; file names that are not a bundle's are never followed."""
     hashes = _read_object(folder, HASHES)
     if hashes.get("format") != FORMAT:
-        raise BrokenFile(folder, HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
+        raise BrokenFileError(folder, HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
     files, checkpoints = hashes.get("files"), hashes.get("checkpoints")
     if not isinstance(files, dict) or not set(FILES) - {METRICS} <= set(files) <= set(FILES):
-        raise BrokenFile(folder, HASHES, f"must name the files {', '.join(FILES)}")
+        raise BrokenFileError(folder, HASHES, f"must name the files {', '.join(FILES)}")
     if not isinstance(checkpoints, dict) or not checkpoints:
-        raise BrokenFile(folder, HASHES, "names no checkpoints")
+        raise BrokenFileError(folder, HASHES, "names no checkpoints")
     digests = [*files.values(), *checkpoints.values(), hashes.get("manifest_sha256"), hashes.get("selection_sha256")]
     if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in digests):
-        raise BrokenFile(folder, HASHES, "a value is not a SHA-256 of 64 hex digits")
+        raise BrokenFileError(folder, HASHES, "a value is not a SHA-256 of 64 hex digits")
     return hashes
 
 
@@ -156,9 +156,9 @@ def _check_hash(folder: Path, name: str, expected: str) -> str:
     try:
         found = sha256_of_file(folder / name)
     except OSError as error:
-        raise BrokenFile(folder, name, error.strerror or str(error)) from error
+        raise BrokenFileError(folder, name, error.strerror or str(error)) from error
     if found != expected:
-        raise BrokenFile(folder, name, f"SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
+        raise BrokenFileError(folder, name, f"SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
     return found
 
 
@@ -166,9 +166,9 @@ def _read_classes(folder: Path) -> tuple[str, ...]:
     """Return the class names, two or more different texts."""
     names = _read_json(folder, CLASSES)
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) and name for name in names):
-        raise BrokenFile(folder, CLASSES, "must be a list of two or more names")
+        raise BrokenFileError(folder, CLASSES, "must be a list of two or more names")
     if len(set(names)) != len(names):
-        raise BrokenFile(folder, CLASSES, "names a class twice")
+        raise BrokenFileError(folder, CLASSES, "names a class twice")
     return tuple(names)
 
 
@@ -178,11 +178,11 @@ def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
         with np.load(io.BytesIO(_read_bytes(folder, ARRAYS)), allow_pickle=False) as arrays:
             logits = arrays["logits"]
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenFile(folder, ARRAYS, f"no array of logits ({error})") from error
+        raise BrokenFileError(folder, ARRAYS, f"no array of logits ({error})") from error
     wanted = logits.shape[-1:] if classes is None else (len(classes),)
     if logits.ndim != 2 or logits.shape[1:] != wanted or logits.dtype.name not in DTYPES:
         columns = ", ".join(map(str, wanted))
-        raise BrokenFile(
+        raise BrokenFileError(
             folder, ARRAYS, f"logits are {logits.dtype} {logits.shape}, {CLASSES} calls for (rows, {columns}) floats"
         )
     return logits
@@ -191,7 +191,9 @@ def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
 def _check_finite(folder: Path, logits: np.ndarray) -> np.ndarray:
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
-        raise BrokenFile(folder, ARRAYS, f"{(~finite).sum():,} rows are not finite, row {int(np.argmin(finite))} first")
+        raise BrokenFileError(
+            folder, ARRAYS, f"{(~finite).sum():,} rows are not finite, row {int(np.argmin(finite))} first"
+        )
     return logits
 
 
@@ -205,11 +207,11 @@ def _read_index(folder: Path) -> pd.DataFrame:
                     parts.append(_parse_records(lines))
                 except (ValueError, KeyError, TypeError, OverflowError) as error:
                     first = sum(len(part) for part in parts) + 1
-                    raise BrokenFile(
+                    raise BrokenFileError(
                         folder, INDEX, f"within {len(lines)} lines from line {first}: {error}"
                     ) from error
     except OSError as error:
-        raise BrokenFile(folder, INDEX, error.strerror or str(error)) from error
+        raise BrokenFileError(folder, INDEX, error.strerror or str(error)) from error
     empty = pd.DataFrame(columns=list(INDEX_FIELDS)).astype(_INDEX_TYPES)
     return pd.concat(parts, ignore_index=True) if parts else empty
 
@@ -231,31 +233,33 @@ def _parse_records(lines: list[bytes]) -> pd.DataFrame:
 def _check_ascending(folder: Path, index: pd.DataFrame) -> None:
     rows = index["row"].to_numpy()
     if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
-        raise BrokenFile(folder, INDEX, "rows are not in ascending order")
+        raise BrokenFileError(folder, INDEX, "rows are not in ascending order")
 
 
 def _check_labels(folder: Path, index: pd.DataFrame, classes: tuple[str, ...]) -> int:
     """Return how many rows have a label; all of them are classes."""
     if unknown := set(index["label"].unique()) - {*classes, ""}:
-        raise BrokenFile(folder, INDEX, f"label {sorted(unknown)[0]!r} is not in {CLASSES}")
+        raise BrokenFileError(folder, INDEX, f"label {sorted(unknown)[0]!r} is not in {CLASSES}")
     return int((index["label"] != "").sum())
 
 
 def _check_digests(folder: Path, index: pd.DataFrame) -> None:
     if not index["image_sha256"].str.fullmatch(_SHA256.pattern).all():
-        raise BrokenFile(folder, INDEX, "an image_sha256 is not 64 hex digits")
+        raise BrokenFileError(folder, INDEX, "an image_sha256 is not 64 hex digits")
 
 
 def _check_count(folder: Path, index: pd.DataFrame, logits: np.ndarray) -> int:
     if len(index) != len(logits):
-        raise BrokenFile(folder, INDEX, f"{len(index):,} rows, {ARRAYS} has {len(logits):,}")
+        raise BrokenFileError(folder, INDEX, f"{len(index):,} rows, {ARRAYS} has {len(logits):,}")
     return len(index)
 
 
 def _check_selection(folder: Path, index: pd.DataFrame, expected: str) -> str:
     found = selection_digest(index)
     if found != expected:
-        raise BrokenFile(folder, INDEX, f"its rows have the digest {found[:12]}…, {HASHES} names another selection")
+        raise BrokenFileError(
+            folder, INDEX, f"its rows have the digest {found[:12]}…, {HASHES} names another selection"
+        )
     return found
 
 
