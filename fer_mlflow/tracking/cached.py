@@ -1,15 +1,12 @@
 """A run's soft labels for a training loop: chosen, downloaded once, verified every time."""
 
-from pathlib import Path
-
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from fer_mlflow.data.files import cache_folder
-from fer_mlflow.errors import BundleError
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle
+from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open_if_sound
 from fer_mlflow.tracking.selection import choose_run
 from fer_mlflow.tracking.store import connect
 
@@ -41,12 +38,3 @@ def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
                 pass
             bundle = SoftLabels.open(folder)
     return bundle
-
-
-def open_if_sound(folder: Path, digest: str) -> SoftLabels | None:
-    """Return the bundle in a folder where it verifies and has this digest, else None."""
-    try:
-        bundle = SoftLabels.open(folder)
-    except BundleError:
-        return None
-    return bundle if bundle.sha256 == digest else None

@@ -114,3 +114,12 @@ def downloaded_bundle(client: MlflowClient, run: Run, folder: Path) -> Iterator[
                 f"{expected[:12]}…; export it again"
             )
         yield bundle
+
+
+def open_if_sound(folder: Path, digest: str) -> SoftLabels | None:
+    """Return the bundle in a folder where it verifies and has this digest, else None."""
+    try:
+        bundle = SoftLabels.open(folder)
+    except BundleError:
+        return None
+    return bundle if bundle.sha256 == digest else None
