@@ -101,11 +101,11 @@ def read_parts(folder: Path) -> Reading:
         expected = hashes["selection_sha256"]
         reading.attempt("selection", lambda: _check_selection(folder, index, expected), lambda e: f"{e[:12]}…")
     if METRICS in hashes["files"] if hashes else (folder / METRICS).exists():
-        metrics = reading.attempt("metrics", lambda: _read_object(folder, METRICS), lambda m: f"{len(m)} numbers")
+        metrics = reading.attempt("metrics file", lambda: _read_object(folder, METRICS), lambda m: f"{len(m)} numbers")
         reading.metrics = metrics
     else:
         reading.metrics = {}
-    reading.report = reading.attempt("report", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections")
+    reading.report = reading.attempt("report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections")
     return reading
 
 

@@ -41,7 +41,7 @@ def recompute(
 
     Returns
     -------
-    the checks `checkpoint <name>`, `preprocessing`, `images`, `teachers` and `logits again`; a check that is
+    the checks `checkpoint <name>`, `preprocessing`, `drawn images`, `teachers` and `logits again`; a check that is
     made pointless by one before it is `skip`
 
     Raises
@@ -93,8 +93,8 @@ def _check_preprocessing(bundle: SoftLabels, clahe: Clahe | None) -> Check:
 def _check_images(bundle: SoftLabels, drawn: np.ndarray, other: dict[int, str]) -> Check:
     if other:
         said = f"{len(other):,} of {len(drawn):,} are not the ones that teachers saw: {describe_rows(bundle, other)}"
-        return Check("images", "fail", said)
-    return Check("images", "pass", f"the {len(drawn):,} drawn are the ones that teachers saw")
+        return Check("drawn images", "fail", said)
+    return Check("drawn images", "pass", f"the {len(drawn):,} drawn are the ones that teachers saw")
 
 
 def _ask_again(bundle, benchmark: Benchmark, positions, drawn, specs, clahe, temperature, device) -> list[Check]:
