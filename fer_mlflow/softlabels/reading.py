@@ -105,7 +105,9 @@ def read_parts(folder: Path) -> Reading:
         reading.metrics = metrics
     else:
         reading.metrics = {}
-    reading.report = reading.attempt("report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections")
+    reading.report = reading.attempt(
+        "report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections"
+    )
     return reading
 
 

@@ -67,3 +67,13 @@ def test_logits_are_those_of_a_plain_loop_over_real_faces(workplace, export, rea
             with torch.no_grad():
                 expected = model(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])[0].numpy()
             np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_real_soft_labels_are_fetched_and_their_teachers_say_the_same_again(workplace, export, real_data):
+    export("RN18=0.4,L0=0.4,CNXT=0.2", "--limit", "60", "--clahe", "true")
+    rows = ["--manifest", real_data / "faces/manifest.csv", "--split", "test", "--limit", "60"]
+    best = ["--best", "accuracy", "--benchmark", "manifest:test:first60", "--where", "params.weights LIKE '%,%'"]
+    workplace.run("fetch", *best, *rows, "--check-images", "true", "--out", "fetched")
+    teachers = ["--teachers", real_data / "teachers/teachers.yaml"]
+    result = workplace.run("verify", "fetched", *rows, "--recompute", "20", *teachers)
+    assert "logits again                 20 rows asked again" in result.stdout

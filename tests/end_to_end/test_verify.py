@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from toys import write_faces, write_teachers
 
 from fer_mlflow import SoftLabels
@@ -83,7 +84,7 @@ def edit_json(folder, name, change):
 
 def test_a_sound_run_passes_every_check(place, exported):
     before = len(place.runs())
-    result = place.run_installed("verify", exported[:12])
+    result = place.run("verify", exported[:12])
     assert list(verdicts(result)) == [*FROM_FILES, *AGAIN, *QUOTED]
     assert failed(result) == []
     lines = result.stdout.splitlines()
@@ -118,8 +119,9 @@ def test_a_run_that_is_tagged_with_another_bundle_fails(place, exported):
 
 
 def test_a_run_without_soft_labels_is_said(place, exported):
-    place.run("evaluate", "--run", exported)
-    (evaluation,) = place.runs("evaluate")
+    client = MlflowClient(place.uri)
+    evaluation = client.create_run("0", tags={"fer.kind": "evaluate", "fer.source_run": exported})
+    client.set_terminated(evaluation.info.run_id)
     result = place.run("verify", evaluation.info.run_id, status=2)
     assert f"(evaluate, FINISHED) has no soft labels; they are in run {exported}" in result.stderr
 
@@ -161,6 +163,17 @@ def test_each_fault_fails_its_own_check(workplace, folder, change, again, expect
     assert failed(result) == expected
     assert result.stdout.startswith(f"folder {folder}\n")
     assert not (workplace.folder / "mlflow.db.lock").exists()  # a folder needs no store
+
+
+def test_an_export_that_did_not_end_is_said_to_lack_its_tag(place, exported):
+    client = MlflowClient(place.uri)
+    stuck = client.create_run("0", tags={"fer.kind": "export"}).info.run_id
+    client.log_artifact(stuck, str(place.stored(exported) / "softlabels.npz"), "softlabels")
+    client.set_terminated(stuck, "FAILED")
+    result = place.run("verify", stuck, status=1)
+    assert failed(result)[:2] == ["descriptor", "class order"]
+    assert verdicts(result)["logits"] == "pass"
+    assert f"run {stuck} has no tag fer.bundle_sha256: its export did not end well" in result.stdout
 
 
 def test_a_folder_is_held_against_a_manifest(workplace, sound, faces, tmp_path):
@@ -275,8 +288,6 @@ def test_options_that_do_not_go_together_are_refused(workplace, sound, options, 
 
 
 def test_under_mlflow_run_the_verdict_is_the_runs(local_place, folder, monkeypatch):
-    from mlflow import MlflowClient
-
     (folder / "classorder.json").write_text("[]")
     client = MlflowClient(local_place.uri)
     opened = client.create_run("0")
