@@ -68,5 +68,5 @@ def test_a_disk_without_room_is_said_before_anything_is_downloaded(tmp_path, mon
 
 @pytest.mark.parametrize("tag", ["../../x", "", "AB" * 32, "ab" * 33])
 def test_a_tag_that_is_no_digest_names_no_folder(tag):
-    with pytest.raises(RunError, match="its tag fer.bundle_sha256 is not 64 hex digits"):
+    with pytest.raises(RunError, match=r"its tag fer\.bundle_sha256 is not 64 hex digits"):
         bundle_digest(run_with(**{"fer.bundle_sha256": tag}))
