@@ -35,7 +35,7 @@ def list_expw(request: Request) -> Listing:
     rows["label"] = select_labels(rows["label"], request.classes, dropped)
     kept = rows["label"].notna().to_numpy(bool)
     rows, boxes = rows[kept].reset_index(drop=True), boxes[kept]
-    tops = (folder, folder / "data", folder / "image")
+    tops = (folder, folder / "data", folder / "image", folder / "data" / "image")
     candidates = [folder, *(each for top in tops for name in ("image", "origin") for each in nested(top, name))]
     photos, _ = fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
     unlisted = max(count_images(photos) - rows["photo"].nunique(), 0)

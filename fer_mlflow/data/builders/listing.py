@@ -100,7 +100,7 @@ def settle(listing: Listing, request: Request, source: str, allow_missing: bool)
     searched = listing.searched or listing.folder
     tried = rows["path"] if listing.tried is None else listing.tried
     is_missing = _is_missing(listing, searched, tried)
-    missing = tuple(str(searched / path) for path in tried[is_missing].head(_SHOWN))
+    missing = tuple(str(searched / path) for path in tried[is_missing].drop_duplicates().head(_SHOWN))
     similar: tuple[str, ...] = ()
     if is_missing.mean() > MOST_MISSING:
         similar = tuple(similar_files(request.folder, tried[is_missing]))
