@@ -138,9 +138,10 @@ def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrde
         if support is not None:
             published |= {(split, label): support.published[label] for label in observed}
             if support.verdict != "equal":
-                named = f"{split or 'rows'}: labels per class"
+                here, there = sum(observed.values()), sum(support.published.values())
                 lines.append(
-                    f"{named} are not those that {dataset} published ({support.part}); is a label file cut short?"
+                    f"{split or 'in all'}: {here:,} labels, {dataset} published {there:,} ({support.part}) "
+                    "or others per class; are the label files complete?"
                 )
     rows = []
     for (split, label), row in counts.iterrows():

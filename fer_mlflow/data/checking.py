@@ -223,7 +223,7 @@ def _support_findings(supports: Iterable[Support]) -> Iterable[Finding]:
             text = f"{rows}: the rows per class are those of {each.dataset} {each.part} in another class order"
             yield Finding(ERROR, "class order", f"{text}: {pairs}")
         elif each.verdict == "different":
-            text = f"{rows}: the rows per class are not those that {each.dataset} published; closest is {each.part}"
+            text = f"{rows}: the rows per class are not those that {each.dataset} published for {each.part}"
             yield Finding(WARNING, "support", text)
 
 

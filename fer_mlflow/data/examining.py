@@ -53,7 +53,7 @@ def examine_images(
     decode : decode as `export` does; without it files are hashed only
     looks : compute perceptual hashes too
     """
-    paths = list(paths)
+    root, paths = os.path.abspath(root), list(paths)
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     found = []
 

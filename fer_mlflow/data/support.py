@@ -41,8 +41,8 @@ def compare_support(
 ) -> Support | None:
     """Hold rows per class against a data set's published counts; None where it published none.
 
-    The part of the manifest's own split is taken when it fits in some class order, else the part (or sum of
-    splits) that fits best.
+    The part of the manifest's own split is taken, unless only another part (or sum of splits) fits in some class
+    order.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ def compare_support(
     here = np.array([observed.get(name, 0) for name in classes.names], np.int64)
     own = SPLIT_WORDS.get(split.casefold(), split.casefold())
     fits = {part: _fit(here, counts) for part, counts in parts.items()}
-    part = own if own in fits and fits[own][0] <= CLOSE else min(fits, key=lambda part: fits[part])
+    best = min(fits, key=lambda part: fits[part])
+    part = own if own in fits and (fits[own][0] <= CLOSE or fits[best][0] > CLOSE) else best
     there, (permuted, plain) = parts[part], fits[part]
     verdict, exchanged = "different", {}
     if plain == 0:
