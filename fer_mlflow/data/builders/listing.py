@@ -225,7 +225,7 @@ def similar_files(folder: Path, missing: pd.Series) -> list[str]:
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for here, _, names in os.walk(folder):
-        for name in names:
+        for name in sorted(names):
             if name.lower().endswith(IMAGE_ENDINGS) and _core(name) in wanted:
                 counts[here] += 1
                 example.setdefault(here, name)
