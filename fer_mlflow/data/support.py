@@ -63,7 +63,7 @@ def compare_support(
     elif permuted == 0 or (plain > CLOSE >= permuted and permuted * _BETTER <= plain):
         verdict = "permuted"
         order = _best_order(here, there)
-        exchanged = {classes.names[i]: classes.names[j] for i, j in enumerate(order) if i != j}
+        exchanged = {classes.names[i]: classes.names[j] for i, j in enumerate(order) if i != j and here[i] != there[i]}
     elif plain <= CLOSE:
         verdict = "close"
     return Support(
@@ -95,6 +95,5 @@ def _fit(here: np.ndarray, there: np.ndarray) -> tuple[float, float]:
 
 
 def _best_order(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return for each class the one whose published count suits it best, itself where that is as good."""
-    cost = np.abs(here[:, None] - there[None, :]) + 1e-3 * (1 - np.eye(len(here)))
-    return linear_sum_assignment(cost)[1]
+    """Return for each class the one whose published count suits it best, when each is taken once."""
+    return linear_sum_assignment(np.abs(here[:, None] - there[None, :]))[1]

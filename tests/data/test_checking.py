@@ -148,7 +148,11 @@ def test_duplicates_are_leaks_contradictions_or_repetitions(check):
             ("3.jpg (test, Sad) = 3again.jpg (test, Sad)",),
         ),
     }
-    assert found(check([row[:2] + ("",) + row[3:] for row in rows[2:4]]))["repeated"][0] == WARNING
+
+
+def test_a_copy_without_split_or_label_is_neither_a_leak_nor_a_contradiction(check):
+    rows = [("1.jpg", 1, "Happy", "train", "web"), ("2.jpg", 1, "", "", "web")]
+    assert found(check(rows)).keys() == {"repeated", "no label", "no split"}
 
 
 def test_near_duplicates_across_splits_are_found_when_they_are_asked_for(check, tmp_path):

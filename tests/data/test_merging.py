@@ -76,18 +76,18 @@ def test_the_same_image_under_two_paths_is_kept_once_and_outside_of_training(tmp
             ("4.jpg", 4, "Fear", "train", "a"),
         ],
     )
-    b = manifest("b.csv", [("b1.jpg", 1, "Happy", "test", "b"), ("b3.jpg", 3, "Angry", "", "b")])
+    b = manifest("b.csv", [("b1.jpg", 1, "Happy", "test", "b"), ("b3.jpg", 3, "Angry", "train", "b")])
     merged = merge([Input(a), Input(b)], tmp_path)
     assert merged.frame[["path", "label", "split"]].values.tolist() == [
         ["2.jpg", "Sad", "train"],
         ["4.jpg", "Fear", "train"],
         ["b1.jpg", "Happy", "test"],
-        ["b3.jpg", "Angry", ""],
+        ["b3.jpg", "Angry", "train"],
     ]
     assert merged.repeated.values.tolist() == [
         ["b1.jpg", "1.jpg", "test", "train", str(b), str(a)],
         ["2.jpg", "2again.jpg", "train", "train", str(a), str(a)],
-        ["b3.jpg", "3.jpg", "", "train", str(b), str(a)],
+        ["b3.jpg", "3.jpg", "train", "train", str(b), str(a)],
     ]
     assert merged.leaked["dropped"].tolist() == ["1.jpg"]
 

@@ -88,6 +88,14 @@ def test_every_split_gets_a_group_even_if_one_is_as_large_as_all_others():
     assert set(split_rows(frame, SHARES, 0, "identity")) == set(SHARES)
 
 
+def test_large_groups_go_first_so_that_small_ones_even_out_what_is_left():
+    frame = faces(100)
+    frame["label"] = frame["source"] = "x"
+    frame["identity"] = [f"p{number}" for number in range(50)] + ["big"] * 50
+    splits = pd.Series(split_rows(frame, {"a": 0.5, "b": 0.5}, 0, "identity"))
+    assert splits.value_counts().to_dict() == {"a": 50, "b": 50}
+
+
 def test_groups_that_are_not_there_or_too_few_are_refused():
     with pytest.raises(ManifestError, match="no column person for --group; there are path, label, source, identity"):
         split_rows(faces(10), SHARES, 0, "person")
