@@ -32,6 +32,7 @@ format: $(READY)
 
 bench: $(READY)                ## the numbers in the README
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/manifest.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/triage.py
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ HEADERS = {
 SHOWN = 10  # offending rows named in a message
 _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)"  # absolute, or with an empty, `.` or `..` part: needs normalising
 UNLABELLED = -1
+_UNKNOWN = -2
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def read_benchmark(
     split: str | None = None,
     limit: int | None = None,
     verify_paths: bool = True,
+    on_refused: Callable[[ManifestError, int], object] | None = None,
 ) -> Benchmark:
     """Read the rows of a manifest that a split selects, and refuse what cannot be trusted.
 
@@ -107,6 +110,7 @@ def read_benchmark(
     split : keep the rows whose split is this text; None keeps all
     limit : keep the first so many of those; None keeps all
     verify_paths : list each folder once and check that every path is a file there that stays under `root`
+    on_refused : told what would be raised because of rows, and how many; those rows are left out then
 
     Raises
     ------
@@ -129,19 +133,38 @@ def read_benchmark(
             frame[name] = raw[name]
     frame = _select(frame, manifest, split, limit)
 
-    frame["path"] = _normalised_paths(frame["path"], root, manifest)
-    labels = _label_columns(frame["label"], classes, manifest)
+    def keep(frame, column, wrong, problem, remedy):
+        """Refuse the rows marked in `wrong`, or leave them out."""
+        try:
+            _refuse(wrong, frame[column], manifest, problem, remedy)
+        except ManifestError as error:
+            if on_refused is None:
+                raise
+            on_refused(error, int(np.count_nonzero(wrong)))
+            return frame[~np.asarray(wrong)].copy()
+        return frame
+
+    paths, outside = _normalise(frame["path"], root)
+    frame = keep(frame, "path", outside, *_outside(root))
+    frame["path"] = paths[~outside]
+    frame = keep(frame, "label", _label_columns(frame["label"], classes) == _UNKNOWN, *_unknown_label(classes))
+    labels = _label_columns(frame["label"], classes)
     names = np.array([*classes.names, ""], dtype=object)
     frame["label"] = pd.Series(names[labels], frame.index, dtype=frame["path"].dtype)
-    _refuse(frame["path"].duplicated(), frame["path"], manifest, "duplicate path", "keep one row for each image")
+    frame = keep(frame, "path", frame["path"].duplicated(), "duplicate path", "keep one row for each image")
     if verify_paths:
-        _check_files(frame["path"], root, manifest)
+        missing, leading_out = find_unusable(frame["path"], root)
+        is_missing = pd.Series(missing, frame.index)
+        remedy = "copy the files or give another --root"
+        frame = keep(frame, "path", leading_out, f"link that leads out of the root {root}", remedy)
+        remedy = "give the folder of the paths with --root"
+        frame = keep(frame, "path", is_missing[frame.index], f"file that is not under {root}", remedy)
     name = ":".join(part for part in (manifest.stem, split, f"first{limit}" if limit is not None else None) if part)
     return Benchmark(
         name,
         root,
         frame.reset_index(drop=True),
-        labels,
+        _label_columns(frame["label"], classes),
         classes,
         manifest.absolute(),
         sha256_of_file(manifest),
@@ -245,22 +268,21 @@ def _refuse(wrong: pd.Series | np.ndarray, values: pd.Series, manifest: Path, pr
 
 def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series:
     """Return paths relative to the root, without `.`, `..` and doubled slashes; refuse those that lead out."""
-    normalised, wrong = _normalise(paths, root)
-    _refuse(
-        wrong,
-        paths,
-        manifest,
-        f"path that is empty or leaves the root {root}",
-        "mend the paths or give another --root",
-    )
-    return normalised
+    fixed, outside = _normalise(paths, root)
+    _refuse(outside, paths, manifest, *_outside(root))
+    return fixed
+
+
+def _outside(root: Path) -> tuple[str, str]:
+    return f"path that is empty or leaves the root {root}", "mend the paths or give another --root"
 
 
 def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
-    """Return paths relative to the root, and (N,) bool which of them are empty or lead out of it."""
+    """Return (N,) paths without `.`, `..` and doubled slashes, and which of them lead out of the root, (N,) bool."""
     odd = paths.str.contains(_ODD_PATH, regex=True).to_numpy(bool)
+    wrong = odd.copy()
     if not odd.any():
-        return paths, odd
+        return paths, wrong
     paths = paths.copy()
     top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
     fixed, outside = [], []
@@ -270,30 +292,39 @@ def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
             path = path.removeprefix(top) if path.startswith(top) else path
         fixed.append(path)
         outside.append(path.startswith(("/", "../")) or path in (".", ".."))
-    wrong = odd.copy()
     wrong[odd] = outside
     paths[odd] = fixed
     return paths, wrong
 
 
-def _label_columns(labels: pd.Series, classes: ClassOrder, manifest: Path) -> np.ndarray:
-    """Return the (N,) class columns of label texts, -1 for empty ones; refuse unknown ones."""
-    codes, texts = pd.factorize(labels)
-    found = [UNLABELLED if text == "" else classes.index_of(text) for text in texts]
-    known = np.array([-2 if position is None else position for position in found], dtype=np.int64)[codes]
-    _refuse(
-        known == -2,
-        labels,
-        manifest,
+def _unknown_label(classes: ClassOrder) -> tuple[str, str]:
+    return (
         f"label that is not one of {', '.join(classes.names)}",
         "map it with --classes (a YAML file, name: [other words])",
     )
-    return known
 
 
-def _check_files(paths: pd.Series, root: Path, manifest: Path) -> None:
-    """Refuse paths without a file, and links that lead out of the root."""
-    missing, outside = find_unusable(paths, root)
-    remedy = "copy the files or give another --root"
-    _refuse(outside, paths, manifest, f"link that leads out of the root {root}", remedy)
-    _refuse(missing, paths, manifest, f"file that is not under {root}", "give the folder of the paths with --root")
+def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:
+    """Return the (N,) int64 class columns of label texts, -1 for empty ones, -2 for unknown ones."""
+    codes, texts = pd.factorize(labels)
+    found = [UNLABELLED if text == "" else classes.index_of(text) for text in texts]
+    return np.array([_UNKNOWN if position is None else position for position in found], dtype=np.int64)[codes]
+
+
+def read_labels(manifest: str | Path, split: str | None = None) -> list[str]:
+    """Return the different label texts of a manifest's rows, or of those of one split, as they are written.
+
+    Raises
+    ------
+    ManifestError
+        the file cannot be read as a CSV with a path column
+    """
+    manifest = Path(manifest)
+    raw = _read_csv(manifest)
+    columns = _find_columns(raw, manifest)
+    if "label" not in columns:
+        return []
+    labels = raw[columns["label"]].str.strip()
+    if split is not None and "split" in columns:
+        labels = labels[raw[columns["split"]].str.strip() == split]
+    return labels.unique().tolist()
