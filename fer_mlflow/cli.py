@@ -8,7 +8,7 @@ import click
 from fer_mlflow.errors import FerError, Interrupted
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
-COMMANDS = ("export", "evaluate", "calibrate", "inspect", "compare", "manifest", "train", "demo")
+COMMANDS = ("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "triage", "train", "demo")
 
 
 class LazyGroup(click.Group):

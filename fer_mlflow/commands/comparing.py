@@ -133,7 +133,7 @@ def _print_scores(table: pd.DataFrame) -> None:
     click.echo(f"\n  {'':<{width}}       A       B    B - A  95 % interval            p")
     for row in table.itertuples():
         mark = " *" if row.p_value < _LEVEL else ""
-        interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
+        interval = "none" if np.isnan(row.low) else f"[{row.low:+.4f}, {row.high:+.4f}]"
         click.echo(
             f"  {row.metric:<{width}}  {row.a:6.4f}  {row.b:6.4f}  {row.difference:+.4f}  {interval:<20}  "
             f"{_p_text(row.p_value):>7}{mark}"

@@ -18,7 +18,7 @@ _COLUMNS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")
 
 def inspect(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(options)
+    found = read_source(options, typed)
     warn_of_experiment(options["experiment"])
     name = options["name"] or f"inspect · {source_name(found)}"
     with open_run("inspect", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:

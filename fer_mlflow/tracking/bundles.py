@@ -11,9 +11,11 @@ from mlflow.entities import Run, ViewType
 
 from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.softlabels.bundle import FOLDER, HASHES, SoftLabels
-from fer_mlflow.softlabels.protocol import describe_ensemble
+from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble
+from fer_mlflow.tracking.run_description import describe_run
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import redact, tracking_errors
+from fer_mlflow.tracking.triage_tags import BAD, STATUS, is_by_person
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
@@ -29,8 +31,11 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     found = [check for check in bundle.report["checks"] if check["verdict"] == "warn" and check["kind"] != "protocol"]
     warned = [check["name"] for check in found]
     seen = set(bundle.report["in_sample"].values())
+    prefix = "fer.teacher_run/"
+    teacher_runs = {name.removeprefix(prefix): text for name, text in tags.items() if name.startswith(prefix)}
     run.set_tags(
         {
+            "mlflow.note.content": describe_run(bundle, teacher_runs, run.experiment_id),
             **tags,
             "fer.benchmark": benchmark["name"],
             "fer.selection_sha256": bundle.selection_sha256,
@@ -48,6 +53,7 @@ def derived_params(bundle: SoftLabels) -> dict[str, object]:
     They are the same for every kind of run, whatever options it was asked with, so that the UI compares them.
     """
     how = {f"ensemble/{name}": text for name, text in describe_ensemble(bundle).items() if name != "weights"}
+    calibration = bundle.report.get("calibration")
     shares = {f"w/{name}": share for name, share in bundle.report["ensemble"]["weights"].items()}
     return {
         "ensemble": bundle.report["name"],
@@ -55,14 +61,16 @@ def derived_params(bundle: SoftLabels) -> dict[str, object]:
         **shares,
         "benchmark": bundle.report["benchmark"]["name"],
         "rows": len(bundle),
+        "calibration": describe_calibration(calibration) if calibration else "none",
     }
 
 
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
     """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
 
-    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that triage
-    called bad are left out.
+    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that a person
+    called bad are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the
+    same, and a bundle is verified before it is used.
     """
     keys = list(config_keys)
     found: dict[str, list[Run]] = {key: [] for key in keys}
@@ -76,7 +84,9 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
         while True:
             page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
             for run in page:
-                if run.data.tags["fer.config_key"] in found and run.data.tags.get("triage.status") != "bad":
+                tags = run.data.tags
+                called_bad = tags.get(STATUS) == BAD and is_by_person(tags)
+                if tags["fer.config_key"] in found and not called_bad:
                     found[run.data.tags["fer.config_key"]].append(run)
             token = page.token
             if not token:
@@ -173,7 +183,10 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
     with tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary:
         with tracking_errors(f"downloading {FOLDER}/ of run {run.info.run_id}"):
             folder = Path(client.download_artifacts(run.info.run_id, FOLDER, dst_path=temporary))
-        bundle = SoftLabels.open(folder)
+        try:
+            bundle = SoftLabels.open(folder)
+        except BundleError as error:  # the folder is gone when the message is read
+            raise BundleError(str(error).replace(f"bundle {folder}", f"run {run.info.run_id}")) from error
     expected = run.data.tags.get("fer.bundle_sha256")
     if bundle.sha256 != expected:
         raise BundleError(f"run {run.info.run_id}: its bundle is not the one it is tagged with; export it again")
