@@ -8,7 +8,10 @@ import click
 from fer_mlflow.errors import FerError, Interrupted
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
-COMMANDS = ("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "triage", "train", "demo")
+COMMANDS = (
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("triage", "fetch", "verify", "train", "demo"),
+)
 
 
 class LazyGroup(click.Group):

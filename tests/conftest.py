@@ -200,3 +200,43 @@ def server(tmp_path, migrated_store):
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory, migrated_store):
+    """Give a running tracking server for tests that only add runs to it, under benchmarks of their own."""
+    running = Server(tmp_path_factory.mktemp("shared") / "server", migrated_store)
+    running.start()
+    yield running
+    running.stop()
+
+
+@dataclass
+class Place(Workplace):
+    """A workplace whose store is local or a server's, and where on this disk the store keeps artifacts."""
+
+    artifacts: Path
+
+    def stored(self, run_id: str) -> Path:
+        """Return the folder in which the store keeps a run's bundle."""
+        return self.artifacts / run_id / "artifacts" / "softlabels"
+
+
+@pytest.fixture(scope="module")
+def local_place(tmp_path_factory, migrated_store) -> Place:
+    """Return a workplace with a local store for a module's tests."""
+    own = new_workplace(tmp_path_factory.mktemp("local") / "workplace", migrated_store)
+    return Place(own.folder, own.uri, own.folder / "mlruns/0")
+
+
+@pytest.fixture(scope="module")
+def server_place(tmp_path_factory, shared_server) -> Place:
+    """Return a workplace whose store is a real `mlflow server`'s."""
+    folder = tmp_path_factory.mktemp("served")
+    return Place(folder, shared_server.uri, shared_server.folder / "artifacts/0")
+
+
+@pytest.fixture(scope="module", params=["local", "server"])
+def place(request) -> Place:
+    """Return a workplace for a module's tests, once with a local store and once with a server's."""
+    return request.getfixturevalue(f"{request.param}_place")

@@ -235,6 +235,8 @@ source_options = option_group(
     _options(*_COMPUTE),
 )
 
+local_rows_options = option_group(*(_if_given(*spec) for spec in _BENCHMARK if spec[0] != "verify-paths"))
+
 run_options = option_group(
     option("experiment", "", Text(), "MLflow experiment.  [default: MLflow's own choice]"),
     option("name", "", Text(), "Name of the run.  [default: says the configuration]"),

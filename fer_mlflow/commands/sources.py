@@ -23,8 +23,10 @@ from fer_mlflow.tracking.store import connect, is_joined
 
 _TEACHER_RUN = "fer.teacher_run/"
 # Options that say which rows are asked, how, and how answers are fused.
-_OF_ENSEMBLES = ("split", "limit", "verify_paths", "classes", "space", "dtype", "clahe", "clahe_clip", "clahe_tile")
-_OF_ENSEMBLES += ("precision",)
+_OF_ENSEMBLES = (
+    *("split", "limit", "verify_paths", "classes", "space", "dtype"),
+    *("clahe", "clahe_clip", "clahe_tile", "precision"),
+)
 
 
 @dataclass(frozen=True)

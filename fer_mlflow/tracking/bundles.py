@@ -9,9 +9,11 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from fer_mlflow.errors import BundleError, RunError
-from fer_mlflow.softlabels.bundle import FOLDER, HASHES, SoftLabels
+from fer_mlflow.errors import RunError
+from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble
+from fer_mlflow.softlabels.reading import HASHES
+from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle
 from fer_mlflow.tracking.run_description import describe_run
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import redact, tracking_errors
@@ -158,12 +160,7 @@ def read_bundle_of(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
     TrackingError
         the server cannot be reached
     """
-    tags = run.data.tags
-    if "fer.bundle_sha256" not in tags:
-        kind = tags.get("fer.kind", "foreign")
-        what = f"run {run.info.run_id} ({kind}, {run.info.status}) has no soft labels"
-        source = f"; they are in run {tags['fer.source_run']}" if "fer.source_run" in tags else ""
-        raise RunError(f"{what}{source or '; name an export or a teacher run'}")
+    bundle_digest(run)
     return fetch_bundle(client, run, cache)
 
 
@@ -180,14 +177,8 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
         the server cannot be reached
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary:
-        with tracking_errors(f"downloading {FOLDER}/ of run {run.info.run_id}"):
-            folder = Path(client.download_artifacts(run.info.run_id, FOLDER, dst_path=temporary))
-        try:
-            bundle = SoftLabels.open(folder)
-        except BundleError as error:  # the folder is gone when the message is read
-            raise BundleError(str(error).replace(f"bundle {folder}", f"run {run.info.run_id}")) from error
-    expected = run.data.tags.get("fer.bundle_sha256")
-    if bundle.sha256 != expected:
-        raise BundleError(f"run {run.info.run_id}: its bundle is not the one it is tagged with; export it again")
-    return bundle
+    with (
+        tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary,
+        downloaded_bundle(client, run, Path(temporary) / FOLDER) as bundle,
+    ):
+        return bundle

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from fer_mlflow.data.files import written_file
 from fer_mlflow.errors import BundleError
 from fer_mlflow.scoring.metrics import row_losses, score
-from fer_mlflow.softlabels.bundle import FILES, FOLDER, HASHES, METRICS
+from fer_mlflow.softlabels.bundle import FOLDER
+from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS
 from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.run_table import RunRecord
 from fer_mlflow.tracking.store import tracking_errors

@@ -7,6 +7,7 @@ import numpy as np
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.scoring.significance import (
     Interval,
     bootstrap_intervals,
@@ -22,7 +23,6 @@ from fer_mlflow.tracking.run_table import RunRecord, record_of
 from fer_mlflow.tracking.store import tracking_errors
 from fer_mlflow.tracking.triage_tags import GOOD
 
-LESS_IS_BETTER = ("nll", "brier", "ece")  # and what begins so
 SIGNIFICANT = 0.05
 _SEED = 0
 
@@ -72,11 +72,6 @@ class Board:
     rows: int
     metric: str
     entries: tuple[Entry, ...]
-
-
-def less_is_better(metric: str) -> bool:
-    """Return whether a lower value of a metric is the better one."""
-    return metric.startswith(LESS_IS_BETTER)
 
 
 def entry_of(run: RunRecord, status: str = GOOD) -> Entry:
@@ -141,7 +136,7 @@ def build_boards(
 
 
 def _rank_key(metric: str):
-    sign = 1 if less_is_better(metric) else -1
+    sign = 1 if is_lower_better(metric) else -1
     return lambda entry: (
         sign * entry.metrics[metric],
         entry.ensemble.count(","),

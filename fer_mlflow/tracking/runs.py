@@ -208,6 +208,20 @@ def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]
 
 
 @contextmanager
+def joined_run(kind: str, name: str) -> Iterator[TrackedRun | None]:
+    """Join the run that `mlflow run` opened; give None elsewhere, for a command that leaves the store as it is.
+
+    Signals leave the block as `Interrupted` either way, so that it can put away what is unfinished.
+    """
+    if is_joined():
+        with open_run(kind, name) as run:
+            yield run
+    else:
+        with _signals_raise():
+            yield None
+
+
+@contextmanager
 def _signals_raise() -> Iterator[None]:
     """Make SIGINT, SIGTERM and SIGHUP raise Interrupted in a block; a second one stops the process at once."""
     if threading.current_thread() is not threading.main_thread():

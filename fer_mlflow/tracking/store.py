@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -47,13 +48,15 @@ def tracking_errors(doing: str) -> Iterator[None]:
     """
     is_main = threading.current_thread() is threading.main_thread()
     HELD.depth += is_main
+    began = time.monotonic()
     try:
         yield
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         reason = " ".join(str(error).split())[:500]
-        raise TrackingError(
-            redact(f"tracking server {mlflow.get_tracking_uri()}: {doing} failed ({reason})")
-        ) from error
+        uri = mlflow.get_tracking_uri()
+        # How long MLflow tries is up to MLFLOW_HTTP_REQUEST_MAX_RETRIES and _TIMEOUT: minutes, by default.
+        tried = f"; tried for {time.monotonic() - began:.0f} s" if uri.startswith(("http://", "https://")) else ""
+        raise TrackingError(redact(f"tracking server {uri}: {doing} failed ({reason}{tried})")) from error
     finally:
         HELD.depth -= is_main
         if is_main and not HELD.depth and HELD.pending is not None:

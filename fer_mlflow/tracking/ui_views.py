@@ -10,6 +10,7 @@ from collections.abc import Callable
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import TrackingError
+from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.tracking.store import tracking_errors
 
 VIEW = "leaderboard"
@@ -53,7 +54,7 @@ def _view(metric: str) -> str:
         {
             "searchFilter": "tags.`triage.status` = 'good' AND tags.`fer.bundle_sha256` LIKE '%'",
             "orderByKey": order,
-            "orderByAsc": metric.startswith(("nll", "brier", "ece")),
+            "orderByAsc": is_lower_better(metric),
             "startTime": "ALL",
             "lifecycleFilter": "Active",
             "datasetsFilter": [],

@@ -103,3 +103,13 @@ def test_an_ensemble_is_evaluated_calibrated_and_compared_on_real_faces(workplac
     assert run.data.metrics["p_value/macro_f1"] > 0.8
     not_shared = workplace.run("compare", test, val, status=3)
     assert "not comparable because the benchmarks share 0 labelled images; 30 are needed" in not_shared.stdout
+
+
+def test_real_soft_labels_are_fetched_and_their_teachers_say_the_same_again(workplace, export, real_data):
+    export("RN18=0.4,L0=0.4,CNXT=0.2", "--limit", "60", "--clahe", "true")
+    rows = ["--manifest", real_data / "faces/manifest.csv", "--split", "test", "--limit", "60"]
+    best = ["--best", "accuracy", "--benchmark", "manifest:test:first60", "--where", "params.weights LIKE '%,%'"]
+    workplace.run("fetch", *best, *rows, "--check-images", "true", "--out", "fetched")
+    teachers = ["--teachers", real_data / "teachers/teachers.yaml"]
+    result = workplace.run("verify", "fetched", *rows, "--recompute", "20", *teachers)
+    assert "logits again                 20 rows asked again" in result.stdout
