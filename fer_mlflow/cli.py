@@ -9,8 +9,8 @@ from fer_mlflow.errors import FerError, Interrupted
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
-    *("export", "evaluate", "calibrate", "inspect", "compare"),
-    *("triage", "fetch", "verify", "manifest", "train", "demo"),
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("triage", "fetch", "verify", "train", "demo"),
 )
 
 

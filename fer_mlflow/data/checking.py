@@ -106,7 +106,7 @@ def check_manifest(
         *_image_findings(frame, examined, decode),
         *_clashes(frame["path"]),
         *_repeated(frame, examined),
-        *([] if near is None else _near(frame, examined, near)),
+        *([] if near is None else _near(frame, examined, near, steps)),
         *_support_findings(supports),
         *_gaps(frame),
     ]
@@ -155,7 +155,7 @@ def _repeated(frame: pd.DataFrame, examined: Examined) -> Iterable[Finding]:
     yield from _by_kind(frame, groups, WARNING, "an image", "same bytes")
 
 
-def _near(frame: pd.DataFrame, examined: Examined, distance: int) -> Iterable[Finding]:
+def _near(frame: pd.DataFrame, examined: Examined, distance: int, steps: Steps) -> Iterable[Finding]:
     """Find images that look alike and are not the same file.
 
     Of images with the same hash, split and label one stands for all: many equal frames make no more pairs.
@@ -165,7 +165,7 @@ def _near(frame: pd.DataFrame, examined: Examined, distance: int) -> Iterable[Fi
     stand_in = keys[usable].drop_duplicates().index.to_numpy()
     first = keys[usable].groupby(["look", "split", "label"], sort=False).ngroup()
     members = pd.Series(first.index.to_numpy(), first.to_numpy())
-    pairs = [tuple(stand_in[pair]) for pair in near_pairs(examined.looks[stand_in], distance)]
+    pairs = [tuple(stand_in[pair]) for pair in near_pairs(examined.looks[stand_in], distance, steps)]
     firsts = stand_in[members.index.to_numpy()]
     pairs += [(a, b) for a, b in zip(firsts, members, strict=True) if a != b]
     groups = [[int(a), int(b)] for a, b in pairs if examined.sha256[a] != examined.sha256[b]]

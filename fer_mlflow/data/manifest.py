@@ -1,6 +1,5 @@
 """A manifest: a CSV of labelled image paths, and the benchmark that a split of it makes."""
 
-import csv
 import hashlib
 import json
 import os
@@ -14,17 +13,11 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.columns import HEADERS, find_columns, read_csv
 from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.data.paths import find_unusable
 from fer_mlflow.errors import ManifestError
 
-# The header names that are understood for each column; where several are there, the first one counts.
-HEADERS = {
-    "path": ("path", "image", "image_path", "filepath", "file"),
-    "label": ("label", "class", "emotion", "expression"),
-    "split": ("split", "subset", "usage"),
-    "source": ("source", "dataset", "domain"),
-}
 SHOWN = 10  # offending rows named in a message
 _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)"  # absolute, or with an empty, `.` or `..` part: needs normalising
 UNLABELLED = -1
@@ -119,8 +112,8 @@ def read_benchmark(
         paths that leave the root, duplicate paths or no file: the first ten such rows and their count
     """
     manifest = Path(manifest)
-    raw = _read_csv(manifest)
-    columns = _find_columns(raw, manifest)
+    raw = read_csv(manifest)
+    columns = find_columns(raw, manifest)
     root = Path(root) if root else manifest.parent
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder; give the folder that the manifest's paths start from with --root")
@@ -184,10 +177,10 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
         the manifest cannot be read, has no such column or path, or several values for one
     """
     manifest = Path(manifest)
-    raw = _read_csv(manifest)
+    raw = read_csv(manifest)
     if name not in raw:
         raise ManifestError(f"manifest {manifest}: no column {name}; there are {', '.join(map(str, raw.columns))}")
-    own, _ = _normalise(raw[_find_columns(raw, manifest)["path"]], root)
+    own, _ = _normalise(raw[find_columns(raw, manifest)["path"]], root)
     there = pd.DataFrame({"path": own, "value": raw[name]})[own.isin(paths)].drop_duplicates()
     if (again := there["path"].duplicated()).any():
         path = there["path"][again].iloc[0]
@@ -196,50 +189,6 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
     if (where < 0).any():
         raise ManifestError(f'manifest {manifest}: no row has the path "{paths.iloc[int(np.argmin(where))]}"')
     return there["value"].to_numpy(object)[where]
-
-
-def _read_csv(manifest: Path) -> pd.DataFrame:
-    """Read all columns as text; what pandas or the disk object to becomes one line."""
-    try:
-        raw = pd.read_csv(manifest, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise ManifestError(f"manifest {manifest}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"manifest {manifest}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ManifestError(f"manifest {manifest}: not a CSV with a header line ({reason})") from error
-    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes surplus values for an index
-        raise ManifestError(
-            f"manifest {manifest}: rows have more values than the {raw.shape[1]} of the header; quote commas"
-        )
-    with manifest.open(encoding="utf-8-sig", newline="") as file:  # pandas fills short rows with empty values
-        lengths = np.fromiter((len(row) for row in csv.reader(file) if row), np.int64)
-    if (lengths < raw.shape[1]).any():
-        first = int(np.argmax(lengths < raw.shape[1])) - 1
-        raise ManifestError(
-            f"manifest {manifest} row {first + 1}: fewer values than the header's {raw.shape[1]}; complete the row"
-        )
-    return raw
-
-
-def _find_columns(raw: pd.DataFrame, manifest: Path) -> dict[str, str]:
-    """Return which column of the file plays which part."""
-    folded = {}
-    for name in reversed(raw.columns):
-        folded[str(name).strip().casefold()] = name
-    columns = {}
-    for part, known in HEADERS.items():
-        for name in known:
-            if name in folded:
-                columns[part] = folded[name]
-                break
-    if "path" not in columns:
-        raise ManifestError(
-            f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "
-            f"one of them must be named {' or '.join(HEADERS['path'])}"
-        )
-    return columns
 
 
 def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int | None) -> pd.DataFrame:
@@ -264,13 +213,6 @@ def _refuse(wrong: pd.Series | np.ndarray, values: pd.Series, manifest: Path, pr
     shown = ", ".join(f'row {values.index[position] + 1} "{values.iloc[position]}"' for position in positions[:SHOWN])
     more = f" and {len(positions) - SHOWN:,} more" if len(positions) > SHOWN else ""
     raise ManifestError(f"manifest {manifest}: {len(positions):,} x {problem}: {shown}{more}; {remedy}")
-
-
-def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series:
-    """Return paths relative to the root, without `.`, `..` and doubled slashes; refuse those that lead out."""
-    fixed, outside = _normalise(paths, root)
-    _refuse(outside, paths, manifest, *_outside(root))
-    return fixed
 
 
 def _outside(root: Path) -> tuple[str, str]:
@@ -320,8 +262,8 @@ def read_labels(manifest: str | Path, split: str | None = None) -> list[str]:
         the file cannot be read as a CSV with a path column
     """
     manifest = Path(manifest)
-    raw = _read_csv(manifest)
-    columns = _find_columns(raw, manifest)
+    raw = read_csv(manifest)
+    columns = find_columns(raw, manifest)
     if "label" not in columns:
         return []
     labels = raw[columns["label"]].str.strip()

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from fer_mlflow.data.steps import Steps, counted, unwatched
+
 BITS = 64
 _MOST_PAIRS = 1 << 22  # candidate pairs that are compared at a time
 
 
-def near_pairs(looks: np.ndarray, distance: int, is_wanted: np.ndarray | None = None) -> np.ndarray:
+def near_pairs(looks: np.ndarray, distance: int, steps: Steps = unwatched) -> np.ndarray:
     """Return the pairs of hashes that differ in at most `distance` bits, (P, 2) int64 rows a < b, sorted.
 
     Two hashes that differ in d bits agree in at least one of d + 1 groups of bits, so only hashes with an equal
@@ -16,16 +18,14 @@ def near_pairs(looks: np.ndarray, distance: int, is_wanted: np.ndarray | None = 
     ----------
     looks : (N,) uint64
     distance : 0 to 15
-    is_wanted : (N,) bool, rows that may be in a pair; None means all
     """
-    rows = np.arange(len(looks)) if is_wanted is None else np.flatnonzero(is_wanted)
     groups = np.array_split(np.arange(BITS, dtype=np.uint64), distance + 1)
     found: list[np.ndarray] = []
-    for group in groups:
+    for group in counted(groups, "comparing looks", len(groups), steps):
         mask = np.bitwise_or.reduce(np.left_shift(np.uint64(1), group))
-        keys = looks[rows] & mask
+        keys = looks & mask
         order = np.argsort(keys, kind="stable")
-        keys, members = keys[order], rows[order]
+        keys, members = keys[order], order
         starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, np.int64)
         ends = np.r_[starts[1:], len(keys)]
         found += _pairs_within(looks, members, ends, distance)

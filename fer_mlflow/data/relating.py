@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.manifest import HEADERS, Benchmark
+from fer_mlflow.data.columns import HEADERS
+from fer_mlflow.data.manifest import Benchmark
 
 SAME, PERMUTED, SUBSET, SUPERSET, DIFFERENT = "same", "permuted", "subset", "superset", "different"
 _SHOWN = 5

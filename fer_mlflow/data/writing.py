@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fer_mlflow.data.columns import HEADERS
 from fer_mlflow.data.files import written_file
-from fer_mlflow.data.manifest import HEADERS
 from fer_mlflow.errors import ManifestError
 
 
