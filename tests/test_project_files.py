@@ -81,13 +81,15 @@ def test_the_command_passes_every_parameter_unquoted(name):
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_readme_has_every_command_and_option(name):
-    readme = (PROJECT / "README.md").read_text()
-    assert f"\n### {name.split()[0]}\n" in readme
+def test_the_docs_have_every_command_and_option(name):
+    readme, reference = ((PROJECT / path).read_text() for path in ("README.md", "docs/commands.md"))
+    command = name.split()[0]
+    assert f"[`{command}`](docs/commands.md#{command})" in readme
+    assert f"\n## {command}\n" in reference
     options = [p.opts[0] for p in COMMAND[name].params if isinstance(p, click.Option)]
     arguments = [p.metavar or p.name.upper() for p in COMMAND[name].params if isinstance(p, click.Argument)]
-    assert not [option for option in options if f"`{option}`" not in readme]
-    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in readme or not arguments
+    assert not [option for option in options if f"`{option}`" not in reference]
+    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in reference or not arguments
 
 
 def test_mlflow_keeps_no_file_store_here():
