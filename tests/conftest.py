@@ -173,6 +173,8 @@ class Server:
             [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
             + [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
             + [f"--artifacts-destination={self.folder}/artifacts"],
+            # Its runners of background jobs are eight processes that nobody here asks anything of.
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -240,3 +242,11 @@ def server_place(tmp_path_factory, shared_server) -> Place:
 def place(request) -> Place:
     """Return a workplace for a module's tests, once with a local store and once with a server's."""
     return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture(scope="module")
+def coarse_figures():
+    """Draw figures with a ninth of their pixels, whose compression takes a third of a command's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fer_mlflow.scoring.figures.style.DPI", 50)
+        yield

@@ -26,9 +26,10 @@ from fer_mlflow.tracking.bundles import read_run
 from fer_mlflow.tracking.evidence import Evidence, EvidenceStore
 from fer_mlflow.tracking.judgement import Judgement, changes, judge, wanted_tags
 from fer_mlflow.tracking.leaderboard import Board, across, build_boards, difference_p_value, with_significance
-from fer_mlflow.tracking.rules import BUNDLED_KINDS, RULES, Surroundings, survey
+from fer_mlflow.tracking.rules import RULES, Surroundings, survey
 from fer_mlflow.tracking.run_table import RunRecord, RunTable, record_of
 from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.tracking.searching import BUNDLED_KINDS
 from fer_mlflow.tracking.store import connect, run_address, ui_address
 from fer_mlflow.tracking.tagging import write_tags
 from fer_mlflow.tracking.triage_tags import (

@@ -16,7 +16,8 @@ from fer_mlflow.softlabels.reading import HASHES
 from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle
 from fer_mlflow.tracking.run_description import describe_run
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.tracking.store import redact, tracking_errors
+from fer_mlflow.tracking.searching import search_runs
+from fer_mlflow.tracking.store import redact
 from fer_mlflow.tracking.triage_tags import BAD, STATUS, is_by_person
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
@@ -80,40 +81,19 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
     condition = (
         f"tags.`fer.kind` = '{kind}' AND tags.`fer.config_key` LIKE '{prefix}.%' AND attributes.status = 'FINISHED'"
     )
-    with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        token = None
-        while True:
-            page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
-            for run in page:
-                tags = run.data.tags
-                called_bad = tags.get(STATUS) == BAD and is_by_person(tags)
-                if tags["fer.config_key"] in found and not called_bad:
-                    found[run.data.tags["fer.config_key"]].append(run)
-            token = page.token
-            if not token:
-                return found
+    for run in search_runs(client, condition):
+        tags = run.data.tags
+        called_bad = tags.get(STATUS) == BAD and is_by_person(tags)
+        if tags["fer.config_key"] in found and not called_bad:
+            found[tags["fer.config_key"]].append(run)
+    return found
 
 
 def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> list[Run]:
     """Return the finished runs of a kind that have these params, newest first."""
     conditions = [f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"]
     conditions += [f"params.`{name}` = '{text}'" for name, text in params.items()]
-    with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        order = ["attributes.start_time DESC"]
-        return list(client.search_runs(experiments, " AND ".join(conditions), order_by=order, max_results=10))
-
-
-def all_experiments(client: MlflowClient):
-    """Yield every active experiment, page by page."""
-    token = None
-    while True:
-        page = client.search_experiments(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return search_runs(client, " AND ".join(conditions))
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
@@ -130,16 +110,13 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
         raise RunError(
             f"run {run_id!r}: a run id is 4 to 32 digits of 0-9a-f; copy it from a command's output or the UI"
         )
-    with tracking_errors(f"looking for run {run_id}"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        condition = f"attributes.run_id LIKE '{run_id}%'"
-        found = list(client.search_runs(experiments, condition, run_view_type=ViewType.ALL, max_results=10))
+    found = search_runs(client, f"attributes.run_id LIKE '{run_id}%'", view=ViewType.ALL)
     if not found:
         raise RunError(
             f"run {run_id}: {redact(mlflow.get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI"
         )
     if len(found) > 1:
-        others = ", ".join(run.info.run_id for run in found)
+        others = ", ".join(run.info.run_id for run in found[:10])
         raise RunError(f"run {run_id}: several runs begin so ({others}); give more digits")
     if found[0].info.lifecycle_stage == "deleted":
         raise RunError(

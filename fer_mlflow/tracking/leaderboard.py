@@ -15,12 +15,10 @@ from fer_mlflow.scoring.significance import (
     paired_differences,
     paired_mean_difference,
 )
-from fer_mlflow.tracking.bundles import all_experiments
 from fer_mlflow.tracking.evidence import Evidence
 from fer_mlflow.tracking.judgement import Judgement
-from fer_mlflow.tracking.rules import BUNDLED_KINDS
 from fer_mlflow.tracking.run_table import RunRecord, record_of
-from fer_mlflow.tracking.store import tracking_errors
+from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
 from fer_mlflow.tracking.triage_tags import GOOD
 
 SIGNIFICANT = 0.05
@@ -234,16 +232,8 @@ def read_leaderboard(client: MlflowClient, selection_sha256: str, metric: str = 
     """
     found: dict[str, RunRecord] = {}
     condition = f"tags.`fer.selection_sha256` = '{selection_sha256}' AND attributes.status = 'FINISHED'"
-    with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        token = None
-        while True:
-            page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
-            for run in map(record_of, page):
-                is_ranked = run.kind in BUNDLED_KINDS and run.tags.get("triage.status") != "bad"
-                if is_ranked and metric in run.metrics:
-                    found.setdefault(run.tags["fer.config_key"], run)
-            token = page.token
-            if not token:
-                break
+    for run in map(record_of, search_runs(client, condition)):
+        is_ranked = run.kind in BUNDLED_KINDS and run.tags.get("triage.status") != "bad"
+        if is_ranked and metric in run.metrics:
+            found.setdefault(run.tags["fer.config_key"], run)
     return sorted(map(entry_of, found.values()), key=_rank_key(metric))

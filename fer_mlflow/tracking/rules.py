@@ -10,9 +10,9 @@ import numpy as np
 
 from fer_mlflow.tracking.evidence import Evidence
 from fer_mlflow.tracking.run_table import RunRecord, is_finite
+from fer_mlflow.tracking.searching import BUNDLED_KINDS
 from fer_mlflow.tracking.triage_tags import BAD, WARN
 
-BUNDLED_KINDS = ("export", "teacher")  # kinds that have soft labels, and stand in leaderboards
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
 

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from fer_mlflow.data.files import written_file
-from fer_mlflow.tracking.bundles import all_experiments
+from fer_mlflow.tracking.searching import all_experiments, search_runs
 from fer_mlflow.tracking.store import redact, tracking_errors
 
 _FORMAT = 1
@@ -197,13 +197,7 @@ class RunTable:
         return True
 
     def _search(self, experiments: list[str], condition: str, view: int = ViewType.ACTIVE_ONLY) -> Iterator[RunRecord]:
-        token = None
-        while True:
-            page = self.client.search_runs(experiments, condition, view, max_results=1000, page_token=token)
-            yield from (record_of(run) for run in page)
-            token = page.token
-            if not token:
-                return
+        return map(record_of, search_runs(self.client, condition, experiments=experiments, view=view))
 
 
 def _is_marked(run: RunRecord) -> bool:

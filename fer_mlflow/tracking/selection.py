@@ -14,10 +14,10 @@ from mlflow.exceptions import MlflowException
 from fer_mlflow.errors import ContractError, RunError, TrackingError
 from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.softlabels.bundle import FOLDER
-from fer_mlflow.tracking.bundles import all_experiments, read_run
-from fer_mlflow.tracking.store import redact, tracking_errors
+from fer_mlflow.tracking.bundles import read_run
+from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
+from fer_mlflow.tracking.store import redact
 
-KINDS = ("export", "teacher")  # of runs that have soft labels
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
 _SHOWN = 10
@@ -193,16 +193,8 @@ def _search_where(client: MlflowClient, where: str) -> list[Run]:
 def _search(client: MlflowClient, condition: str = "") -> list[Run]:
     """Return the finished runs of every experiment that have a bundle and fulfil a condition."""
     found: list[Run] = []
-    with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        for kind in KINDS:  # MLflow's filters have no OR
-            own = f"tags.`fer.kind` = '{kind}' AND attributes.status = 'FINISHED'"
-            token = None
-            while True:
-                page = client.search_runs(experiments, f"{own} AND {condition}" if condition else own, page_token=token)
-                tagged = (run for run in page if {"fer.bundle_sha256", "fer.selection_sha256"} <= set(run.data.tags))
-                found.extend(tagged)
-                token = page.token
-                if not token:
-                    break
+    for kind in BUNDLED_KINDS:  # MLflow's filters have no OR
+        own = f"tags.`fer.kind` = '{kind}' AND attributes.status = 'FINISHED'"
+        runs = search_runs(client, f"{own} AND {condition}" if condition else own)
+        found += [run for run in runs if {"fer.bundle_sha256", "fer.selection_sha256"} <= set(run.data.tags)]
     return found

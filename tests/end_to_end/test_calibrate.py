@@ -22,6 +22,7 @@ from toys import (
 
 from fer_mlflow.scoring.calibration.folds import stratified_folds
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
 TEACHERS = ("A", "B")
 WEIGHTS = {"A": 0.25, "B": 0.75}
 KNOWN = 290  # rows with a label; ten have none

@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.special import log_softmax
 from toys import CLASSES, artifact, count_runs, draw_logits, error_line, expected_metrics, publish, write_bundle
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
 ROWS = 180
 METRICS = ["accuracy", "macro_f1", "nll", *(f"f1/{name}" for name in CLASSES)]
 

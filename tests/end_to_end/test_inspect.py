@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from scipy.special import softmax
 from toys import CLASSES, artifact, count_runs, draw_logits, error_line, publish, write_bundle
 
+pytestmark = pytest.mark.usefixtures("coarse_figures")
 STANDARD = (1, 2, 3, 4, 5, 6, 8)
 
 
