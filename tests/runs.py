@@ -43,6 +43,7 @@ def evidence_of(labels, predictions, classes=CLASSES, **more) -> Evidence:
         "metrics": score(logits, labels).named(classes),
         "labels": labels.astype(np.int16),
         "predictions": predictions.astype(np.int16),
+        "selection": SELECTION,
         "losses": row_losses(logits, labels).astype(np.float32),
     }
     return Evidence(**own | more)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 
 from fer_mlflow.tracking.judgement import Judgement
-from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry
+from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry, one_line
 from fer_mlflow.tracking.run_table import RunRecord
 from fer_mlflow.tracking.triage_tags import BAD
 
 LEVEL_MARK = "≈"
 _LEGEND = f"{LEVEL_MARK}  not told apart from the first: paired test, p at least 0.05 after Holm's adjustment"
 _SCORES = ("macro_f1", "accuracy", "ece", "nll")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would take such a cell for a formula
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet would take such a cell for a formula
 
 
 def _columns(metric: str, classes: Sequence[str]) -> list[str]:
@@ -174,11 +174,16 @@ def bad_runs_csv(runs: Sequence[RunRecord], judgements: Mapping[str, Judgement])
 
 def _csv(rows: Sequence[Sequence]) -> str:
     text = io.StringIO()
-    safe = (
-        [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row] for row in rows
-    )
-    csv.writer(text, lineterminator="\n").writerows(safe)
+    csv.writer(text, lineterminator="\n").writerows([_safe(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _safe(cell):
+    """Return a cell of one line that no spreadsheet takes for a formula."""
+    if not isinstance(cell, str):
+        return cell
+    cell = one_line(cell)
+    return f"'{cell}" if cell.lstrip().startswith(_FORMULA) else cell
 
 
 def board_page(

@@ -21,16 +21,16 @@ from fer_mlflow.commands.board_views import (
 from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.data.files import cache_folder
-from fer_mlflow.errors import ContractError, RunError
+from fer_mlflow.errors import ContractError, RunError, TrackingError
 from fer_mlflow.tracking.bundles import read_run
 from fer_mlflow.tracking.evidence import Evidence, EvidenceStore
 from fer_mlflow.tracking.judgement import Judgement, changes, judge, wanted_tags
-from fer_mlflow.tracking.leaderboard import Board, across, build_boards, difference_p_value, with_significance
-from fer_mlflow.tracking.rules import RULES, Surroundings, survey
+from fer_mlflow.tracking.leaderboard import Board, across, build_boards, difference_p_value, one_line, with_significance
+from fer_mlflow.tracking.rules import RULES, Surroundings, last_alive_ms, survey
 from fer_mlflow.tracking.run_table import RunRecord, RunTable, record_of
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.searching import BUNDLED_KINDS
-from fer_mlflow.tracking.store import connect, run_address, ui_address
+from fer_mlflow.tracking.store import connect, run_address, tracking_errors, ui_address
 from fer_mlflow.tracking.tagging import write_tags
 from fer_mlflow.tracking.triage_tags import (
     BAD,
@@ -65,9 +65,9 @@ def triage(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         _clear(client, table, runs, options["dry_run"])
         return
     warn_of_experiment(options["experiment"])
+    _check_benchmark(options["benchmark"], runs)
     store = EvidenceStore(client, cache)
     judgements, around = _judge(runs, store, options)
-    _check_benchmark(options["benchmark"], runs)
     boards = build_boards(runs, judgements, options["metric"], _STATUSES if options["even_bad"] else (GOOD,))
     wanted = _wanted_tags(runs, judgements, boards, around)
     if options["reap"]:
@@ -78,8 +78,8 @@ def triage(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         _print_changes(runs, changed)
     else:
         _write(client, table, runs, changed)
-    shown = [_tested(_cut(board, options["top"]), runs, store, options["deep"]) for board in boards]
-    shown = [board for board in shown if _is_of(board.selection, board.benchmark, options["benchmark"])]
+    shown = [board for board in boards if _is_of(board.selection, board.benchmark, options["benchmark"])]
+    shown = [_tested(_cut(board, options["top"]), runs, store, options["deep"]) for board in shown]
     rows = across(boards) if options["across"] else []
     view = None
     if not options["dry_run"]:
@@ -107,7 +107,8 @@ def _check_benchmark(asked: str | None, runs: Sequence[RunRecord]) -> None:
 
 def _is_of(selection: str, name: str, asked: str | None) -> bool:
     """Return whether a benchmark is the one that was asked for: its name, or 6 or more first digits of its digest."""
-    return not asked or name.partition(" (")[0] == asked or (len(asked) >= 6 and selection.startswith(asked))
+    names = (name, name.removesuffix(f" ({selection[:8]})"))  # boards of one name are told apart by their digest
+    return not asked or asked in names or (len(asked) >= 6 and selection.startswith(asked))
 
 
 def _overrule(client, options: Mapping[str, Any]) -> None:
@@ -139,12 +140,16 @@ def _judge(runs: Sequence[RunRecord], store: EvidenceStore, options) -> tuple[di
     """Gather evidence where it is asked for, and judge every run."""
     bundled = [run for run in runs if run.kind in BUNDLED_KINDS and run.status == "FINISHED"]
     evidence = {run.run_id: found for run in bundled if (found := store.kept(run)) is not None}
+    # A run that was never judged is held against the others of its benchmark, so what those say has to be known, too.
+    new = {run.selection for run in bundled if STATUS not in run.tags}
     asked = [
         run
         for run in bundled
         if "fer.bundle_sha256" in run.tags
-        and (options["deep"] == "true" or (options["deep"] == "auto" and STATUS not in run.tags))
-        and (options["deep"] == "true" or run.run_id not in evidence)
+        and (
+            options["deep"] == "true"
+            or (options["deep"] == "auto" and run.selection in new and run.run_id not in evidence)
+        )
     ]
     for run in tqdm(asked, desc="reading bundles", unit=" runs", disable=not sys.stderr.isatty()):
         evidence[run.run_id] = store.gather(run)
@@ -174,12 +179,8 @@ def _worse_than_teacher(bundled: Sequence[RunRecord], evidence: Mapping[str, Evi
 
 def _wanted_tags(runs, judgements, boards: Sequence[Board], around: Surroundings) -> dict[str, dict]:
     """Return run id -> triage's tags as they should be."""
-    ranks = {
-        entry.run_id: rank
-        for board in boards
-        for rank, entry in enumerate(board.entries[:RANKS], start=1)
-        if judgements[entry.run_id].status == GOOD
-    }
+    good = ([entry.run_id for entry in board.entries if entry.status == GOOD] for board in boards)
+    ranks = {run_id: rank for ids in good for rank, run_id in enumerate(ids[:RANKS], start=1)}
     wanted: dict[str, dict] = {}
     for run in runs:
         if run.kind == "triage" and judgements[run.run_id].status == GOOD:
@@ -193,22 +194,37 @@ def _wanted_tags(runs, judgements, boards: Sequence[Board], around: Surroundings
 
 def _reap(client, table: RunTable, runs, judgements, dry_run: bool) -> list[RunRecord]:
     """End dead runs as KILLED."""
-    ended = []
+    after = []
     for run in runs:
-        dead = any(reason.startswith("stale: ") for reason in judgements[run.run_id].reasons)
-        if dead and run.status in ("RUNNING", "SCHEDULED"):
-            click.echo(f"{'would end' if dry_run else 'ended'} dead run {run.run_id} ({run.name}) as KILLED")
+        verdict = judgements[run.run_id]
+        is_stale = not verdict.by_person and any(reason.startswith("stale: ") for reason in verdict.reasons)
+        if is_stale and run.status in ("RUNNING", "SCHEDULED"):
             if not dry_run:
-                client.set_terminated(run.run_id, "KILLED")
-                run = record_of(client.get_run(run.run_id))
+                with tracking_errors(f"ending run {run.run_id}"):
+                    run = _ended_if_dead(client, run)
                 table.put(run)
-        ended.append(run)
-    return ended
+            if dry_run or run.status == "KILLED":
+                click.echo(
+                    f"{'would end' if dry_run else 'ended'} dead run {run.run_id} ({one_line(run.name)}) as KILLED"
+                )
+        after.append(run)
+    return after
+
+
+def _ended_if_dead(client, run: RunRecord) -> RunRecord:
+    """End a run as KILLED unless it gave a sign of life since it was read, which may be a while; return it as it is."""
+    now = record_of(client.get_run(run.run_id))
+    if now.status != run.status or last_alive_ms(now) != last_alive_ms(run):
+        return now
+    client.set_terminated(run.run_id, "KILLED")
+    return record_of(client.get_run(run.run_id))
 
 
 def _write(client, table: RunTable, runs: Sequence[RunRecord], changed: Mapping[str, Mapping[str, str | None]]) -> None:
     """Write the tags that changed, and remember that they are written."""
     by_id = {run.run_id: run for run in runs}
+    if changed:
+        table.mark_changed()  # before, too: others are to look even where this process is killed in the middle
     with tqdm(total=len(changed), desc="tagging", unit=" runs", disable=not sys.stderr.isatty()) as bar:
 
         def remember(run_id: str) -> None:
@@ -218,10 +234,12 @@ def _write(client, table: RunTable, runs: Sequence[RunRecord], changed: Mapping[
 
         try:
             write_tags(client, changed, on_written=remember)
-        finally:
-            if changed:
-                table.mark_changed()
-            table.save()
+        except TrackingError:
+            table.forget()  # it may know of runs that are gone for good (`mlflow gc`)
+            raise
+    if changed:
+        table.mark_changed()
+    table.save()
 
 
 def _cut(board: Board, top: int | None) -> Board:
@@ -246,7 +264,7 @@ def _print_changes(runs, changed) -> None:
     by_id = {run.run_id: run for run in runs}
     for run_id, tags in changed.items():
         said = ", ".join(f"{name.removeprefix('triage.')} {text or 'removed'}" for name, text in tags.items())
-        click.echo(f"would tag {run_id[:8]} {by_id[run_id].name}: {said}")
+        click.echo(one_line(f"would tag {run_id[:8]} {by_id[run_id].name}: {said}"))
 
 
 def _log(client, runs, judgements, shown, boards, rows, options, typed) -> str:
@@ -268,7 +286,8 @@ def _log(client, runs, judgements, shown, boards, rows, options, typed) -> str:
         for experiment in experiments:
             own = {each.run_id for each in runs if each.experiment_id == experiment}
             mine = [board for board in shown if any(entry.run_id in own for entry in board.entries)]
-            furnish_experiment(client, experiment, board_markdown(mine, [], []), options["metric"], warn)
+            note = None if options["benchmark"] else board_markdown(mine, [], [])  # a part would replace the whole
+            furnish_experiment(client, experiment, note, options["metric"], warn)
     return ui_address(run.experiment_id, "leaderboard")
 
 

@@ -1,5 +1,6 @@
 """What a run's bundle says, downloaded once: whether it verifies, and per row what is needed to compare runs."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,15 +10,16 @@ import numpy as np
 from mlflow import MlflowClient
 
 from fer_mlflow.data.files import written_file
-from fer_mlflow.errors import BundleError
+from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.softlabels.bundle import FOLDER
-from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS
+from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS, REPORT
 from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.run_table import RunRecord
 from fer_mlflow.tracking.store import tracking_errors
 
 _NO_ROWS = np.empty(0, np.int16)
+_SINGLE = ("problem", "is_missing", "classes", "rows", "selected_rows", "selection")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Evidence:
     losses : (N,) float32, -log p of the label in nats
     metrics : recomputed from the logits
     rows, selected_rows : rows of the bundle, and of the benchmark that it was made for
+    selection : the bundle's own selection digest
     """
 
     problem: str = ""
@@ -39,6 +42,7 @@ class Evidence:
     classes: tuple[str, ...] = ()
     rows: int = 0
     selected_rows: int = 0
+    selection: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     labels: np.ndarray = field(default_factory=lambda: _NO_ROWS)
     predictions: np.ndarray = field(default_factory=lambda: _NO_ROWS)
@@ -72,7 +76,7 @@ class EvidenceStore:
         """
         found = self._look(run)
         self._read[self._key(run)] = found
-        meta = {name: getattr(found, name) for name in ("problem", "is_missing", "classes", "rows", "selected_rows")}
+        meta = {name: getattr(found, name) for name in _SINGLE}
         with written_file(self.folder / f"{self._key(run)}.npz") as file:
             np.savez_compressed(
                 file,
@@ -85,7 +89,8 @@ class EvidenceStore:
 
     @staticmethod
     def _key(run: RunRecord) -> str:
-        return f"{run.run_id}.{run.tags.get('fer.bundle_sha256', 'none')[:16]}"
+        known = f"{run.run_id}.{run.tags.get('fer.bundle_sha256', 'none')}"
+        return hashlib.sha256(known.encode()).hexdigest()[:32]  # what a tag holds may be no name of a file
 
     def _look(self, run: RunRecord) -> Evidence:
         with tracking_errors(f"listing {FOLDER}/ of run {run.run_id}"):
@@ -97,14 +102,19 @@ class EvidenceStore:
             return Evidence(problem=found, is_missing=True)
         try:
             bundle = fetch_bundle(self.client, whole, self.cache)
-        except BundleError as error:
+        except (BundleError, RunError) as error:
             return Evidence(problem=str(error).partition(": ")[2] or str(error))
+        try:
+            selected_rows = int(bundle.report["benchmark"]["selected_rows"])
+        except (KeyError, TypeError, ValueError):
+            return Evidence(problem=f"{REPORT} does not say how many rows the benchmark has")
         known = bundle.labels >= 0
         logits, labels = bundle.logits[known].astype(np.float64), bundle.labels[known]
         return Evidence(
             classes=bundle.classes,
             rows=len(bundle),
-            selected_rows=int(bundle.report["benchmark"]["selected_rows"]),
+            selected_rows=selected_rows,
+            selection=bundle.selection_sha256,
             metrics=score(logits, labels).named(bundle.classes) if len(labels) else {},
             labels=labels.astype(np.int16),
             predictions=logits.argmax(axis=1).astype(np.int16) if len(labels) else _NO_ROWS,
@@ -115,7 +125,7 @@ class EvidenceStore:
 def _load(path: Path) -> Evidence | None:
     """Return what a file keeps; None where it is not there or not whole."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             meta = json.loads(str(arrays["meta"]))
             meta["classes"] = tuple(meta["classes"])
             return Evidence(**meta, **{name: arrays[name] for name in ("labels", "predictions", "losses")})

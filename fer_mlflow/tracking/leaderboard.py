@@ -1,7 +1,9 @@
 """Which runs did best on one benchmark, and which of them the rows cannot tell from the best."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mode
 
 import numpy as np
 from mlflow import MlflowClient
@@ -72,6 +74,15 @@ class Board:
     entries: tuple[Entry, ...]
 
 
+def one_line(text: str) -> str:
+    """Return text without what would break a line or steer a terminal.
+
+    >>> one_line("a\\nb")
+    'a b'
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def entry_of(run: RunRecord, status: str = GOOD) -> Entry:
     """Return a run as a line of a leaderboard."""
     clahe = run.of_ensemble("clahe") == "true"
@@ -82,10 +93,10 @@ def entry_of(run: RunRecord, status: str = GOOD) -> Entry:
         run.experiment_id,
         run.name,
         run.kind,
-        run.params.get("ensemble", run.name),
+        one_line(run.params.get("ensemble", run.name)),
         "" if "," not in run.params.get("ensemble", "") else run.of_ensemble("space"),
         ("clahe" if is_usual else f"clahe {protocol}") if clahe else "",
-        run.params.get("calibration", "none").replace("none", ""),
+        "" if run.params.get("calibration") == "none" else one_line(run.params.get("calibration", "")),
         status,
         run.metrics,
     )
@@ -129,14 +140,16 @@ def build_boards(
         name = found[0].benchmark
         label = name if len(names[name]) == 1 else f"{name} ({selection[:8]})"
         entries = sorted((entry_of(run, judgements[run.run_id].status) for run in found), key=_rank_key(metric))
-        boards.append(Board(label, selection, int(found[0].params.get("rows") or 0), metric, tuple(entries)))
+        rows = [int(text) for run in found if (text := run.params.get("rows", "")).isdecimal()]
+        boards.append(Board(one_line(label), selection, mode(rows or [0]), metric, tuple(entries)))
     return sorted(boards, key=lambda board: (board.benchmark, board.selection))
 
 
 def _rank_key(metric: str):
     sign = 1 if is_lower_better(metric) else -1
     return lambda entry: (
-        sign * entry.metrics[metric],
+        math.isnan(entry.metrics[metric]),
+        0.0 if math.isnan(entry.metrics[metric]) else sign * entry.metrics[metric],
         entry.ensemble.count(","),
         entry.ensemble,
         entry.configuration,

@@ -4,12 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 
 import numpy as np
 
 from fer_mlflow.tracking.evidence import Evidence
-from fer_mlflow.tracking.run_table import RunRecord, is_finite
+from fer_mlflow.tracking.run_table import RunRecord, infinite_metrics
+from fer_mlflow.tracking.runs import metric_key
 from fer_mlflow.tracking.searching import BUNDLED_KINDS
 from fer_mlflow.tracking.triage_tags import BAD, WARN
 
@@ -68,9 +69,13 @@ def survey(
         if run.kind not in BUNDLED_KINDS or not run.selection:
             continue
         around.selections_of.setdefault(run.benchmark, set()).add(run.selection)
-        rows.setdefault(run.selection, Counter())[run.params.get("rows", "")] += 1
         found = evidence.get(run.run_id)
-        if found is not None and not found.problem:
+        if found is not None and (found.problem or found.selection not in ("", run.selection)):
+            found = None  # it says nothing of this benchmark
+        if found is not None or (_bundled(run) and "rows" in run.params):
+            said = run.params["rows"] if found is None else str(found.rows)
+            rows.setdefault(run.selection, Counter())[said] += 1
+        if found is not None:
             classes.setdefault(run.selection, Counter())[found.classes] += 1
             if len(found.labels):
                 around.majority[run.selection] = float(np.bincount(found.labels).max() / len(found.labels))
@@ -94,8 +99,11 @@ def _ended_badly(run: RunRecord, _: Surroundings) -> str | None:
 def _stale(run: RunRecord, around: Surroundings) -> str | None:
     if run.status not in ("RUNNING", "SCHEDULED"):
         return None
-    silent_s = (around.now_ms - last_alive_ms(run)) / 1000
-    return f"{run.status}, last alive {silent_s / 3600:.1f} h ago" if silent_s > around.stale_after_s else None
+    alive_ms = last_alive_ms(run)
+    if around.now_ms - alive_ms <= around.stale_after_s * 1000:
+        return None
+    at = datetime.fromtimestamp(alive_ms / 1000, timezone.utc)  # how long ago would be another text every time
+    return f"{run.status}, last alive at {at:%Y-%m-%d %H:%M} UTC"
 
 
 def last_alive_ms(run: RunRecord) -> int:
@@ -138,9 +146,13 @@ def _other_rows(run: RunRecord, around: Surroundings) -> str | None:
 
 def _rows_of_bundle(run: RunRecord, around: Surroundings) -> str | None:
     found = around.evidence.get(run.run_id)
-    if found is None or found.problem or str(found.rows) == run.params.get("rows"):
+    if found is None or found.problem:
         return None
-    return f"the bundle has {found.rows:,} rows, the run says {run.params.get('rows')}"
+    if str(found.rows) != run.params.get("rows"):
+        return f"the bundle has {found.rows:,} rows, the run says {run.params.get('rows', 'nothing')}"
+    if found.selection not in ("", run.selection):
+        return f"the bundle is of selection {found.selection[:12]}, the run says {run.selection[:12] or 'nothing'}"
+    return None
 
 
 def _incomplete(run: RunRecord, around: Surroundings) -> str | None:
@@ -151,9 +163,7 @@ def _incomplete(run: RunRecord, around: Surroundings) -> str | None:
 
 
 def _not_finite(run: RunRecord, _: Surroundings) -> str | None:
-    if is_finite(run):
-        return None
-    return ", ".join(sorted(name for name, value in run.metrics.items() if not np.isfinite(value)))
+    return ", ".join(infinite_metrics(run)) or None
 
 
 def _other_classes(run: RunRecord, around: Surroundings) -> str | None:
@@ -167,10 +177,11 @@ def _other_metrics(run: RunRecord, around: Surroundings) -> str | None:
     found = around.evidence.get(run.run_id)
     if found is None or found.problem:
         return None
+    logged = {name: run.metrics.get(metric_key(*name.split("/")), float("nan")) for name in found.metrics}
     wrong = [
-        f"{name} {run.metrics.get(name, float('nan')):.6g} for {value:.6g}"
+        f"{name} {logged[name]:.6g} for {value:.6g}"
         for name, value in found.metrics.items()
-        if not abs(run.metrics.get(name, float("nan")) - value) <= METRIC_TOLERANCE
+        if not abs(logged[name] - value) <= METRIC_TOLERANCE
     ]
     return ", ".join(wrong[:5]) if wrong else None
 

@@ -9,21 +9,22 @@ without it everything is read again.
 
 import hashlib
 import json
-import math
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, Run, ViewType
 
 from fer_mlflow.data.files import written_file
 from fer_mlflow.tracking.searching import all_experiments, search_runs
-from fer_mlflow.tracking.store import redact, tracking_errors
+from fer_mlflow.tracking.store import redact, sqlite_path, tracking_errors
+from fer_mlflow.tracking.triage_tags import is_by_person
 
-_FORMAT = 1
+_FORMAT = 2
 _SLACK_MS = 60_000  # clocks of machines that end runs differ by less
 _PARAMS = ("ensemble", "space", "clahe", "dtype", "precision", "benchmark", "rows", "calibration", "temperature")
 _OURS = "tags.`fer.kind` LIKE '%'"
@@ -98,9 +99,10 @@ class RunTable:
     """The runs of a tracking store, and the file that remembers them between calls."""
 
     def __init__(self, client: MlflowClient, cache: Path):
-        store = hashlib.sha256(redact(mlflow.get_tracking_uri()).encode()).hexdigest()[:16]
+        uri = mlflow.get_tracking_uri()
+        store = hashlib.sha256(str(sqlite_path(uri) or redact(uri)).encode()).hexdigest()[:16]
         self.client, self.path = client, cache / "runs" / f"{store}.json"
-        self.experiments: list[str] = []
+        self.experiments: dict[str, int] = {}  # id -> when it was made, which tells a store that was made anew
         self.generation = ""
         self.is_saved = False  # whether the file says what is here
         self.active: dict[str, RunRecord] = {}
@@ -116,8 +118,8 @@ class RunTable:
         """
         with tracking_errors("reading runs"):
             there = list(all_experiments(self.client))
-            experiments = sorted(each.experiment_id for each in there)
-            generation = " ".join(sorted({each.tags.get(GENERATION, "") for each in there}))
+            experiments = {each.experiment_id: each.creation_time or 0 for each in there}
+            generation = _generation(there)
             if afresh or not self._load() or not self._refresh(experiments, generation):
                 self.active = {each.run_id: each for each in self._search(experiments, _OURS)}
                 self.deleted = {each.run_id: each for each in self._search(experiments, _OURS, ViewType.DELETED_ONLY)}
@@ -131,11 +133,18 @@ class RunTable:
         self.is_saved = False
 
     def mark_changed(self) -> None:
-        """Tell the tables of others, by a tag of every experiment, that triage has changed tags of runs."""
-        self.generation = uuid.uuid4().hex
+        """Tell the tables of others, by a tag of the experiments, that triage changes tags of runs.
+
+        Where another triage left its mark since this table was read, the next `read` looks at what that one wrote.
+        """
+        mark, own = uuid.uuid4().hex, {each.experiment_id for each in self.active.values()}
         with tracking_errors("marking the experiments"):
-            for experiment in self.experiments:
-                self.client.set_experiment_tag(experiment, GENERATION, self.generation)
+            there = list(all_experiments(self.client))
+            is_alone = _generation(there) == self.generation
+            for each in there:
+                if each.experiment_id in own or GENERATION in each.tags:
+                    self.client.set_experiment_tag(each.experiment_id, GENERATION, mark)
+        self.generation = mark if is_alone else ""
         self.is_saved = False
 
     def save(self) -> None:
@@ -153,28 +162,35 @@ class RunTable:
             file.write(json.dumps(content).encode())
         self.is_saved = True
 
+    def forget(self) -> None:
+        """Remove the file, so that the next `read` asks for everything."""
+        self.path.unlink(missing_ok=True)
+        self.is_saved = False
+
     def _load(self) -> bool:
         """Take what the file has; False where it is of no use."""
         try:
             content = json.loads(self.path.read_bytes())
             if content["format"] != _FORMAT:
                 return False
-            self.experiments, self.generation = list(content["experiments"]), str(content["generation"])
+            self.experiments, self.generation = dict(content["experiments"]), str(content["generation"])
             for name in ("active", "deleted"):
                 setattr(self, name, {each["run_id"]: RunRecord(**each) for each in content[name]})
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return True
 
-    def _refresh(self, experiments: list[str], generation: str) -> bool:
+    def _refresh(self, experiments: dict[str, int], generation: str) -> bool:
         """Bring the table up to date; False where too much has changed to do it bit by bit."""
+        if any(experiments.get(each, made) != made for each, made in self.experiments.items()):
+            return False  # another store under the same address
         before = dict(self.active), dict(self.deleted)
         for name in ("active", "deleted"):  # an experiment that was deleted takes its runs with it
             there = {run_id: each for run_id, each in getattr(self, name).items() if each.experiment_id in experiments}
             setattr(self, name, there)
         since = max((each.end_ms for each in self.active.values()), default=0) - _SLACK_MS
         conditions = [f"attributes.end_time > {since}", *_MAY_HAVE_CHANGED]
-        doubtful = {run_id for run_id, each in self.active.items() if each.end_ms == 0}
+        doubtful = {run_id for run_id, each in self.active.items() if _may_have_changed(each)}
         if self.generation != generation:
             conditions += _ANOTHER_TRIAGE
             doubtful |= {run_id for run_id, each in self.active.items() if _is_marked(each)}
@@ -196,8 +212,19 @@ class RunTable:
         self.is_saved = before == (self.active, self.deleted)
         return True
 
-    def _search(self, experiments: list[str], condition: str, view: int = ViewType.ACTIVE_ONLY) -> Iterator[RunRecord]:
-        return map(record_of, search_runs(self.client, condition, experiments=experiments, view=view))
+    def _search(self, experiments: Iterable[str], condition: str, view: int = ViewType.ACTIVE_ONLY):
+        return map(record_of, search_runs(self.client, condition, experiments=list(experiments), view=view))
+
+
+def _generation(experiments: Iterable[Experiment]) -> str:
+    """Return the marks that triages left on experiments."""
+    return " ".join(sorted({each.tags[GENERATION] for each in experiments if GENERATION in each.tags}))
+
+
+def _may_have_changed(run: RunRecord) -> bool:
+    """Return whether one of `_MAY_HAVE_CHANGED` would find the run as it was: where none does, it has changed."""
+    is_judged = "triage.status" in run.tags or run.kind == "triage"
+    return run.end_ms == 0 or not is_judged or is_by_person(run.tags)
 
 
 def _is_marked(run: RunRecord) -> bool:
@@ -205,6 +232,6 @@ def _is_marked(run: RunRecord) -> bool:
     return run.tags.get("triage.status", "") != "good" or "triage.rank" in run.tags
 
 
-def is_finite(record: RunRecord) -> bool:
-    """Return whether all of a run's metrics are finite numbers."""
-    return all(math.isfinite(value) for value in record.metrics.values())
+def infinite_metrics(record: RunRecord) -> list[str]:
+    """Return the names of metrics that are NaN or infinite; MLflow's tables keep the largest number for infinity."""
+    return sorted(name for name, value in record.metrics.items() if not abs(value) < sys.float_info.max)

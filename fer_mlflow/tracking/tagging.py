@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
 
 from fer_mlflow.tracking.store import tracking_errors
 
@@ -46,8 +47,17 @@ def write_tags(
                 client.log_batch(run_id, tags=given)
             for name, text in tags.items():
                 if text is None:
-                    client.delete_tag(run_id, name)
+                    _delete_tag(client, run_id, name)
             on_written(run_id)
+
+
+def _delete_tag(client: MlflowClient, run_id: str, name: str) -> None:
+    """Delete a run's tag; one that is not there, or that another triage has just deleted, is no error."""
+    try:
+        client.delete_tag(run_id, name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _session_maker(client: MlflowClient) -> Callable | None:

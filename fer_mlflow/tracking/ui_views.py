@@ -5,6 +5,7 @@ refuses any of this costs a warning.
 """
 
 import json
+import time
 from collections.abc import Callable
 
 from mlflow import MlflowClient
@@ -14,6 +15,7 @@ from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.tracking.store import tracking_errors
 
 VIEW = "leaderboard"
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _NOTE, _PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
 _GREATEST = 5000  # characters of an experiment's tag
 _MARK = "<!-- written by fer-mlflow triage -->"
@@ -25,21 +27,22 @@ _COLUMNS = (
 
 
 def furnish_experiment(
-    client: MlflowClient, experiment_id: str, leaderboard: str, metric: str, warn: Callable[[str], None]
+    client: MlflowClient, experiment_id: str, leaderboard: str | None, metric: str, warn: Callable[[str], None]
 ) -> None:
     """Give an experiment the view `leaderboard`, a note with the leaderboard, and its primary metric.
 
     What is there already stays: nothing is written that is so already, and a note that a person wrote is left alone.
+
+    Parameters
+    ----------
+    leaderboard : Markdown; None leaves the note as it is
     """
-    note = f"{_MARK}\n\n{leaderboard}"
-    if len(note) > _GREATEST:
-        note = note[: note.rfind("\n", 0, _GREATEST - 80)] + "\n\n… the rest is in the triage run's `leaderboard.md`\n"
-    wanted = {f"mlflow.sharedViewState.{VIEW}": _view(metric), _PRIMARY: metric, _NOTE: note}
     try:
         with tracking_errors("furnishing the experiment"):
             there = client.get_experiment(experiment_id).tags
-            if not there.get(_NOTE, _MARK).startswith(_MARK):
-                del wanted[_NOTE]
+            wanted = {_VIEW_TAG: _view(metric, there.get(_VIEW_TAG, "")), _PRIMARY: metric}
+            if leaderboard is not None and there.get(_NOTE, _MARK).startswith(_MARK):
+                wanted[_NOTE] = _note(leaderboard)
             for name, text in wanted.items():
                 if there.get(name) != text:
                     client.set_experiment_tag(experiment_id, name, text)
@@ -47,7 +50,30 @@ def furnish_experiment(
         warn(f"MLflow's UI is left as it is: {error}")
 
 
-def _view(metric: str) -> str:
+def _note(leaderboard: str) -> str:
+    """Return the note, cut after a line where it is longer than a tag can be."""
+    note = f"{_MARK}\n\n{leaderboard}"
+    if len(note) <= _GREATEST:
+        return note
+    rest = "\n\n… the rest is in the triage run's `leaderboard.md`\n"
+    return note[: note.rfind("\n", 0, _GREATEST - len(rest))] + rest
+
+
+def _view(metric: str, before: str) -> str:
+    """Return the saved view as MLflow's menu of views takes it; `before` is the one that is there."""
+    state = _state(metric)
+    try:
+        there = json.loads(before)
+        if there["state"] == state:
+            return before
+        made = int(there["createdAt"])
+    except (ValueError, KeyError, TypeError):
+        made = 0
+    now = int(time.time() * 1000)
+    return json.dumps({"name": VIEW, "createdAt": made or now, "updatedAt": now, "state": state})
+
+
+def _state(metric: str) -> str:
     """Return the state of MLflow's run table: good runs, best first, with the columns that tell them apart."""
     order = f"metrics.`{metric}`"
     return json.dumps(

@@ -451,15 +451,18 @@ def test_a_teacher_run_is_an_ensemble_of_one(place, exported, evaluated):
     assert run.info.run_name == "evaluate · B 1 · clahe  on  faces:test"
 
 
-def test_a_teacher_run_that_is_gone_is_left_out_of_the_table(place, tmp_path):
+def test_teacher_runs_that_are_gone_or_of_other_rows_are_left_out_of_the_table(place, tmp_path):
     logits, labels = draw_logits(50, seed=6)
-    run_id, _ = toys.publish_ensemble(
-        place, tmp_path, {"A": logits, "B": logits[:, ::-1]}, labels, {"A": 0.5, "B": 0.5}
-    )
-    gone = place.runs("teacher")[0]
-    MlflowClient(place.uri).delete_run(gone.info.run_id)
+    teachers = {"A": logits, "B": logits[:, ::-1], "C": -logits}
+    run_id, _ = toys.publish_ensemble(place, tmp_path, teachers, labels, {"A": 0.5, "B": 0.25, "C": 0.25})
+    client = MlflowClient(place.uri)
+    gone = client.get_run(run_id).data.tags["fer.teacher_run/B"]
+    client.delete_run(gone)
+    other = publish(place, write_bundle(tmp_path / "other", logits[:40], labels[:40], weights={"C": 1.0}), "teacher")
+    client.set_tag(run_id, "fer.teacher_run/C", other)
     result = place.run("evaluate", "--run", run_id)
-    assert f"warning: teacher B is left out: run {gone.info.run_id} was deleted" in result.stderr
+    assert f"warning: teacher B is left out: run {gone} was deleted" in result.stderr
+    assert f"warning: teacher C is left out: run {other} has other rows or classes" in result.stderr
     table = pd.read_parquet(artifact(place.runs("evaluate")[0], "tables/predictions.parquet"))
     assert [name for name in table if name.startswith("teacher/")] == ["teacher/A"]
 
