@@ -24,7 +24,7 @@ from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import ContractError, RunError, TrackingError
 from fer_mlflow.tracking.bundles import read_run
 from fer_mlflow.tracking.evidence import Evidence, EvidenceStore
-from fer_mlflow.tracking.judgement import Judgement, changes, judge, wanted_tags
+from fer_mlflow.tracking.judgement import Judgement, changes, judge, parse_reasons, wanted_tags
 from fer_mlflow.tracking.leaderboard import Board, across, build_boards, difference_p_value, one_line, with_significance
 from fer_mlflow.tracking.rules import RULES, Surroundings, last_alive_ms, survey
 from fer_mlflow.tracking.run_table import RunRecord, RunTable, record_of
@@ -107,8 +107,10 @@ def _check_benchmark(asked: str | None, runs: Sequence[RunRecord]) -> None:
 
 def _is_of(selection: str, name: str, asked: str | None) -> bool:
     """Return whether a benchmark is the one that was asked for: its name, or 6 or more first digits of its digest."""
-    names = (name, name.removesuffix(f" ({selection[:8]})"))  # boards of one name are told apart by their digest
-    return not asked or asked in names or (len(asked) >= 6 and selection.startswith(asked))
+    plain = name.removesuffix(f" ({selection[:8]})")  # boards of one name are told apart by their digest
+    return (
+        not asked or asked in (plain, f"{plain} ({selection[:8]})") or (len(asked) >= 6 and selection.startswith(asked))
+    )
 
 
 def _overrule(client, options: Mapping[str, Any]) -> None:
@@ -149,6 +151,7 @@ def _judge(runs: Sequence[RunRecord], store: EvidenceStore, options) -> tuple[di
         and (
             options["deep"] == "true"
             or (options["deep"] == "auto" and run.selection in new and run.run_id not in evidence)
+            or (options["deep"] == "auto" and _is_disputed(run, evidence.get(run.run_id)))
         )
     ]
     for run in tqdm(asked, desc="reading bundles", unit=" runs", disable=not sys.stderr.isatty()):
@@ -156,6 +159,14 @@ def _judge(runs: Sequence[RunRecord], store: EvidenceStore, options) -> tuple[di
     around = survey(runs, evidence, int(time.time() * 1000), options["stale_after"])
     around.worse_than_teacher = _worse_than_teacher(bundled, evidence)
     return judge(runs, around), around
+
+
+def _is_disputed(run: RunRecord, kept: Evidence | None) -> bool:
+    """Return whether another machine found of a run's bundle what is not remembered here, or the other way round."""
+    if kept is None or STATUS not in run.tags or is_by_person(run.tags):
+        return False
+    said = dict(parse_reasons(run.tags.get(REASONS, "")))
+    return bool(kept.problem) != bool(said.keys() & {"bundle broken", "bundle incomplete"})
 
 
 def _worse_than_teacher(bundled: Sequence[RunRecord], evidence: Mapping[str, Evidence]) -> dict[str, str]:

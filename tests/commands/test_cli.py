@@ -9,6 +9,7 @@ from fer_mlflow.commands import export as export_command
 from fer_mlflow.commands.options import (
     AboveZero,
     Count,
+    Duration,
     OrElse,
     RisingNumbers,
     Text,
@@ -122,6 +123,69 @@ def test_empty_means_what_the_default_means_and_the_rest_is_checked_as_ever():
     assert parsed(OrElse(click.Choice(["logit", "prob"]), "logit"), "") == "logit"
     with pytest.raises(click.BadParameter, match="'yes' is neither true nor false"):
         parsed(OrElse(TrueFalse(), "false"), "yes")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("1h", 3600),
+        ("2d", 172_800),
+        ("1.5h", 5400),
+        ("0.5m", 30),
+        (".5h", 1800),
+        ("007s", 7),
+    ],
+)
+def test_a_duration_is_a_number_and_its_unit(text, seconds):
+    assert parsed(Duration(), text) == seconds
+    assert parsed(Duration(), parsed(Duration(), text)) == seconds  # click parses a default twice
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "h",
+        "1",
+        "60",
+        ".h",
+        "-1h",
+        "+1h",
+        "1 h",
+        "h1",
+        "1w",
+        "1H",
+        "1h30m",
+        "1.2.3h",
+        "1e3s",
+        "nans",
+        "infh",
+        "1,5h",
+    ],
+)
+def test_a_time_without_a_unit_or_a_number_is_refused(text):
+    with pytest.raises(click.BadParameter, match=r"is not a time such as 90s, 30m, 1h or 2d"):
+        parsed(Duration(), text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--stale-after", "soon"], "'soon' is not a time such as 90s, 30m, 1h or 2d"),
+        (["--stale-after", ""], "'' is not a time"),
+        (["--top", "0"], "neither a whole number of at least 1 nor all"),
+        (["--top", "many"], "neither a whole number of at least 1 nor all"),
+        (["--deep", "yes"], "is not one of"),
+        (["--reap", "1"], "neither true nor false"),
+        (["--dry-run"], "requires an argument"),
+    ],
+)
+def test_values_that_triage_does_not_take(arguments, said):
+    result = invoke("triage", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 def command_of(*decorators):

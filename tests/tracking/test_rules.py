@@ -318,3 +318,8 @@ def test_what_is_usual_does_not_depend_on_the_order_of_runs():
 
 def test_the_toys_are_of_three_classes():
     assert SOUND.classes == CLASSES
+
+
+def test_a_comparison_that_cannot_be_made_is_no_failure():
+    refused = record(kind="compare", status="FAILED", tags={"fer.verdict": "not comparable because …"})
+    assert found(refused, evidence=None) == {}
