@@ -8,7 +8,10 @@ import click
 from fer_mlflow.errors import FerError, Interrupted
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
-COMMANDS = ("export", "evaluate", "calibrate", "inspect", "compare", "train", "distill", "demo")
+COMMANDS = (
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("triage", "fetch", "verify", "train", "distill", "demo"),
+)
 
 
 class LazyGroup(click.Group):

@@ -134,6 +134,32 @@ def toy_faces(tmp_path_factory) -> Path:
     return toys.write_faces(tmp_path_factory.mktemp("faces"), 70)
 
 
+@pytest.fixture
+def split_faces(tmp_path) -> Path:
+    """Return a manifest with three splits: of 84 images every fourth is for validation, every seventh for tests."""
+    path = toys.write_faces(tmp_path / "faces", 84)
+    lines = path.read_text().splitlines()
+    splits = ["val" if i % 4 == 0 else "test" if i % 7 == 1 else "train" for i in range(len(lines))]
+    rows = [line.replace(",test,", f",{split},") for line, split in zip(lines, splits, strict=True)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def train_part(split_faces):
+    """Return the training rows of `split_faces`."""
+    from fer_mlflow.data.classes import FER7
+    from fer_mlflow.data.manifest import read_benchmark
+
+    return read_benchmark(split_faces, FER7, split="train")
+
+
+@pytest.fixture
+def train_bundle(tmp_path, train_part):
+    """Return soft labels of `train_part`, by two teachers whose logits follow from the paths."""
+    return toys.write_soft_labels(tmp_path / "softlabels", train_part)
+
+
 @pytest.fixture(scope="session")
 def many_faces(tmp_path_factory) -> Path:
     """Return a manifest of 1,200 rows: three shards."""
@@ -173,6 +199,8 @@ class Server:
             [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
             + [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
             + [f"--artifacts-destination={self.folder}/artifacts"],
+            # Its runners of background jobs are eight processes that nobody here asks anything of.
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -200,3 +228,51 @@ def server(tmp_path, migrated_store):
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory, migrated_store):
+    """Give a running tracking server for tests that only add runs to it, under benchmarks of their own."""
+    running = Server(tmp_path_factory.mktemp("shared") / "server", migrated_store)
+    running.start()
+    yield running
+    running.stop()
+
+
+@dataclass
+class Place(Workplace):
+    """A workplace whose store is local or a server's, and where on this disk the store keeps artifacts."""
+
+    artifacts: Path
+
+    def stored(self, run_id: str) -> Path:
+        """Return the folder in which the store keeps a run's bundle."""
+        return self.artifacts / run_id / "artifacts" / "softlabels"
+
+
+@pytest.fixture(scope="module")
+def local_place(tmp_path_factory, migrated_store) -> Place:
+    """Return a workplace with a local store for a module's tests."""
+    own = new_workplace(tmp_path_factory.mktemp("local") / "workplace", migrated_store)
+    return Place(own.folder, own.uri, own.folder / "mlruns/0")
+
+
+@pytest.fixture(scope="module")
+def server_place(tmp_path_factory, shared_server) -> Place:
+    """Return a workplace whose store is a real `mlflow server`'s."""
+    folder = tmp_path_factory.mktemp("served")
+    return Place(folder, shared_server.uri, shared_server.folder / "artifacts/0")
+
+
+@pytest.fixture(scope="module", params=["local", "server"])
+def place(request) -> Place:
+    """Return a workplace for a module's tests, once with a local store and once with a server's."""
+    return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture(scope="module")
+def coarse_figures():
+    """Draw figures with a ninth of their pixels, whose compression takes a third of a command's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fer_mlflow.scoring.figures.style.DPI", 50)
+        yield

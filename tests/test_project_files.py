@@ -15,6 +15,11 @@ MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
 CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 COMMAND = {name: main.get_command(click.Context(main), name) for name in COMMANDS}
+# Groups: an entry point starts the sub-command that tracks; each sub-command is a part of the documentation.
+GROUPS = {name: command for name, command in COMMAND.items() if isinstance(command, click.Group)}
+STARTED = {name: f"{name} track" if name in GROUPS else name for name in COMMANDS}
+COMMAND |= {f"{name} {each}": command for name, group in GROUPS.items() for each, command in group.commands.items()}
+DOCUMENTED = [name for name in COMMAND if name not in GROUPS]
 
 
 def pip_packages() -> list[str]:
@@ -58,7 +63,7 @@ def test_parameters_and_defaults_are_those_of_the_command(name):
     declared = {}
     for key, value in MLPROJECT["entry_points"][name]["parameters"].items():
         declared[key] = value.get("default") if isinstance(value, dict) else None
-    options = {p.name: None if p.required else p.default for p in COMMAND[name].params}
+    options = {p.name: None if p.required else p.default for p in COMMAND[STARTED[name]].params}
     assert declared == options
 
 
@@ -67,23 +72,25 @@ def test_the_command_passes_every_parameter_unquoted(name):
     entry = MLPROJECT["entry_points"][name]
     passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", entry["command"]))
     positions = re.findall(r"(?<!--)(?<=[a-z}]) \{([a-z_]+)\}", re.sub(r"--[a-z-]+ \{[a-z_]+\}", "", entry["command"]))
-    arguments = [p.name for p in COMMAND[name].params if isinstance(p, click.Argument)]
+    arguments = [p.name for p in COMMAND[STARTED[name]].params if isinstance(p, click.Argument)]
     assert positions == arguments
     assert {option.replace("-", "_"): key for option, key in passed.items()} == {
         key: key for key in entry["parameters"] if key not in arguments
     }
-    assert entry["command"].startswith(f"python -m fer_mlflow {name} ")
+    assert entry["command"].startswith(f"python -m fer_mlflow {STARTED[name]} ")
     assert not set("'\"") & set(entry["command"])
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_readme_has_every_command_and_option(name):
-    readme = (PROJECT / "README.md").read_text()
-    assert f"### {name}" in readme
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_docs_have_every_command_and_option(name):
+    readme, reference = ((PROJECT / path).read_text() for path in ("README.md", "docs/commands.md"))
+    command = name.split()[0]
+    assert f"[`{command}`](docs/commands.md#{command})" in readme
+    assert f"\n## {command}\n" in reference
     options = [p.opts[0] for p in COMMAND[name].params if isinstance(p, click.Option)]
-    arguments = [p.name.upper() for p in COMMAND[name].params if isinstance(p, click.Argument)]
-    assert not [option for option in options if f"`{option}`" not in readme]
-    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in readme or not arguments
+    arguments = [p.metavar or p.name.upper() for p in COMMAND[name].params if isinstance(p, click.Argument)]
+    assert not [option for option in options if f"`{option}`" not in reference]
+    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in reference or not arguments
 
 
 def test_mlflow_keeps_no_file_store_here():

@@ -1,5 +1,7 @@
 """Small data that every test may share: images, manifests, teachers of real architectures with random weights."""
 
+import os
+import sqlite3
 from pathlib import Path
 
 import cv2
@@ -75,3 +77,209 @@ def write_teachers(folder: Path, names: str = "ABC") -> Path:
     path = folder / "teachers.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def draw_logits(
+    rows: int, *, temperature: float = 2.0, seed: int = 0, classes: int = len(CLASSES), spread: float = 1.5
+):
+    """Return (rows, classes) float32 logits and int64 labels that are calibrated at a temperature, about."""
+    rng = np.random.default_rng(seed)
+    log_probs = rng.normal(0, spread, (rows, classes))
+    log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+    labels = np.array([rng.choice(classes, p=np.exp(row) / np.exp(row).sum()) for row in log_probs])
+    return (temperature * log_probs).astype(np.float32), labels
+
+
+def write_bundle(
+    folder: Path,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    paths: list[str] | None = None,
+    split: str = "test",
+    sources: list[str] | None = None,
+    images: list[str] | None = None,
+    weights: dict[str, float] | None = None,
+    space: str = "logit",
+    clahe: dict | None = None,
+    manifest_sha256: str = "ab" * 32,
+    benchmark: str = "faces:test",
+    **report,
+):
+    """Write the bundle that `export` would make of such logits, and return it; a label of -1 is none.
+
+    `images` are texts, each standing for the content of a file; without them each path is an image of its own.
+    """
+    import hashlib
+
+    import pandas as pd
+
+    from fer_mlflow import SoftLabels
+    from fer_mlflow.data.manifest import selection_digest
+    from fer_mlflow.scoring.metrics import score
+    from fer_mlflow.softlabels.fusion import format_weights
+
+    rows, weights, labels = len(logits), weights or {"A": 0.5, "B": 0.5}, np.asarray(labels)
+    paths = [f"images/f{row:04d}.jpg" for row in range(rows)] if paths is None else paths
+    known = labels >= 0
+    index = pd.DataFrame(
+        {
+            "row": np.arange(rows),
+            "path": paths,
+            "label": [classes[label] if label >= 0 else "" for label in labels],
+            "split": split,
+            "source": ["web" if row % 2 else "lab" for row in range(rows)] if sources is None else sources,
+            "image_sha256": [
+                hashlib.sha256(text.encode()).hexdigest() for text in (paths if images is None else images)
+            ],
+        }
+    )
+    teacher = {"img_size": 32, "in_sample": "unknown", "computed_with": [{"precision": "fp32"}]}
+    content = {
+        "benchmark": {
+            "name": benchmark,
+            "selected_rows": rows,
+            "selected_sha256": selection_digest(index),
+            "rows": rows,
+            "labelled_rows": int(known.sum()),
+        },
+        "ensemble": {"weights": weights, "space": space, "dtype": logits.dtype.name},
+        "name": format_weights(weights),
+        "preprocessing": {
+            "decode": "opencv-color",
+            "orientation": "exif",
+            "resize": "squash",
+            "scale": "1/255",
+            "clahe": clahe,
+        },
+        "teachers": {name: teacher for name in weights},
+        "fused_with": {},
+        "unreadable": [],
+        "in_sample": {name: "unknown" for name in weights},
+        "checks": [],
+    }
+    return SoftLabels.write(
+        folder,
+        logits=logits,
+        index=index,
+        classes=classes,
+        report=content | report,
+        metrics=score(logits[known], labels[known]).named(classes) if known.any() else {},
+        manifest_sha256=manifest_sha256,
+        checkpoints={name: hashlib.sha256(name.encode()).hexdigest() for name in weights},
+    )
+
+
+def publish(workplace, bundle, kind: str = "export", *, params: dict[str, str] | None = None, **tags: str) -> str:
+    """Log a bundle as a finished run of a workplace, as `export` does, and return the run's id."""
+    from unittest.mock import patch
+
+    from fer_mlflow.tracking.bundles import publish_bundle
+    from fer_mlflow.tracking.runs import open_run
+
+    with patch.dict(os.environ, workplace.env), open_run(kind, f"a toy {kind}") as run:
+        run.log_params(params or {})
+        key = f"{bundle.selection_sha256[:32]}.{bundle.sha256[:32]}"
+        publish_bundle(run, bundle, key, {"fer.kind": kind} | tags)
+    return run.run_id
+
+
+def publish_ensemble(
+    workplace, folder: Path, logits: dict[str, np.ndarray], labels, weights: dict[str, float], **parts
+):
+    """Log teacher runs and the export run of their mean in a space, and return the export run's id and bundle."""
+    from fer_mlflow.softlabels.fusion import fuse
+
+    teachers = {}
+    for name, own in logits.items():
+        alone = write_bundle(folder / name, own, labels, weights={name: 1.0}, **(parts | {"space": "logit"}))
+        teachers[f"fer.teacher_run/{name}"] = publish(workplace, alone, "teacher")
+    fused = fuse(logits, weights, parts.get("space", "logit")).astype(np.float32)
+    bundle = write_bundle(folder / "ensemble", fused, labels, weights=weights, **parts)
+    return publish(workplace, bundle, **teachers), bundle
+
+
+def count_runs(workplace) -> dict[str, int]:
+    """Return status -> number of a workplace's runs, asked of its SQLite store, which takes no time."""
+    connection = sqlite3.connect(workplace.folder / "mlflow.db")
+    counts = dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall())
+    connection.close()
+    return counts
+
+
+def error_line(result) -> str:
+    """Return the one line that a refused command says, after checking that it is all."""
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("fer-mlflow: ")
+    return result.stderr.removeprefix("fer-mlflow: ").rstrip("\n")
+
+
+def artifact(run, path: str) -> Path:
+    """Return an artifact of a run of a local store."""
+    return Path(run.info.artifact_uri.removeprefix("file://")) / path
+
+
+def binned_gap(confidence, outcome, edges) -> float:
+    """Return the bin-weighted gap over bins (lo, hi], the first from 0 on, a loop."""
+    total = 0.0
+    for low, high in zip([-1, *edges[1:-1]], edges[1:], strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            total += inside.sum() * abs(confidence[inside].mean() - outcome[inside].mean())
+    return total / len(confidence)
+
+
+def expected_metrics(logits, labels, classes: tuple[str, ...] = CLASSES) -> dict[str, float]:
+    """Return every metric of labelled logits by other means than the package's; the null is simulated, so not here."""
+    import sklearn.metrics
+    from scipy.special import log_softmax, softmax
+
+    logits = logits.astype(np.float64)
+    probs, predictions = softmax(logits, axis=1), logits.argmax(axis=1)
+    confidence, correct = probs.max(axis=1), predictions == labels
+    present = sorted(set(labels.tolist()))
+    f1 = sklearn.metrics.f1_score(labels, predictions, labels=present, average=None, zero_division=0)
+    edges = np.linspace(0, 1, 16)
+    ordered = np.sort(confidence)  # no ties in these tests
+    ends = sorted({round(k * len(labels) / 15) for k in range(1, 16)} - {0})
+    mass = [0.0, *(ordered[end - 1] for end in ends)]
+    one_hot = np.eye(len(classes))[labels]
+    return {
+        "accuracy": sklearn.metrics.accuracy_score(labels, predictions),
+        "macro_f1": f1.mean(),
+        **{f"f1/{classes[k]}": score for k, score in zip(present, f1, strict=True)},
+        "nll": -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean(),
+        "brier": np.square(probs - one_hot).sum(axis=1).mean(),
+        "ece": binned_gap(confidence, correct, edges),
+        "ece_adaptive": binned_gap(confidence, correct, mass),
+        "ece_classwise": np.mean([binned_gap(probs[:, k], labels == k, edges) for k in range(len(classes))]),
+        "mean_max_prob": confidence.mean(),
+        "p99_max_prob": np.quantile(confidence, 0.99),
+    }
+
+
+SHARES = {"A": 0.7, "B": 0.3}
+
+
+def logits_of(part, name: str) -> np.ndarray:
+    """Return logits that every path has of its own, whatever its row."""
+    rows = [np.random.default_rng(sum(map(ord, name + path))).normal(0, 2, len(CLASSES)) for path in part.paths]
+    return np.array(rows, dtype=np.float32)
+
+
+def write_soft_labels(folder: Path, part, *, space: str = "logit", dtype: str = "float32", shares=SHARES):
+    """Write the soft labels of a part as `export` would, of teachers that say `logits_of`."""
+    from fer_mlflow.data.images import describe_preprocessing, hash_images
+    from fer_mlflow.softlabels.ensemble import write_ensemble
+    from fer_mlflow.teachers.outputs import TeacherOutputs
+
+    digests = hash_images(part.root, part.paths)
+    description = {"in_sample": "false", "in_sample_rows": 0, "trained_with_clahe": None}
+    outputs = {
+        name: TeacherOutputs(np.arange(len(part)), logits_of(part, name), digests, (), description, "0" * 64)
+        for name in shares
+    }
+    how = {"preprocessing": describe_preprocessing(None), "images_verified": True}
+    return write_ensemble(folder, part, outputs, shares, space=space, dtype=dtype, **how)

@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fer_mlflow.commands.ensemble import Ensemble, Gathered
+from fer_mlflow.data.files import written_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.ensemble import write_ensemble
 from fer_mlflow.teachers.shards import ShardStore
@@ -51,3 +53,11 @@ def forget(ensemble: Ensemble, gathered: Gathered, cache: Path) -> None:
     for key in [ensemble.config_key, *(ensemble.keys[name] for name in gathered.computed)]:
         ShardStore(cache, key).clear()
         shutil.rmtree(cache / "bundles" / key, ignore_errors=True)
+
+
+def copy_bundle(bundle: SoftLabels, out: Path) -> SoftLabels:
+    """Copy a verified bundle, whole or not at all, and return it as the one in `out`."""
+    with written_folder(out) as temporary:
+        for path in bundle.folder.iterdir():
+            shutil.copyfile(path, temporary / path.name)
+    return replace(bundle, folder=out)

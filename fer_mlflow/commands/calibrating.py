@@ -1,8 +1,10 @@
 """What `calibrate` does, apart from its options, so that `--help` imports nothing heavy."""
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +21,7 @@ from fer_mlflow.commands.sources import (
     source_name,
     warn_of_experiment,
 )
-from fer_mlflow.data.files import cache_folder, sha256_of_json
+from fer_mlflow.data.files import sha256_of_json
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.scoring.calibration.folds import crossfit, stratified_folds
 from fer_mlflow.scoring.calibration.temperature import OK, TemperatureFit, fit_temperature
@@ -28,9 +30,12 @@ from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
 from fer_mlflow.scoring.figures import draw_reliability
 from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.softlabels.calibration import fit_of, write_calibrated
-from fer_mlflow.softlabels.protocol import describe_ensemble
+from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, open_run
+
+# What two bundles of one ensemble share, whatever their rows.
+_SAME_ENSEMBLE = ("weights", "space", "dtype", "calibration", "clahe", "decoding", "image size", "precision")
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Calibration:
     fit : of all rows that may be fitted on; it has `status`, `explanation` and `apply`
     protocol : how fitting and measuring were kept apart, in words
     is_in_sample : whether `after` is measured on the rows that were fitted on
-    fitted_on : name, digest and number of the rows of `fit`
+    fitted_on : name, digest and number of the rows of `fit`, and how many classes they have
     before, after : scores of the labelled rows; no `after` where there was nothing to fit
     by_slice : column -> value -> (rows, fit of these rows alone), for columns with several values
     """
@@ -58,7 +63,7 @@ class Calibration:
 
 def calibrate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(options)
+    found = read_source(options, typed)
     other = read_run_or_folder(options["fit_run"]) if options["fit_run"] else None
     _check_options(options, found, other)
     warn_of_experiment(options["experiment"])
@@ -100,10 +105,9 @@ def _check_options(options: Mapping[str, Any], found, other: Source | None) -> N
         raise ContractError("--fit-run fits on other rows and --in-sample true on the same: leave one out")
     if not (options["in_sample"] or other or options["crossfit"]):
         raise ContractError("nothing says on which rows to fit: give --crossfit K, --fit-run RUN or --in-sample true")
-    if isinstance(found, Source):
-        check_labelled(found)
-        if other is not None:
-            check_fit_source(found, other)
+    check_labelled(found)
+    if isinstance(found, Source) and other is not None:
+        check_fit_source(found, other)
 
 
 def check_fit_source(source: Source, other: Source) -> None:
@@ -118,10 +122,8 @@ def check_fit_source(source: Source, other: Source) -> None:
     a, b = source.bundle, other.bundle
     if a.classes != b.classes:
         raise ContractError(f"--fit-run: its classes are {', '.join(b.classes)}, not {', '.join(a.classes)}")
-    settings, others = describe_ensemble(a), describe_ensemble(b)
-    differ = [
-        f"{key} {others.get(key)} for {settings.get(key)}" for key in settings if others.get(key) != settings[key]
-    ]
+    mine, others = describe_protocol(a), describe_protocol(b)
+    differ = [f"{key} {others[key]} for {mine[key]}" for key in _SAME_ENSEMBLE if others[key] != mine[key]]
     differ += ["other checkpoints"] if a.checkpoints != b.checkpoints else []
     if differ:
         raise ContractError(f"--fit-run: it is another ensemble ({', '.join(differ)}); fit on a run of the same one")
@@ -184,6 +186,7 @@ def _calibrate(source: Source, inputs: np.ndarray, known: np.ndarray, other: Sou
             "name": fitted_bundle.report["benchmark"]["name"],
             "selection_sha256": fitted_bundle.selection_sha256,
             "rows": int((fitted_bundle.labels >= 0).sum()),
+            "classes": len(np.unique(fitted_bundle.labels[fitted_bundle.labels >= 0])),
         },
         before=before,
         after=after,
@@ -236,13 +239,12 @@ def _export(source: Source, inputs, result: Calibration, options, run: TrackedRu
     }
     key = sha256_of_json({"source": bundle.sha256, "calibration": calibration})[:32]
     config_key = f"{bundle.selection_sha256[:32]}.{key}"
-    calibrated = write_calibrated(
-        cache_folder() / "bundles" / config_key / FOLDER, bundle, result.fit.apply(inputs), calibration
-    )
     tags = {"fer.kind": "export", "fer.calibration_in_sample": str(calibration["in_sample"]).lower()}
     tags |= {"fer.source_run": source.run_id} if source.run_id else {}
     with run.sibling(f"{source.name.partition('  on  ')[0]} · calibrated", time.time()) as exported:
         exported.log_params({key: value for key, value in source.params_with({}).items()})
-        publish_bundle(exported, calibrated, config_key, tags)
+        with tempfile.TemporaryDirectory(prefix="calibrated.") as folder:
+            calibrated = write_calibrated(Path(folder) / FOLDER, bundle, result.fit.apply(inputs), calibration)
+            publish_bundle(exported, calibrated, config_key, tags)
     click.echo(f"exported run {exported.run_id}", err=True)
     return exported.run_id

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from fer_mlflow.commands.sources import Source
 from fer_mlflow.scoring.calibration.affine import AffineFit
@@ -98,7 +97,7 @@ def print_result(
     click.echo(f"{source.name}, {len(result.before.predictions):,} labelled rows")
     click.echo(f"{options['method']}, {result.protocol}\n")
     click.echo(f"  status  {fit.status}: {fit.explanation}")
-    if result.fitted_on["rows"] and len(np.unique(bundle.labels[bundle.labels >= 0])) == 1:
+    if result.fitted_on["classes"] == 1:
         click.echo("          all rows have one label, so this fits how sure the teachers are of that class alone")
     described = describe_fit(fit, bundle)
     if "temperature" in described:

@@ -95,7 +95,9 @@ def _log(run, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source)
     run.log_table("differences", table)
     run.log_table("changed_rows", changed_rows(comparison, a, b))
     figure = draw_differences(
-        table["metric"].tolist(), *(table[key].to_numpy() for key in ("difference", "low", "high", "p_value"))
+        table["metric"].tolist(),
+        *(table[key].to_numpy() for key in ("difference", "low", "high", "p_value")),
+        runs=(a.name, b.name),
     )
     run.log_figure("differences.png", figure)
 
@@ -131,7 +133,7 @@ def _print_scores(table: pd.DataFrame) -> None:
     click.echo(f"\n  {'':<{width}}       A       B    B - A  95 % interval            p")
     for row in table.itertuples():
         mark = " *" if row.p_value < _LEVEL else ""
-        interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
+        interval = "none" if np.isnan(row.low) else f"[{row.low:+.4f}, {row.high:+.4f}]"
         click.echo(
             f"  {row.metric:<{width}}  {row.a:6.4f}  {row.b:6.4f}  {row.difference:+.4f}  {interval:<20}  "
             f"{_p_text(row.p_value):>7}{mark}"

@@ -7,7 +7,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.commands.ensemble import warn
+from fer_mlflow.commands.ensemble import Ensemble, warn
 from fer_mlflow.commands.mistakes import draw_most_confident_mistakes
 from fer_mlflow.commands.sources import Source, opened_source, read_source, source_name, warn_of_experiment
 from fer_mlflow.errors import ContractError
@@ -19,15 +19,15 @@ from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 
 MOST_SLICES = 50
+_KEPT = 150  # characters of a value that surely fit into a metric's name
 SEED = 0  # of the resampling: the same bundle gives the same intervals
 _SHOWN = ("accuracy", "macro_f1", "nll", "ece")
 
 
 def evaluate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(options)
-    if isinstance(found, Source):
-        check_labelled(found)
+    found = read_source(options, typed)
+    check_labelled(found)
     warn_of_experiment(options["experiment"])
     temperature = options["temperature"]
     name = options["name"] or f"evaluate · {source_name(found)}" + (f" · T {temperature:g}" if temperature != 1 else "")
@@ -52,7 +52,7 @@ def evaluate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     _print_result(source, result, sliced, temperature, run, mistakes is not None)
 
 
-def check_labelled(source: Source) -> np.ndarray:
+def check_labelled(found: Source | Ensemble) -> np.ndarray:
     """Return the (N,) bool mask of rows with a label, at least one.
 
     Raises
@@ -60,9 +60,11 @@ def check_labelled(source: Source) -> np.ndarray:
     ContractError
         no row has a label
     """
-    known = source.bundle.labels >= 0
+    known = (found.bundle if isinstance(found, Source) else found.benchmark).labels >= 0
     if not known.any():
-        raise ContractError(f"{source.name}: no row has a label, so there is nothing to score; `inspect` needs none")
+        raise ContractError(
+            f"{source_name(found)}: no row has a label, so there is nothing to score; `inspect` needs none"
+        )
     return known
 
 
@@ -81,6 +83,11 @@ def read_slices(source: Source, column: str, known: np.ndarray) -> dict[str, np.
     parts = dict(slices(source.column(column), known))
     if len(parts) > MOST_SLICES:
         raise ContractError(f"--by {column}: {len(parts):,} different values; name a column of at most {MOST_SLICES}")
+    keys: dict[str, str] = {}
+    for value in parts:
+        other = keys.setdefault(metric_key(value or "none")[:_KEPT], value)
+        if other != value:
+            raise ContractError(f"--by {column}: metrics of {other!r} and {value!r} would have one name; rename one")
     return parts if len(parts) > 1 else {}
 
 
@@ -100,10 +107,8 @@ def _named_slices(sliced) -> dict[str, float]:
     named: dict[str, float] = {}
     for column, values in sliced.items():
         for value, metrics in values.items():
-            keys = {metric_key(column, value or "none", name): number for name, number in metrics.items()}
-            if keys.keys() & named.keys():
-                raise ContractError(f"--by {column}: two values have the same metric key as {value!r}; rename one")
-            named |= keys
+            for name, number in metrics.items():
+                named[metric_key(column, value or "none", *name.split("/"))] = number
     return named
 
 
@@ -146,7 +151,7 @@ def predictions_table(source: Source, logits: np.ndarray) -> pd.DataFrame:
         correct=pd.array(np.where(known, bundle.labels == predictions, None), dtype="boolean"),
         loss=np.where(known, loss, np.nan),
     )
-    for name, teacher in source.teacher_logits().items():
+    for name, teacher in sorted(source.teacher_logits().items()):
         table[f"teacher/{name}"] = names[teacher.argmax(axis=1)]
     return table
 
@@ -172,6 +177,8 @@ def _print_result(source, result: Evaluation, sliced, temperature: float, run, h
     if absent:
         click.echo(f"  no labelled row of {', '.join(absent)}: not in macro_f1")
     for column, parts in sliced.items():
+        if not parts:
+            continue
         width = max(map(len, [column, *parts]))
         click.echo(f"\n  {column:<{width}}     rows" + "".join(f"  {name:>8}" for name in _SHOWN))
         for value, metrics in parts.items():

@@ -1,6 +1,5 @@
 """What `export` does, apart from its options, so that `--help` imports nothing heavy."""
 
-import shutil
 import time
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -9,9 +8,9 @@ from typing import Any
 
 import click
 
-from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
+from fer_mlflow.commands.bundling import copy_bundle, forget, publish_teachers, write_bundle
 from fer_mlflow.commands.ensemble import gathered_outputs, read_ensemble, warn
-from fer_mlflow.data.files import cache_folder, written_folder
+from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
@@ -35,7 +34,7 @@ def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         with gathered_outputs(ensemble, run.client, cache) as gathered:
             bundle = write_bundle(ensemble, gathered, cache)
             if out is not None:
-                _copy_bundle(bundle, out)
+                copy_bundle(bundle, out)
             try:
                 publish_teachers(ensemble, gathered, cache, run, typed, started_s)
                 teacher_runs = {f"fer.teacher_run/{name}": run_id for name, run_id in gathered.run_ids.items()}
@@ -72,13 +71,6 @@ def _check_out(folder: str | None, ensemble) -> Path | None:
     if not same:
         raise ContractError(f"--out {out} holds the bundle of another configuration; name a new folder")
     return out
-
-
-def _copy_bundle(bundle, out: Path) -> None:
-    """Copy a verified bundle, whole or not at all."""
-    with written_folder(out) as temporary:
-        for path in bundle.folder.iterdir():
-            shutil.copyfile(path, temporary / path.name)
 
 
 def _print_result(ensemble, bundle, run, gathered, out: Path | None) -> None:

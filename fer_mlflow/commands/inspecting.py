@@ -18,7 +18,7 @@ _COLUMNS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")
 
 def inspect(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(options)
+    found = read_source(options, typed)
     warn_of_experiment(options["experiment"])
     name = options["name"] or f"inspect · {source_name(found)}"
     with open_run("inspect", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:
@@ -77,7 +77,10 @@ def _print_result(source, sharpness: Sharpness, band, range_, run) -> None:
     ):
         click.echo(f"  {at:<6g}" + "".join(f"  {v:6.4f}" for v in values) + f"   {entropy:6.4f}  {sure:10.2%}")
     width = max(map(len, [*bundle.classes, "predicted class"]))
-    click.echo(f"\n  {'predicted class':<{width}}     rows" + "".join(f"  T {at:<4g}" for at in sharpness.temperatures).rstrip())
+    click.echo(
+        f"\n  {'predicted class':<{width}}     rows"
+        + "".join(f"  T {at:<4g}" for at in sharpness.temperatures).rstrip()
+    )
     for k, name in enumerate(bundle.classes):
         means = "".join("       –" if np.isnan(v) else f"  {v:6.4f}" for v in sharpness.mean_by_class[:, k])
         click.echo(f"  {name:<{width}}  {sharpness.rows_by_class[k]:7,}{means}")

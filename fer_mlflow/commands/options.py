@@ -1,7 +1,7 @@
 """Options as MLproject has them too: every one takes a value, and an empty one means it was not given."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -122,6 +122,21 @@ class Share(click.ParamType):
         return number
 
 
+class Duration(click.ParamType):
+    """A time with its unit (90s, 30m, 1h, 2d); gives seconds."""
+
+    name = "duration"
+    _UNITS: ClassVar = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, float):
+            return value
+        number, unit = value[:-1], value[-1:]
+        if unit not in self._UNITS or not number.replace(".", "", 1).isdecimal():
+            return self.fail(f"{value!r} is not a time such as 90s, 30m, 1h or 2d", param, ctx)
+        return float(number) * self._UNITS[unit]
+
+
 class RisingNumbers(click.ParamType):
     """Rising finite numbers above 0, comma-separated; exactly `count` of them where that is given."""
 
@@ -219,6 +234,8 @@ source_options = option_group(
     *(_if_given(*spec) for spec in (*_BENCHMARK, *_ENSEMBLE, *_PREPROCESSING, *_PRECISION)),
     _options(*_COMPUTE),
 )
+
+local_rows_options = option_group(*(_if_given(*spec) for spec in _BENCHMARK if spec[0] != "verify-paths"))
 
 run_options = option_group(
     option("experiment", "", Text(), "MLflow experiment.  [default: MLflow's own choice]"),

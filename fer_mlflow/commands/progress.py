@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -45,3 +47,25 @@ class Progress:
 
     def _say(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
+
+
+@contextmanager
+def watched(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show how far a step is: a bar on a terminal once it takes a second, a line every half minute elsewhere."""
+    stream, began = sys.stderr, time.monotonic()
+    if stream.isatty():
+        with tqdm(total=total, desc=what, file=stream, dynamic_ncols=True, delay=1.0, leave=False) as bar:
+            yield bar.update
+        return
+    done, said = 0, began
+
+    def count(number: int) -> None:
+        nonlocal done, said
+        done += number
+        now = time.monotonic()
+        if now - said >= QUIET_INTERVAL_S:
+            said = now
+            left = tqdm.format_interval((total - done) * (now - began) / max(done, 1))
+            print(f"{what}: {done:,} of {total:,}, {left} left", file=stream, flush=True)
+
+    yield count

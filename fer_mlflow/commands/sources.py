@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import connect, is_joined
 
 _TEACHER_RUN = "fer.teacher_run/"
+# Options that say which rows are asked, how, and how answers are fused.
+_OF_ENSEMBLES = (
+    *("split", "limit", "verify_paths", "classes", "space", "dtype"),
+    *("clahe", "clahe_clip", "clahe_tile", "precision"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,10 @@ class Source:
             return self.bundle.index[name].to_numpy(object)
         manifest, root = self._path_of("manifest"), self.root()
         if manifest is None or root is None:
-            raise ContractError(f"column {name}: the bundle has split, source and label, and its manifest is not here")
+            raise ContractError(
+                f"column {name}: the bundle has split, source and label, and its manifest is not here; name it by "
+                "--manifest"
+            )
         if sha256_of_file(manifest) != self.bundle.manifest_sha256:
             raise ContractError(f"column {name}: {manifest} has changed since the soft labels were exported")
         return read_column(manifest, name, root, self.bundle.index["path"])
@@ -97,13 +105,16 @@ class Source:
         return next((Path(each) for each in candidates if each and Path(each).exists()), None)
 
 
-def read_source(options: Mapping[str, Any]) -> "Source | Ensemble":
+def read_source(options: Mapping[str, Any], typed: Mapping[str, str]) -> "Source | Ensemble":
     """Return what the options name, verified: a bundle that is there, or an ensemble that is to be fused.
+
+    Beside a bundle that is there `--manifest` and `--root` say where the files that it was made from are now.
 
     Raises
     ------
     FerError
-        nothing is named, or more than one thing; or what is named cannot be used
+        nothing is named, or more than one thing; options that say how to fuse beside a bundle that is fused already; or
+        what is named cannot be used
     """
     asked = {name for name in ("run", "bundle") if options[name]}
     if options["teachers"] or options["weights"]:
@@ -114,10 +125,12 @@ def read_source(options: Mapping[str, Any]) -> "Source | Ensemble":
             f"name one source of soft labels: --run RUN_ID, or --bundle FOLDER, or --manifest CSV with --teachers and "
             f"--weights ({found})"
         )
-    if options["run"]:
-        return read_run_source(options["run"])
-    if options["bundle"]:
-        return Source(SoftLabels.open(options["bundle"]))
+    if "ensemble" not in asked:
+        if idle := [f"--{name.replace('_', '-')}" for name in _OF_ENSEMBLES if typed.get(name)]:
+            raise ContractError(f"{', '.join(idle)}: {asked.pop()} names soft labels that are made; leave this out")
+        source = read_run_source(options["run"]) if options["run"] else Source(SoftLabels.open(options["bundle"]))
+        moved = {name: options[name] for name in ("manifest", "root") if options[name]}
+        return replace(source, params={**source.params, **moved})
     missing = [f"--{name}" for name in ("manifest", "teachers", "weights") if not options[name]]
     if missing:
         raise ContractError(f"an ensemble needs {' and '.join(missing)} too")
@@ -137,7 +150,7 @@ def read_run_source(run_id: str) -> Source:
     bundle = read_bundle_of(client, run, cache)
 
     def teacher_logits() -> dict[str, np.ndarray]:
-        if len(bundle.checkpoints) == 1:
+        if len(bundle.checkpoints) == 1 and "calibration" not in bundle.report:
             return {next(iter(bundle.checkpoints)): bundle.logits}
         found = {}
         for tag, teacher_run in sorted(run.data.tags.items()):

@@ -22,13 +22,14 @@ from fer_mlflow.commands.inspect import command as inspect_command
 from fer_mlflow.commands.inspecting import inspect
 from fer_mlflow.commands.train import command as train_command
 from fer_mlflow.commands.training import read_plan, train
+from fer_mlflow.commands.triage import command as triage_command
+from fer_mlflow.commands.triaging import triage
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.drawn import contact_sheet, draw_face, write_faces
 from fer_mlflow.data.files import sha256_of_file, written_file
 from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
 TEACHERS = {
@@ -53,11 +54,9 @@ def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         digests = _export(run, manifest, teachers)
         boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
         _judge(run, boards)
-    for split, entries in boards.items():
-        click.echo(f"\nleaderboard of {manifest.stem}:{split}\n")
-        for line in leaderboard_table(entries):
-            click.echo(f"  {line}")
-    click.echo(f"\n  look at them: {describe_way_to_ui(run.experiment_id, run.run_id)}")
+        _say("triage")
+        given = _typed(triage_command, {})
+        triage(_parsed(triage_command, given), given)
 
 
 def _say(text: str) -> None:
@@ -136,16 +135,15 @@ def _export(run: TrackedRun, manifest: Path, teachers: Path) -> dict[str, str]:
 
 def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:
     """Look closer at the best ensemble on the test split: its scores, temperature and sharpness, and its lead."""
+    if len(boards["test"]) < 2:
+        _say("triage calls all but one run bad: there is nothing to compare")
+        return
     best, second = (entry.run_id for entry in boards["test"][:2])
-    on_val = next(each for each in boards["val"] if _configuration(each) == _configuration(boards["test"][0]))
+    on_val = [each.run_id for each in boards["val"] if each.configuration == boards["test"][0].configuration]
     _follow(run, evaluate_command, evaluate, {"run": best})
-    _follow(run, calibrate_command, calibrate, {"run": best, "fit_run": on_val.run_id})
+    _follow(run, calibrate_command, calibrate, {"run": best, "fit_run": on_val[0]} if on_val else {"run": best})
     _follow(run, inspect_command, inspect, {"run": best})
     _follow(run, compare_command, compare, {"run_a": best, "run_b": second})
-
-
-def _configuration(entry: Entry) -> tuple[str, ...]:
-    return entry.kind, entry.ensemble, entry.space, entry.clahe
 
 
 def _follow(run: TrackedRun, command: click.Command, call: Callable, given: Mapping[str, str]) -> None:
@@ -158,18 +156,3 @@ def _follow(run: TrackedRun, command: click.Command, call: Callable, given: Mapp
     _say(f"{command.name} {said}")
     typed = _typed(command, given)
     call(_parsed(command, typed), typed)
-
-
-def leaderboard_table(entries: list[Entry]) -> list[str]:
-    """Return a leaderboard's lines: rank, ensemble, metrics, and the run that has them."""
-    width = max([len(entry.ensemble) for entry in entries], default=8)
-    header = f"{'':>3} {'ensemble':<{width}}  {'space':<5}  macro_f1  accuracy     ece     nll  run"
-    lines = [header, "-" * len(header)]
-    for rank, entry in enumerate(entries, start=1):
-        values = entry.metrics
-        space = "" if entry.kind == "teacher" else entry.space
-        lines.append(
-            f"{rank:>3} {entry.ensemble:<{width}}  {space:<5}  {values['macro_f1']:8.4f}  {values['accuracy']:8.4f}  "
-            f"{values['ece']:6.4f}  {values['nll']:6.4f}  {entry.run_id[:8]}"
-        )
-    return lines

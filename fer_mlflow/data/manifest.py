@@ -1,10 +1,10 @@
 """A manifest: a CSV of labelled image paths, and the benchmark that a split of it makes."""
 
-import csv
 import hashlib
 import json
 import os
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +13,15 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.columns import HEADERS, find_columns, read_csv
 from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.data.paths import find_unusable
 from fer_mlflow.errors import ManifestError
 
-# The header names that are understood for each column; where several are there, the first one counts.
-HEADERS = {
-    "path": ("path", "image", "image_path", "filepath", "file"),
-    "label": ("label", "class", "emotion", "expression"),
-    "split": ("split", "subset", "usage"),
-    "source": ("source", "dataset", "domain"),
-}
 SHOWN = 10  # offending rows named in a message
 _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)"  # absolute, or with an empty, `.` or `..` part: needs normalising
 UNLABELLED = -1
+_UNKNOWN = -2
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,7 @@ def read_benchmark(
     split: str | None = None,
     limit: int | None = None,
     verify_paths: bool = True,
+    on_refused: Callable[[ManifestError, int], object] | None = None,
 ) -> Benchmark:
     """Read the rows of a manifest that a split selects, and refuse what cannot be trusted.
 
@@ -107,6 +103,7 @@ def read_benchmark(
     split : keep the rows whose split is this text; None keeps all
     limit : keep the first so many of those; None keeps all
     verify_paths : list each folder once and check that every path is a file there that stays under `root`
+    on_refused : told what would be raised because of rows, and how many; those rows are left out then
 
     Raises
     ------
@@ -115,8 +112,8 @@ def read_benchmark(
         paths that leave the root, duplicate paths or no file: the first ten such rows and their count
     """
     manifest = Path(manifest)
-    raw = _read_csv(manifest)
-    columns = _find_columns(raw, manifest)
+    raw = read_csv(manifest)
+    columns = find_columns(raw, manifest)
     root = Path(root) if root else manifest.parent
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder; give the folder that the manifest's paths start from with --root")
@@ -129,19 +126,38 @@ def read_benchmark(
             frame[name] = raw[name]
     frame = _select(frame, manifest, split, limit)
 
-    frame["path"] = _normalised_paths(frame["path"], root, manifest)
-    labels = _label_columns(frame["label"], classes, manifest)
+    def keep(frame, column, wrong, problem, remedy):
+        """Refuse the rows marked in `wrong`, or leave them out."""
+        try:
+            _refuse(wrong, frame[column], manifest, problem, remedy)
+        except ManifestError as error:
+            if on_refused is None:
+                raise
+            on_refused(error, int(np.count_nonzero(wrong)))
+            return frame[~np.asarray(wrong)].copy()
+        return frame
+
+    paths, outside = _normalise(frame["path"], root)
+    frame = keep(frame, "path", outside, *_outside(root))
+    frame["path"] = paths[~outside]
+    frame = keep(frame, "label", _label_columns(frame["label"], classes) == _UNKNOWN, *_unknown_label(classes))
+    labels = _label_columns(frame["label"], classes)
     names = np.array([*classes.names, ""], dtype=object)
     frame["label"] = pd.Series(names[labels], frame.index, dtype=frame["path"].dtype)
-    _refuse(frame["path"].duplicated(), frame["path"], manifest, "duplicate path", "keep one row for each image")
+    frame = keep(frame, "path", frame["path"].duplicated(), "duplicate path", "keep one row for each image")
     if verify_paths:
-        _check_files(frame["path"], root, manifest)
+        missing, leading_out = find_unusable(frame["path"], root)
+        is_missing = pd.Series(missing, frame.index)
+        remedy = "copy the files or give another --root"
+        frame = keep(frame, "path", leading_out, f"link that leads out of the root {root}", remedy)
+        remedy = "give the folder of the paths with --root"
+        frame = keep(frame, "path", is_missing[frame.index], f"file that is not under {root}", remedy)
     name = ":".join(part for part in (manifest.stem, split, f"first{limit}" if limit is not None else None) if part)
     return Benchmark(
         name,
         root,
         frame.reset_index(drop=True),
-        labels,
+        _label_columns(frame["label"], classes),
         classes,
         manifest.absolute(),
         sha256_of_file(manifest),
@@ -158,62 +174,21 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
     Raises
     ------
     ManifestError
-        the manifest cannot be read, or has no such column or path
+        the manifest cannot be read, has no such column or path, or several values for one
     """
     manifest = Path(manifest)
-    raw = _read_csv(manifest)
+    raw = read_csv(manifest)
     if name not in raw:
         raise ManifestError(f"manifest {manifest}: no column {name}; there are {', '.join(map(str, raw.columns))}")
-    own = _normalised_paths(raw[_find_columns(raw, manifest)["path"]], root, manifest)
-    where = pd.Index(own).get_indexer(paths) if own.is_unique else np.full(len(paths), -1)
+    own, _ = _normalise(raw[find_columns(raw, manifest)["path"]], root)
+    there = pd.DataFrame({"path": own, "value": raw[name]})[own.isin(paths)].drop_duplicates()
+    if (again := there["path"].duplicated()).any():
+        path = there["path"][again].iloc[0]
+        raise ManifestError(f'manifest {manifest}: rows of the path "{path}" have different values of {name}')
+    where = pd.Index(there["path"]).get_indexer(paths)
     if (where < 0).any():
-        missing = paths.iloc[int(np.argmin(where))]
-        raise ManifestError(f'manifest {manifest}: no single row has the path "{missing}"')
-    return raw[name].to_numpy(object)[where]
-
-
-def _read_csv(manifest: Path) -> pd.DataFrame:
-    """Read all columns as text; what pandas or the disk object to becomes one line."""
-    try:
-        raw = pd.read_csv(manifest, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise ManifestError(f"manifest {manifest}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"manifest {manifest}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ManifestError(f"manifest {manifest}: not a CSV with a header line ({reason})") from error
-    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes surplus values for an index
-        raise ManifestError(
-            f"manifest {manifest}: rows have more values than the {raw.shape[1]} of the header; quote commas"
-        )
-    with manifest.open(encoding="utf-8-sig", newline="") as file:  # pandas fills short rows with empty values
-        lengths = np.fromiter((len(row) for row in csv.reader(file) if row), np.int64)
-    if (lengths < raw.shape[1]).any():
-        first = int(np.argmax(lengths < raw.shape[1])) - 1
-        raise ManifestError(
-            f"manifest {manifest} row {first + 1}: fewer values than the header's {raw.shape[1]}; complete the row"
-        )
-    return raw
-
-
-def _find_columns(raw: pd.DataFrame, manifest: Path) -> dict[str, str]:
-    """Return which column of the file plays which part."""
-    folded = {}
-    for name in reversed(raw.columns):
-        folded[str(name).strip().casefold()] = name
-    columns = {}
-    for part, known in HEADERS.items():
-        for name in known:
-            if name in folded:
-                columns[part] = folded[name]
-                break
-    if "path" not in columns:
-        raise ManifestError(
-            f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "
-            f"one of them must be named {' or '.join(HEADERS['path'])}"
-        )
-    return columns
+        raise ManifestError(f'manifest {manifest}: no row has the path "{paths.iloc[int(np.argmin(where))]}"')
+    return there["value"].to_numpy(object)[where]
 
 
 def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int | None) -> pd.DataFrame:
@@ -240,11 +215,16 @@ def _refuse(wrong: pd.Series | np.ndarray, values: pd.Series, manifest: Path, pr
     raise ManifestError(f"manifest {manifest}: {len(positions):,} x {problem}: {shown}{more}; {remedy}")
 
 
-def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series:
-    """Return paths relative to the root, without `.`, `..` and doubled slashes; refuse those that lead out."""
+def _outside(root: Path) -> tuple[str, str]:
+    return f"path that is empty or leaves the root {root}", "mend the paths or give another --root"
+
+
+def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
+    """Return (N,) paths without `.`, `..` and doubled slashes, and which of them lead out of the root, (N,) bool."""
     odd = paths.str.contains(_ODD_PATH, regex=True).to_numpy(bool)
+    wrong = odd.copy()
     if not odd.any():
-        return paths
+        return paths, wrong
     paths = paths.copy()
     top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
     fixed, outside = [], []
@@ -254,37 +234,39 @@ def _normalised_paths(paths: pd.Series, root: Path, manifest: Path) -> pd.Series
             path = path.removeprefix(top) if path.startswith(top) else path
         fixed.append(path)
         outside.append(path.startswith(("/", "../")) or path in (".", ".."))
-    wrong = odd.copy()
     wrong[odd] = outside
-    _refuse(
-        wrong,
-        paths,
-        manifest,
-        f"path that is empty or leaves the root {root}",
-        "mend the paths or give another --root",
-    )
     paths[odd] = fixed
-    return paths
+    return paths, wrong
 
 
-def _label_columns(labels: pd.Series, classes: ClassOrder, manifest: Path) -> np.ndarray:
-    """Return the (N,) class columns of label texts, -1 for empty ones; refuse unknown ones."""
-    codes, texts = pd.factorize(labels)
-    found = [UNLABELLED if text == "" else classes.index_of(text) for text in texts]
-    known = np.array([-2 if position is None else position for position in found], dtype=np.int64)[codes]
-    _refuse(
-        known == -2,
-        labels,
-        manifest,
+def _unknown_label(classes: ClassOrder) -> tuple[str, str]:
+    return (
         f"label that is not one of {', '.join(classes.names)}",
         "map it with --classes (a YAML file, name: [other words])",
     )
-    return known
 
 
-def _check_files(paths: pd.Series, root: Path, manifest: Path) -> None:
-    """Refuse paths without a file, and links that lead out of the root."""
-    missing, outside = find_unusable(paths, root)
-    remedy = "copy the files or give another --root"
-    _refuse(outside, paths, manifest, f"link that leads out of the root {root}", remedy)
-    _refuse(missing, paths, manifest, f"file that is not under {root}", "give the folder of the paths with --root")
+def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:
+    """Return the (N,) int64 class columns of label texts, -1 for empty ones, -2 for unknown ones."""
+    codes, texts = pd.factorize(labels)
+    found = [UNLABELLED if text == "" else classes.index_of(text) for text in texts]
+    return np.array([_UNKNOWN if position is None else position for position in found], dtype=np.int64)[codes]
+
+
+def read_labels(manifest: str | Path, split: str | None = None) -> list[str]:
+    """Return the different label texts of a manifest's rows, or of those of one split, as they are written.
+
+    Raises
+    ------
+    ManifestError
+        the file cannot be read as a CSV with a path column
+    """
+    manifest = Path(manifest)
+    raw = read_csv(manifest)
+    columns = find_columns(raw, manifest)
+    if "label" not in columns:
+        return []
+    labels = raw[columns["label"]].str.strip()
+    if split is not None and "split" in columns:
+        labels = labels[raw[columns["split"]].str.strip() == split]
+    return labels.unique().tolist()

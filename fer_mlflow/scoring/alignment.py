@@ -22,7 +22,7 @@ _Z = 4.0  # one-sided p = 3e-5: a benchmark of 200,000 rows has 800 blocks
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, `pass`, `warn` or `skip`, a sentence for people, and the numbers behind it."""
+    """One check: its name, `pass`, `warn`, `skip` or `fail`, a sentence for people, and the numbers behind it."""
 
     name: str
     verdict: str

@@ -1,5 +1,6 @@
 """How good soft labels are on labelled rows: every number from one pass over (N, C) logits."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.calibration_error import expected_calibration_error
+
+_LOWER_IS_BETTER = re.compile(r"nll|brier|ece.*")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class Metrics:
         }
         scores = {f"f1/{name}": float(f1) for name, f1 in zip(classes, self.f1, strict=True) if not np.isnan(f1)}
         return values | scores
+
+
+def is_lower_better(metric: str) -> bool:
+    """Return whether a smaller value of a metric is the better one.
+
+    >>> [is_lower_better(name) for name in ("macro_f1", "f1/Fear", "nll", "ece_adaptive", "after/nll")]
+    [False, False, True, True, True]
+    """
+    return bool(_LOWER_IS_BETTER.fullmatch(metric.rpartition("/")[2]))
 
 
 def check_logits(logits: np.ndarray) -> np.ndarray:

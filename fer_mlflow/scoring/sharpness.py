@@ -10,7 +10,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
 
 NEARLY_SURE = 0.99
-_FAR = 1e6  # a temperature ratio beyond which nothing is sought
+_FAR = 1e12  # a temperature ratio beyond which nothing is sought
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,15 @@ def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> t
     Returns
     -------
     the lowest and the highest temperature; None where no temperature reaches the band (constant logits)
+
+    Raises
+    ------
+    ContractError
+        a value is not finite, no row, or a band that is not two rising numbers in (1/C, 1)
     """
     logits = check_logits(logits)
+    if not len(logits):
+        raise ContractError("no row: there is no sharpness to measure")
     z = logits - logits.max(axis=1, keepdims=True)
     scale = float(np.abs(z).max())
     low, high = band

@@ -102,7 +102,8 @@ class SharedRows:
 def find_shared_rows(a: SoftLabels, b: SoftLabels) -> SharedRows:
     """Match two bundles' labelled rows by the images' content, and say whether their scores can be compared.
 
-    They can on all rows where the selection is the same, and else on the rows that both have, if their labels agree.
+    They can on all rows where selection and images are the same, and else on the rows that both have, if their labels
+    agree.
     """
     none = np.empty(0, np.int64)
     if set(a.classes) != set(b.classes):
@@ -110,17 +111,16 @@ def find_shared_rows(a: SoftLabels, b: SoftLabels) -> SharedRows:
             none, none, None, f"not comparable because classes differ: {_difference(a.classes, b.classes)}"
         )
     columns_b = np.array([b.classes.index(name) for name in a.classes])
-    if a.selection_sha256 == b.selection_sha256:
+    same_images = a.index["image_sha256"].equals(b.index["image_sha256"])
+    if a.selection_sha256 == b.selection_sha256 and same_images:
         rows = np.flatnonzero(a.labels >= 0)
         shared = f"comparable: the same {len(rows):,} labelled rows"
         rows_a = rows_b = rows
         if not len(rows):
             shared = "not comparable because no row has a label"
     else:
-        rows_a, rows_b = _match_images(a, b)
-        label_b = np.argsort(columns_b)[b.labels[rows_b]]
-        differ = int((a.labels[rows_a] != label_b).sum())
-        n = len(rows_a)
+        rows_a, rows_b, differ = _match_images(a, b)
+        n = len(rows_a) + differ
         if differ:
             shared = f"not comparable because {differ:,} of {n:,} shared images have other labels"
         elif n < FEWEST_SHARED:
@@ -139,11 +139,21 @@ def _difference(a: tuple[str, ...], b: tuple[str, ...]) -> str:
     return "; ".join(f"only {whose} has {', '.join(names)}" for whose, names in only if names)
 
 
-def _match_images(a: SoftLabels, b: SoftLabels) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of labelled rows with the same image; the n-th copy of an image matches the n-th."""
-    positions = []
+def _match_images(a: SoftLabels, b: SoftLabels) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return positions of labelled rows with the same image and label, and how many shared images have other labels.
+
+    An image may be there several times, with several labels (FER2013 has such): the n-th copy of an image with a label
+    matches the n-th.
+    """
+    key = ["image_sha256", "label"]
+    frames = []
     for bundle in (a, b):
-        frame = bundle.index[["image_sha256"]].assign(at=np.arange(len(bundle)))[bundle.labels >= 0]
-        positions.append(frame.assign(copy=frame.groupby("image_sha256").cumcount()))
-    merged = positions[0].merge(positions[1], on=["image_sha256", "copy"], suffixes=("_a", "_b")).sort_values("at_a")
-    return merged["at_a"].to_numpy(np.int64), merged["at_b"].to_numpy(np.int64)
+        frame = bundle.index[key].assign(at=np.arange(len(bundle)))[bundle.labels >= 0]
+        frames.append(frame.assign(copy=frame.groupby(key).cumcount()))
+    merged = frames[0].merge(frames[1], on=[*key, "copy"], suffixes=("_a", "_b")).sort_values("at_a")
+    left_a, left_b = (
+        frame["image_sha256"][~frame["at"].isin(merged[at])].value_counts()
+        for frame, at in zip(frames, ("at_a", "at_b"), strict=True)
+    )
+    differ = int(np.minimum(*left_a.align(left_b, join="inner")).sum())
+    return merged["at_a"].to_numpy(np.int64), merged["at_b"].to_numpy(np.int64), differ

@@ -10,11 +10,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from fer_mlflow.data.files import sha256_of_file
-from fer_mlflow.errors import BundleError, RunError
-from fer_mlflow.softlabels.bundle import FOLDER, HASHES, SoftLabels
-from fer_mlflow.softlabels.protocol import describe_ensemble
+from fer_mlflow.errors import RunError
+from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
+from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble
+from fer_mlflow.softlabels.reading import HASHES
+from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle
+from fer_mlflow.tracking.run_description import describe_run
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
+from fer_mlflow.tracking.searching import search_runs
 from fer_mlflow.tracking.store import redact, tracking_errors
+from fer_mlflow.tracking.triage_tags import BAD, STATUS, is_by_person
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
@@ -30,8 +35,11 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     found = [check for check in bundle.report["checks"] if check["verdict"] == "warn" and check["kind"] != "protocol"]
     warned = [check["name"] for check in found]
     seen = set(bundle.report["in_sample"].values())
+    prefix = "fer.teacher_run/"
+    teacher_runs = {name.removeprefix(prefix): text for name, text in tags.items() if name.startswith(prefix)}
     run.set_tags(
         {
+            "mlflow.note.content": describe_run(bundle, teacher_runs, run.experiment_id),
             **tags,
             "fer.benchmark": benchmark["name"],
             "fer.selection_sha256": bundle.selection_sha256,
@@ -49,6 +57,7 @@ def derived_params(bundle: SoftLabels) -> dict[str, object]:
     They are the same for every kind of run, whatever options it was asked with, so that the UI compares them.
     """
     how = {f"ensemble/{name}": text for name, text in describe_ensemble(bundle).items() if name != "weights"}
+    calibration = bundle.report.get("calibration")
     shares = {f"w/{name}": share for name, share in bundle.report["ensemble"]["weights"].items()}
     return {
         "ensemble": bundle.report["name"],
@@ -56,14 +65,16 @@ def derived_params(bundle: SoftLabels) -> dict[str, object]:
         **shares,
         "benchmark": bundle.report["benchmark"]["name"],
         "rows": len(bundle),
+        "calibration": describe_calibration(calibration) if calibration else "none",
     }
 
 
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
     """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
 
-    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that triage
-    called bad are left out.
+    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that a person
+    called bad are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the
+    same, and a bundle is verified before it is used.
     """
     keys = list(config_keys)
     found: dict[str, list[Run]] = {key: [] for key in keys}
@@ -71,38 +82,19 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
     condition = (
         f"tags.`fer.kind` = '{kind}' AND tags.`fer.config_key` LIKE '{prefix}.%' AND attributes.status = 'FINISHED'"
     )
-    with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        token = None
-        while True:
-            page = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], page_token=token)
-            for run in page:
-                if run.data.tags["fer.config_key"] in found and run.data.tags.get("triage.status") != "bad":
-                    found[run.data.tags["fer.config_key"]].append(run)
-            token = page.token
-            if not token:
-                return found
+    for run in search_runs(client, condition):
+        tags = run.data.tags
+        called_bad = tags.get(STATUS) == BAD and is_by_person(tags)
+        if tags["fer.config_key"] in found and not called_bad:
+            found[tags["fer.config_key"]].append(run)
+    return found
 
 
 def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> list[Run]:
     """Return the finished runs of a kind that have these params, newest first."""
     conditions = [f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"]
     conditions += [f"params.`{name}` = '{text}'" for name, text in params.items()]
-    with tracking_errors("searching runs"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        order = ["attributes.start_time DESC"]
-        return list(client.search_runs(experiments, " AND ".join(conditions), order_by=order, max_results=10))
-
-
-def all_experiments(client: MlflowClient):
-    """Yield every active experiment, page by page."""
-    token = None
-    while True:
-        page = client.search_experiments(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return search_runs(client, " AND ".join(conditions))
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
@@ -119,16 +111,13 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
         raise RunError(
             f"run {run_id!r}: a run id is 4 to 32 digits of 0-9a-f; copy it from a command's output or the UI"
         )
-    with tracking_errors(f"looking for run {run_id}"):
-        experiments = [experiment.experiment_id for experiment in all_experiments(client)]
-        condition = f"attributes.run_id LIKE '{run_id}%'"
-        found = list(client.search_runs(experiments, condition, run_view_type=ViewType.ALL, max_results=10))
+    found = search_runs(client, f"attributes.run_id LIKE '{run_id}%'", view=ViewType.ALL)
     if not found:
         raise RunError(
             f"run {run_id}: {redact(mlflow.get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI"
         )
     if len(found) > 1:
-        others = ", ".join(run.info.run_id for run in found)
+        others = ", ".join(run.info.run_id for run in found[:10])
         raise RunError(f"run {run_id}: several runs begin so ({others}); give more digits")
     if found[0].info.lifecycle_stage == "deleted":
         raise RunError(
@@ -149,12 +138,7 @@ def read_bundle_of(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
     TrackingError
         the server cannot be reached
     """
-    tags = run.data.tags
-    if "fer.bundle_sha256" not in tags:
-        kind = tags.get("fer.kind", "foreign")
-        what = f"run {run.info.run_id} ({kind}, {run.info.status}) has no soft labels"
-        source = f"; they are in run {tags['fer.source_run']}" if "fer.source_run" in tags else ""
-        raise RunError(f"{what}{source or '; name an export or a teacher run'}")
+    bundle_digest(run)
     return fetch_bundle(client, run, cache)
 
 
@@ -171,14 +155,11 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
         the server cannot be reached
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary:
-        with tracking_errors(f"downloading {FOLDER}/ of run {run.info.run_id}"):
-            folder = Path(client.download_artifacts(run.info.run_id, FOLDER, dst_path=temporary))
-        bundle = SoftLabels.open(folder)
-    expected = run.data.tags.get("fer.bundle_sha256")
-    if bundle.sha256 != expected:
-        raise BundleError(f"run {run.info.run_id}: its bundle is not the one it is tagged with; export it again")
-    return bundle
+    with (
+        tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary,
+        downloaded_bundle(client, run, Path(temporary) / FOLDER) as bundle,
+    ):
+        return bundle
 
 
 def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: str) -> Path:

@@ -23,7 +23,8 @@ from fer_mlflow.tracking.store import HELD, connect, is_joined, redact, tracking
 
 HEARTBEAT_S = 60
 _TAG_LENGTH = 5000
-_NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_. :-]")
+_KEY_LENGTH = 250
+_NOT_IN_KEYS = re.compile(r"[^\w. :-]")
 PARENT = "mlflow.parentRunId"
 _INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 
@@ -31,10 +32,16 @@ _INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "m
 def metric_key(*parts: str) -> str:
     """Return a metric's key, parts joined by `/`; characters that MLflow does not take become `_`.
 
-    >>> metric_key("source", "web/é", "accuracy")
-    'source/web__/accuracy'
+    Of a key that is too long the longest part is cut, so that the metric's name stays.
+
+    >>> metric_key("source", "web/é!", "accuracy")
+    'source/web_é_/accuracy'
     """
-    return "/".join(_NOT_IN_KEYS.sub("_", part).strip(" .") or "_" for part in parts)[:250]
+    clean = [_NOT_IN_KEYS.sub("_", part).strip(" .") or "_" for part in parts]
+    while (over := len("/".join(clean)) - _KEY_LENGTH) > 0:
+        longest = max(range(len(clean)), key=lambda at: len(clean[at]))
+        clean[longest] = clean[longest][: max(1, len(clean[longest]) - over)]
+    return "/".join(clean)
 
 
 class TrackedRun:
@@ -61,9 +68,9 @@ class TrackedRun:
                 self.client.log_batch(self.run_id, params=new[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers as they are; none may be NaN (MLflow's pages break on it)."""
+        """Log numbers as they are; none may be NaN (MLflow's pages break on it). Names of classes may hold anything."""
         now = int(time.time() * 1000)
-        entities = [Metric(key, value, now, step) for key, value in metrics.items()]
+        entities = [Metric(metric_key(*key.split("/")), value, now, step) for key, value in metrics.items()]
         with tracking_errors("logging metrics"):
             for start in range(0, len(entities), 1000):  # MLflow's limit for one batch
                 self.client.log_batch(self.run_id, metrics=entities[start : start + 1000])
@@ -108,6 +115,12 @@ class TrackedRun:
         with self._temporary_file(f"{name}.parquet") as path:
             frame.to_parquet(path, index=False)
             self.log_file(path, "tables")
+
+    def log_text(self, name: str, text: str) -> None:
+        """Upload a text file to the root of the artifacts."""
+        with self._temporary_file(name) as path:
+            path.write_text(text, encoding="utf-8")
+            self.log_file(path)
 
     @contextmanager
     def _temporary_file(self, name: str) -> Iterator[Path]:
@@ -197,6 +210,20 @@ def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]
             raise
         with tracking_errors("ending the run"):
             mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def joined_run(kind: str, name: str) -> Iterator[TrackedRun | None]:
+    """Join the run that `mlflow run` opened; give None elsewhere, for a command that leaves the store as it is.
+
+    Signals leave the block as `Interrupted` either way, so that it can put away what is unfinished.
+    """
+    if is_joined():
+        with open_run(kind, name) as run:
+            yield run
+    else:
+        with _signals_raise():
+            yield None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -47,13 +48,15 @@ def tracking_errors(doing: str) -> Iterator[None]:
     """
     is_main = threading.current_thread() is threading.main_thread()
     HELD.depth += is_main
+    began = time.monotonic()
     try:
         yield
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         reason = " ".join(str(error).split())[:500]
-        raise TrackingError(
-            redact(f"tracking server {mlflow.get_tracking_uri()}: {doing} failed ({reason})")
-        ) from error
+        uri = mlflow.get_tracking_uri()
+        # How long MLflow tries is up to MLFLOW_HTTP_REQUEST_MAX_RETRIES and _TIMEOUT: minutes, by default.
+        tried = f"; tried for {time.monotonic() - began:.0f} s" if uri.startswith(("http://", "https://")) else ""
+        raise TrackingError(redact(f"tracking server {uri}: {doing} failed ({reason}{tried})")) from error
     finally:
         HELD.depth -= is_main
         if is_main and not HELD.depth and HELD.pending is not None:
@@ -113,10 +116,27 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
 
 
+def run_address(experiment_id: str, run_id: str) -> str | None:
+    """Return the address of a run's page where the tracking URI is a server, else None."""
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{redact(uri.rstrip('/'))}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def ui_address(experiment_id: str, view: str) -> str:
+    """Return how to see an experiment's saved view: its address, and for a local store the command before it."""
+    uri = mlflow.get_tracking_uri()
+    is_server = uri.startswith(("http://", "https://"))
+    base = redact(uri.rstrip("/")) if is_server else "http://127.0.0.1:5000"
+    address = f"{base}/#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
+    return address if is_server else f"{describe_way_to_ui(experiment_id, '')}, then {address}"
+
+
 def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
     """Return the command, or for a server the address, that shows a run in MLflow's UI."""
+    if address := run_address(experiment_id, run_id):
+        return address
     uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        return f"{redact(uri.rstrip('/'))}/#/experiments/{experiment_id}/runs/{run_id}"
     path = sqlite_path(uri)
     return f"mlflow ui --backend-store-uri {_SQLITE}{path}" if path else f"mlflow ui --backend-store-uri {redact(uri)}"

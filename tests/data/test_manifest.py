@@ -6,10 +6,11 @@ import os
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.manifest import HEADERS, read_benchmark
+from fer_mlflow.data.manifest import HEADERS, read_benchmark, read_column
 from fer_mlflow.errors import ManifestError
 
 ROWS = "path,label,split,source\nimages/a.jpg,Happy,test,web\nimages/b.jpg,Sad,train,lab\nimages/c.jpg,Fear,test,lab\n"
@@ -303,3 +304,49 @@ def test_spelling_columns_root_and_line_ends_do_not_change_the_digest(read, tmp_
     assert read(same).selection_sha256 == expected
     (tmp_path / "moved").symlink_to(tmp_path)
     assert read(root=tmp_path / "moved").selection_sha256 == expected
+
+
+COLUMNS = "path,label,split,age\nimages/a.jpg,Happy,test,007\nimages/b.jpg,Sad,train,\nimages/c.jpg,Fear,test, NA \n"
+
+
+def column(tmp_path, content=COLUMNS, name="age", paths=("images/c.jpg", "images/a.jpg")):
+    manifest = tmp_path / "faces.csv"
+    manifest.write_text(content)
+    return read_column(manifest, name, tmp_path, pd.Series(list(paths))).tolist()
+
+
+def column_refusal(*arguments, **named) -> str:
+    with pytest.raises(ManifestError) as caught:
+        column(*arguments, **named)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_column_comes_in_the_order_of_the_paths_as_it_is_written(tmp_path):
+    assert column(tmp_path) == [" NA ", "007"]
+    assert column(tmp_path, paths=["images/b.jpg"] * 2) == ["", ""]
+    assert column(tmp_path, paths=[]) == []
+    assert column(tmp_path, name="label") == ["Fear", "Happy"]
+
+
+def test_a_column_is_found_by_paths_however_they_are_written(tmp_path):
+    written = COLUMNS.replace("path,", "Image ,").replace("images/c", "./images//x/../c")
+    assert column(tmp_path, written.replace("images/a", f"{tmp_path}/images/a")) == [" NA ", "007"]
+
+
+def test_a_column_does_not_mind_rows_that_nobody_asks_for(tmp_path):
+    others = "../outside.jpg,Happy,train,9\n,Happy,train,9\nimages/b.jpg,Sad,val,other\nimages/a.jpg,Happy,val,007\n"
+    assert column(tmp_path, COLUMNS + others) == [" NA ", "007"]
+
+
+def test_a_column_or_a_path_that_is_not_there_is_refused(tmp_path):
+    assert column_refusal(tmp_path, name="mood").endswith(
+        "faces.csv: no column mood; there are path, label, split, age"
+    )
+    assert 'faces.csv: no row has the path "images/d.jpg"' in column_refusal(
+        tmp_path, paths=["images/a.jpg", "images/d.jpg"]
+    )
+    twice = COLUMNS + "images/a.jpg,Happy,val,8\n"
+    assert 'rows of the path "images/a.jpg" have different values of age' in column_refusal(tmp_path, twice)
+    with pytest.raises(ManifestError, match=r"none\.csv: No such file"):
+        read_column(tmp_path / "none.csv", "age", tmp_path, pd.Series(["a.jpg"]))

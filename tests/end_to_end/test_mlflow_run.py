@@ -1,22 +1,26 @@
 """`mlflow run` starts the project, joins its run, and hands every parameter over intact."""
 
+import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+from toys import draw_logits, publish, write_bundle
 
 pytestmark = pytest.mark.slow
+MANIFEST = "path,label,age\n" + "".join(f"images/f{n:04d}.jpg,,{n % 2 + 7}\n" for n in range(40))
 
 
-def mlflow_run(workplace, *parameters, status=0):
-    """Run the export entry point from another folder, in the environment that runs the tests."""
+def mlflow_run(workplace, *parameters, entry="export", status=0):
+    """Run an entry point from another folder, in the environment that runs the tests."""
     program = Path(sys.executable).with_name("mlflow")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` in MLproject is found on it
     result = subprocess.run(
-        [program, "run", PROJECT, "-e", "export", "--env-manager", "local"]
+        [program, "run", PROJECT, "-e", entry, "--env-manager", "local"]
         + [word for parameter in parameters for word in ("-P", parameter)],
         cwd=workplace.folder,
         env=workplace.env | {"PATH": path},
@@ -56,3 +60,36 @@ def test_bad_input_fails_the_run_that_mlflow_opened(workplace, toy_faces, toy_te
     assert "fer-mlflow: weights: shares sum to 2, not to 1; normalised they are A=1" in result.stderr
     (run,) = workplace.runs()
     assert run.info.status == "FAILED"
+
+
+def test_soft_labels_are_evaluated_in_the_run_that_mlflow_opened(workplace, tmp_path):
+    logits, labels = draw_logits(40)
+    manifest_sha256 = hashlib.sha256(MANIFEST.encode()).hexdigest()
+    bundle = write_bundle(tmp_path / "b", logits, labels, manifest_sha256=manifest_sha256)
+    (workplace.folder / "my faces").mkdir()
+    (workplace.folder / "my faces/faces.csv").write_text(MANIFEST)
+    manifest = shlex.quote(str(workplace.folder / "my faces/faces.csv"))  # as `mlflow run -e export` logs it
+    run_id = publish(workplace, bundle, params={"manifest": manifest, "root": "''"})
+    mlflow_run(workplace, f"run={run_id[:12]}", "by=age, source", "name=it's mine", entry="evaluate")
+    (run,) = workplace.runs("evaluate")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "it's mine")
+    assert run.data.tags["mlflow.project.entryPoint"] == "evaluate"
+    assert run.data.tags["fer.source_run"] == run_id
+    assert (run.data.params["run"], run.data.params["ensemble"]) == (run_id[:12], "A=0.5,B=0.5")
+    assert run.data.metrics["age/8/rows"] == run.data.metrics["source/web/rows"] == 20
+    assert run.data.metrics["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    assert len(workplace.runs()) == 2
+
+
+def test_a_comparison_that_cannot_be_made_fails_mlflow_run_and_leaves_its_verdict(workplace, tmp_path):
+    logits, labels = draw_logits(40)
+    run_id = publish(workplace, write_bundle(tmp_path / "a", logits, labels))
+    write_bundle(tmp_path / "b b", logits, (labels + 1) % 7)
+    result = mlflow_run(workplace, f"run_a={run_id}", f"run_b={tmp_path / 'b b'}", entry="compare", status=1)
+    assert "≠ selection" in result.stdout
+    (run,) = workplace.runs("compare")
+    assert (
+        run.info.status == "FAILED"
+    )  # by MLflow, as after every exit status but 0; the command itself had FINISHED it
+    assert run.data.tags["fer.verdict"] == "not comparable because 40 of 40 shared images have other labels"
+    assert run.data.tags["fer.source_run_a"] == run_id

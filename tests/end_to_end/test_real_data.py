@@ -67,3 +67,49 @@ def test_logits_are_those_of_a_plain_loop_over_real_faces(workplace, export, rea
             with torch.no_grad():
                 expected = model(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])[0].numpy()
             np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_an_ensemble_is_evaluated_calibrated_and_compared_on_real_faces(workplace, export, real_data):
+    """Values were seen in the first whole version; accuracy and macro-F1 are the published ones of the test split."""
+    for split in ("val", "test"):
+        export("RN18=0.3,L0=0.5,CNXT=0.2", "--split", split)
+    test, val = (run.info.run_id for run in workplace.runs("export"))
+    workplace.run("evaluate", "--run", test)
+    metrics = workplace.runs("evaluate")[0].data.metrics
+    expected = {
+        "accuracy": 0.4694,
+        "macro_f1": 0.4076,
+        "nll": 1.8937,
+        "ece": 0.0692,
+        "ece_adaptive": 0.0740,
+        "ece_null_p95": 0.0585,
+        "ci95/macro_f1_low": 0.3700,
+        "ci95/macro_f1_high": 0.4433,
+        "source/c1/accuracy": 0.6595,
+        "source/c3/accuracy": 0.1654,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1.5e-3)
+    workplace.run("calibrate", "--run", test, "--fit-run", val)
+    run = workplace.runs("calibrate")[0]
+    expected = {"temperature": 0.8135, "before/ece": 0.0692, "after/ece": 0.0597, "source/c1/temperature": 0.6784}
+    assert {name: run.data.metrics[name] for name in expected} == pytest.approx(expected, abs=3e-3)
+    assert run.data.metrics["after/nll"] > run.data.metrics["before/nll"]  # the splits are of other sources
+    assert "source/c3/temperature" not in run.data.metrics  # worse than chance there
+    alone = next(run.info.run_id for run in workplace.runs("teacher") if run.data.params["ensemble"] == "L0=1")
+    workplace.run("compare", test, alone)
+    run = workplace.runs("compare")[0]
+    assert run.data.tags["fer.verdict"] == "comparable: the same 735 labelled rows"
+    assert run.data.metrics["changed_rows"] == pytest.approx(119, abs=2)
+    assert run.data.metrics["p_value/macro_f1"] > 0.8
+    not_shared = workplace.run("compare", test, val, status=3)
+    assert "not comparable because the benchmarks share 0 labelled images; 30 are needed" in not_shared.stdout
+
+
+def test_real_soft_labels_are_fetched_and_their_teachers_say_the_same_again(workplace, export, real_data):
+    export("RN18=0.4,L0=0.4,CNXT=0.2", "--limit", "60", "--clahe", "true")
+    rows = ["--manifest", real_data / "faces/manifest.csv", "--split", "test", "--limit", "60"]
+    best = ["--best", "accuracy", "--benchmark", "manifest:test:first60", "--where", "params.weights LIKE '%,%'"]
+    workplace.run("fetch", *best, *rows, "--check-images", "true", "--out", "fetched")
+    teachers = ["--teachers", real_data / "teachers/teachers.yaml"]
+    result = workplace.run("verify", "fetched", *rows, "--recompute", "20", *teachers)
+    assert "logits again                 20 rows asked again" in result.stdout

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import confusion_matrix, expected_calibration_error, f1_scores, score
+from fer_mlflow.scoring.metrics import confusion_matrix, expected_calibration_error, f1_scores, row_losses, score
 
 SCALARS = ("accuracy", "macro_f1", "nll", "brier", "ece", "mean_max_prob", "p99_max_prob")
 
@@ -75,6 +75,38 @@ def test_the_confusion_matrix_is_scikit_learns(seed):
     np.testing.assert_array_equal(
         confusion_matrix(labels, predictions, 7), sklearn_confusion(labels, predictions, labels=range(7))
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_losses_of_rows_are_log_losses_of_rows(dtype):
+    logits, labels = answers(3, N=60)
+    logits = logits.astype(dtype)
+    losses = row_losses(logits, labels)
+    assert losses.dtype == np.float64
+    expected = [log_loss([y], [p], labels=range(7)) for y, p in zip(labels, softmax(logits), strict=True)]
+    np.testing.assert_allclose(losses, expected, atol=1e-9)
+    assert losses.mean() == pytest.approx(score(logits, labels).nll, abs=1e-12)
+    shifted = row_losses(logits.astype(float) + np.arange(60)[:, None], labels)
+    np.testing.assert_allclose(shifted, losses, atol=1e-9)
+
+
+def test_losses_of_rows_by_hand():
+    logits = np.array([[math.log(3), 0.0], [0.0, 0.0], [1e4, -1e4], [-1e4, 1e4], [-1e4, -1e4]])
+    expected = [math.log(4), math.log(2), 2e4, 0.0, math.log(2)]
+    np.testing.assert_allclose(row_losses(logits, np.array([1, 0, 1, 1, 0])), expected, rtol=1e-12)
+    assert row_losses(np.empty((0, 3)), np.empty(0, int)).shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_extreme_logits_have_the_nll_of_exact_arithmetic(seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.uniform(-1e4, 1e4, (50, 7)), rng.integers(0, 7, 50)
+    logits[0, :2] = logits[0].max() + 1  # a tie at the top
+    total = math.fsum(
+        max(row) - row[y] + math.log(math.fsum(math.exp(z - max(row)) for z in row))
+        for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
+    )
+    assert score(logits, labels).nll == pytest.approx(total / 50, rel=1e-13)
 
 
 def test_three_rows_by_hand():

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from student_toys import write_bundle
+from toys import write_soft_labels
 from torch.nn import functional
 
 from fer_mlflow.data.classes import FER7, ClassOrder
@@ -21,71 +21,71 @@ RECIPE = Recipe("test_resnet", img_size=32, epochs=2, lr=0.01, batch_size=16, fl
 ROWS = torch.tensor([5, 0, 17, 40])
 
 
-def objective_of(part, bundle, how=None, recipe=RECIPE, **more):
+def objective_of(part, train_bundle, how=None, recipe=RECIPE, **more):
     how = how or Distillation()
-    return SoftObjective(part, recipe, bundle, make_targets(bundle, {}, None, how.temperature), how, **more)
+    return SoftObjective(part, recipe, train_bundle, make_targets(train_bundle, {}, None, how.temperature), how, **more)
 
 
 @pytest.fixture
-def batch(train):
+def batch(train_part):
     """Return logits of a student and the labels of four rows."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(4, 7, generator=generator, requires_grad=True), torch.from_numpy(train.labels[ROWS.numpy()])
+    return torch.randn(4, 7, generator=generator, requires_grad=True), torch.from_numpy(train_part.labels[ROWS.numpy()])
 
 
 @pytest.mark.parametrize("loss", ["kd", "dkd"])
-def test_the_loss_is_the_weighted_sum_of_its_parts(train, bundle, batch, loss):
+def test_the_loss_is_the_weighted_sum_of_its_parts(train_part, train_bundle, batch, loss):
     how = Distillation(loss, temperature=3.0, alpha=0.7, beta=2.0, ce_weight=0.4)
     student, labels = batch
-    teacher = torch.from_numpy(bundle.logits[ROWS.numpy()])
+    teacher = torch.from_numpy(train_bundle.logits[ROWS.numpy()])
     soft = {
         "kd": lambda: 0.7 * kd_loss(student, teacher, 3.0),
         "dkd": lambda: dkd_loss(student, teacher, labels, 0.7, 2.0, 3.0),
     }[loss]()
     expected = 0.4 * functional.cross_entropy(student, labels) + soft
-    torch.testing.assert_close(objective_of(train, bundle, how)(student, labels, ROWS, 0), expected)
+    torch.testing.assert_close(objective_of(train_part, train_bundle, how)(student, labels, ROWS, 0), expected)
     without = Distillation(loss, temperature=3.0, alpha=0.7, beta=2.0, ce_weight=0.0)
-    torch.testing.assert_close(objective_of(train, bundle, without)(student, labels, ROWS, 0), soft)
+    torch.testing.assert_close(objective_of(train_part, train_bundle, without)(student, labels, ROWS, 0), soft)
 
 
-def test_the_divergence_rises_over_the_warm_up(train, bundle, batch):
+def test_the_divergence_rises_over_the_warm_up(train_part, train_bundle, batch):
     how = Distillation(warmup_epochs=3)
-    objective, plain = objective_of(train, bundle, how), objective_of(train, bundle)
-    ce = LabelObjective(train, RECIPE)(*batch, ROWS, 0)
+    objective, plain = objective_of(train_part, train_bundle, how), objective_of(train_part, train_bundle)
+    ce = LabelObjective(train_part, RECIPE)(*batch, ROWS, 0)
     full = plain(*batch, ROWS, 0) - ce
     for epoch, share in enumerate([0.25, 0.5, 0.75, 1.0, 1.0]):
         torch.testing.assert_close(objective(*batch, ROWS, epoch), ce + share * full)
 
 
-def test_label_smoothing_and_class_weights_are_the_labels_part_alone(train, bundle, batch):
+def test_label_smoothing_and_class_weights_are_the_labels_part_alone(train_part, train_bundle, batch):
     recipe = Recipe("test_resnet", balance="loss", label_smoothing=0.1)
-    difference = objective_of(train, bundle, recipe=recipe)(*batch, ROWS, 0) - objective_of(train, bundle)(
+    difference = objective_of(train_part, train_bundle, recipe=recipe)(*batch, ROWS, 0) - objective_of(train_part, train_bundle)(
         *batch, ROWS, 0
     )
-    labels_alone = LabelObjective(train, recipe)(*batch, ROWS, 0) - LabelObjective(train, RECIPE)(*batch, ROWS, 0)
+    labels_alone = LabelObjective(train_part, recipe)(*batch, ROWS, 0) - LabelObjective(train_part, RECIPE)(*batch, ROWS, 0)
     torch.testing.assert_close(difference, labels_alone)
 
 
 @pytest.fixture
-def partial(tmp_path, manifest):
+def partial(tmp_path, split_faces):
     """Return soft labels of all training rows but rows 1 and 18 (from 1): of the batch, rows 0 and 17."""
-    lines = manifest.read_text().splitlines()
-    part = read_benchmark(manifest, FER7, split="train")
+    lines = split_faces.read_text().splitlines()
+    part = read_benchmark(split_faces, FER7, split="train")
     gone = {part.paths[0], part.paths[17]}
-    shorter = manifest.with_name("shorter.csv")
+    shorter = split_faces.with_name("shorter.csv")
     shorter.write_text("\n".join(line for line in lines if line.split(",")[0] not in gone) + "\n")
-    return write_bundle(tmp_path / "partial", read_benchmark(shorter, FER7, split="train"))
+    return write_soft_labels(tmp_path / "partial", read_benchmark(shorter, FER7, split="train"))
 
 
 @pytest.mark.parametrize("loss", ["kd", "dkd"])
-def test_rows_without_soft_labels_have_their_labels_alone(train, partial, bundle, batch, loss):
+def test_rows_without_soft_labels_have_their_labels_alone(train_part, partial, train_bundle, batch, loss):
     with pytest.raises(BundleError, match=r"2 of 54 rows have no soft labels: row 1 .*, row 18 .*; .* --missing ce"):
-        objective_of(train, partial, Distillation(loss))
-    objective = objective_of(train, partial, Distillation(loss), allow_missing=True)
+        objective_of(train_part, partial, Distillation(loss))
+    objective = objective_of(train_part, partial, Distillation(loss), allow_missing=True)
     assert objective.missing == 2
     student, labels = batch
     there = torch.tensor([0, 3])
-    teacher = torch.from_numpy(bundle.logits[ROWS[there].numpy()])
+    teacher = torch.from_numpy(train_bundle.logits[ROWS[there].numpy()])
     soft = {
         "kd": lambda: kd_loss(student[there], teacher, 4.0),
         "dkd": lambda: dkd_loss(student[there], teacher, labels[there], 1.0, 8.0, 4.0),
@@ -97,37 +97,37 @@ def test_rows_without_soft_labels_have_their_labels_alone(train, partial, bundle
     torch.testing.assert_close(gradient[[1, 2]], ce[[1, 2]])
 
 
-def test_rows_that_would_have_no_loss_are_refused(train, partial):
+def test_rows_that_would_have_no_loss_are_refused(train_part, partial):
     with pytest.raises(ContractError, match="--ce-weight 0 leaves them without any loss"):
-        objective_of(train, partial, Distillation(ce_weight=0.0), allow_missing=True)
+        objective_of(train_part, partial, Distillation(ce_weight=0.0), allow_missing=True)
 
 
-def test_soft_labels_of_other_rows_are_refused(tmp_path, manifest, train):
-    others = write_bundle(tmp_path / "val", read_benchmark(manifest, FER7, split="val"))
+def test_soft_labels_of_other_rows_are_refused(tmp_path, split_faces, train_part):
+    others = write_soft_labels(tmp_path / "val", read_benchmark(split_faces, FER7, split="val"))
     with pytest.raises(BundleError, match="these soft labels are of other images"):
-        objective_of(train, others, allow_missing=True)
+        objective_of(train_part, others, allow_missing=True)
 
 
-def test_soft_labels_of_other_classes_are_refused(manifest, bundle):
+def test_soft_labels_of_other_classes_are_refused(split_faces, train_bundle):
     order = ClassOrder.of(["Neutral", *FER7.names[:-1]])
     with pytest.raises(
         ContractError, match=r"soft labels are of the classes Angry, .* give the bundle's with --classes"
     ):
-        objective_of(read_benchmark(manifest, order, split="train"), bundle)
+        objective_of(read_benchmark(split_faces, order, split="train"), train_bundle)
 
 
-def test_the_key_follows_what_is_learned(tmp_path, train, bundle):
-    same = objective_of(train, write_bundle(tmp_path / "again", train)).settings
-    assert objective_of(train, bundle).settings == same
-    half = objective_of(train, write_bundle(tmp_path / "half", train, dtype="float16")).settings
+def test_the_key_follows_what_is_learned(tmp_path, train_part, train_bundle):
+    same = objective_of(train_part, write_soft_labels(tmp_path / "again", train_part)).settings
+    assert objective_of(train_part, train_bundle).settings == same
+    half = objective_of(train_part, write_soft_labels(tmp_path / "half", train_part, dtype="float16")).settings
     others = [half]
     for changes in ({"loss": "dkd"}, {"temperature": 5.0}, {"alpha": 2.0}, {"ce_weight": 0.5}, {"warmup_epochs": 1}):
-        others.append(objective_of(train, bundle, Distillation(**changes)).settings)
+        others.append(objective_of(train_part, train_bundle, Distillation(**changes)).settings)
     assert all(other != same for other in others)
-    assert objective_of(train, bundle, Distillation(beta=1.0)).settings == same  # KD has no beta
-    dkd = [objective_of(train, bundle, Distillation("dkd", beta=beta)).settings for beta in (1.0, 2.0)]
+    assert objective_of(train_part, train_bundle, Distillation(beta=1.0)).settings == same  # KD has no beta
+    dkd = [objective_of(train_part, train_bundle, Distillation("dkd", beta=beta)).settings for beta in (1.0, 2.0)]
     assert dkd[0] != dkd[1]
-    keys = {training_key(RECIPE, train, train, None, each) for each in (None, same, half)}
+    keys = {training_key(RECIPE, train_part, train_part, None, each) for each in (None, same, half)}
     assert len(keys) == 3
 
 
@@ -143,25 +143,25 @@ def train_student(parts, folder, objective, recipe=RECIPE, **more):
 
 
 @pytest.fixture
-def parts(manifest, train):
-    return train, read_benchmark(manifest, FER7, split="val")
+def parts(split_faces, train_part):
+    return train_part, read_benchmark(split_faces, FER7, split="val")
 
 
 def weights_of(trained):
     return torch.cat([each.flatten().double() for each in trained.checkpoint["model"].values()])
 
 
-def test_a_killed_distillation_goes_on_to_the_same_weights(parts, bundle, tmp_path):
+def test_a_killed_distillation_goes_on_to_the_same_weights(parts, train_bundle, tmp_path):
     how = Distillation("dkd", beta=2.0, warmup_epochs=2)
 
     def stop(epoch):
         raise KeyboardInterrupt
 
-    whole = train_student(parts, tmp_path / "whole", objective_of(parts[0], bundle, how))
+    whole = train_student(parts, tmp_path / "whole", objective_of(parts[0], train_bundle, how))
     with pytest.raises(KeyboardInterrupt):
-        train_student(parts, tmp_path / "stopped", objective_of(parts[0], bundle, how), on_epoch=stop)
+        train_student(parts, tmp_path / "stopped", objective_of(parts[0], train_bundle, how), on_epoch=stop)
     seen = []
-    resumed = train_student(parts, tmp_path / "stopped", objective_of(parts[0], bundle, how), on_epoch=seen.append)
+    resumed = train_student(parts, tmp_path / "stopped", objective_of(parts[0], train_bundle, how), on_epoch=seen.append)
     assert [epoch.number for epoch in seen] == [1, 2]
     assert resumed.history == whole.history
     assert torch.equal(weights_of(resumed), weights_of(whole))
@@ -169,21 +169,21 @@ def test_a_killed_distillation_goes_on_to_the_same_weights(parts, bundle, tmp_pa
     assert not torch.equal(weights_of(alone), weights_of(whole))
 
 
-def test_a_student_learns_what_its_teachers_say(parts, bundle, tmp_path):
+def test_a_student_learns_what_its_teachers_say(parts, train_bundle, tmp_path):
     """Soft labels alone, of teachers that say the same of every image: the student ends near them."""
     said = np.array([2.0, 0, 0, 1.0, 0, 0, -1.0], np.float32)
-    targets = make_targets(bundle, {}, None, 2.0)
+    targets = make_targets(train_bundle, {}, None, 2.0)
     targets.logits[:] = said
     recipe = Recipe("test_resnet", img_size=32, epochs=6, lr=0.01, batch_size=16, weight_decay=0.0)
-    objective = SoftObjective(parts[0], recipe, bundle, targets, Distillation(temperature=2.0, ce_weight=0.0))
+    objective = SoftObjective(parts[0], recipe, train_bundle, targets, Distillation(temperature=2.0, ce_weight=0.0))
     trained = train_student(parts, tmp_path, objective, recipe)
     assert trained.history[-1].train_loss < 0.1 * trained.history[0].train_loss
 
 
-def test_images_that_changed_since_the_export_are_refused_before_the_first_step(parts, bundle, tmp_path):
+def test_images_that_changed_since_the_export_are_refused_before_the_first_step(parts, train_bundle, tmp_path):
     cv2.imwrite(str(parts[0].root / parts[0].paths[2]), np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(BundleError, match=r"1 images are not the ones that the teachers saw: row 3 "):
-        train_student(parts, tmp_path, objective_of(parts[0], bundle))
+        train_student(parts, tmp_path, objective_of(parts[0], train_bundle))
     assert not (tmp_path / "last.pt").exists()
 
 
@@ -197,9 +197,9 @@ class FailsLater(SoftObjective):
         return super().__call__(logits, labels, rows, epoch) * (float("nan") if self.calls > 1 else 1.0)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_epoch(parts, bundle, tmp_path):
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_epoch(parts, train_bundle, tmp_path):
     how = Distillation()
-    objective = FailsLater(parts[0], RECIPE, bundle, make_targets(bundle, {}, None, 4.0), how)
+    objective = FailsLater(parts[0], RECIPE, train_bundle, make_targets(train_bundle, {}, None, 4.0), how)
     epochs = []
     with pytest.raises(NotFiniteError, match=r"^epoch 2, step 2: the loss is nan") as caught:
         train_student(parts, tmp_path, objective, on_epoch=epochs.append)
@@ -209,9 +209,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_epoch(parts
     assert all(bool(each.isfinite().all()) for each in caught.value.kept.checkpoint["model"].values())
 
 
-def test_a_checkpoint_says_how_it_was_distilled(train, partial):
+def test_a_checkpoint_says_how_it_was_distilled(train_part, partial):
     targets = make_targets(partial, {}, None, 4.0)
-    objective = SoftObjective(train, RECIPE, partial, targets, Distillation(), allow_missing=True)
+    objective = SoftObjective(train_part, RECIPE, partial, targets, Distillation(), allow_missing=True)
     assert describe_distillation(objective, targets) == {
         "loss": "kd",
         "temperature": 4.0,

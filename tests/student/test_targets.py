@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
-from student_toys import SHARES, logits_of, write_bundle
+from toys import SHARES, logits_of, write_soft_labels
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.softlabels.calibration import write_calibrated
@@ -28,15 +28,15 @@ def expected(kind, logits, temperature):
 
 
 @pytest.fixture
-def teachers(train):
-    return {name: logits_of(train, name) for name in SHARES}
+def teachers(train_part):
+    return {name: logits_of(train_part, name) for name in SHARES}
 
 
 @pytest.mark.parametrize("space", ["logit", "prob"])
 @pytest.mark.parametrize("kind", ["logit", "prob", "mixture"])
-def test_each_target_is_its_definition_from_either_bundle(tmp_path, train, teachers, space, kind):
-    bundle = write_bundle(tmp_path / space, train, space=space)
-    targets = make_targets(bundle, teachers, kind, T)
+def test_each_target_is_its_definition_from_either_bundle(tmp_path, train_part, teachers, space, kind):
+    train_bundle = write_soft_labels(tmp_path / space, train_part, space=space)
+    targets = make_targets(train_bundle, teachers, kind, T)
     np.testing.assert_allclose(shown(targets), expected(kind, teachers, T), atol=1e-6)
     assert (targets.kind, targets.temperature, targets.effective_temperature) == (kind, T, T)
     assert mean_top_prob(targets) == pytest.approx(expected(kind, teachers, T).max(axis=1).mean(), abs=1e-6)
@@ -48,47 +48,47 @@ def test_the_three_are_different(teachers):
         assert np.abs(kinds[one] - kinds[other]).max() > 0.01
 
 
-def test_a_bundle_gives_its_own_space_without_teachers(tmp_path, train, bundle):
-    assert make_targets(bundle, {}, None, T).kind == "logit"
-    np.testing.assert_array_equal(make_targets(bundle, {}, None, T).logits, bundle.logits)
-    half = write_bundle(tmp_path / "half", train, space="prob", dtype="float16")
+def test_a_bundle_gives_its_own_space_without_teachers(tmp_path, train_part, train_bundle):
+    assert make_targets(train_bundle, {}, None, T).kind == "logit"
+    np.testing.assert_array_equal(make_targets(train_bundle, {}, None, T).logits, train_bundle.logits)
+    half = write_soft_labels(tmp_path / "half", train_part, space="prob", dtype="float16")
     targets = make_targets(half, {}, None, T)
     assert (targets.kind, targets.logits.dtype) == ("prob", np.float32)
 
 
-def test_one_teacher_is_all_three(tmp_path, train):
-    alone = write_bundle(tmp_path / "alone", train, shares={"A": 1.0})
+def test_one_teacher_is_all_three(tmp_path, train_part):
+    alone = write_soft_labels(tmp_path / "alone", train_part, shares={"A": 1.0})
     for kind in ("prob", "mixture"):
         np.testing.assert_array_equal(make_targets(alone, {}, kind, T).logits, alone.logits)
-    logits = {"A": logits_of(train, "A").astype(np.float64)}
+    logits = {"A": logits_of(train_part, "A").astype(np.float64)}
     np.testing.assert_allclose(softmax(mix_tempered(logits, {"A": 1.0}, T) / T, axis=1), softmax(logits["A"] / T, 1))
 
 
 @pytest.mark.parametrize("kind", ["logit", "prob", "mixture"])
-def test_the_temperature_of_a_calibration_multiplies(tmp_path, bundle, teachers, kind):
+def test_the_temperature_of_a_calibration_multiplies(tmp_path, train_bundle, teachers, kind):
     calibration = {"method": "temperature", "temperature": 2.5, "fitted_on": {"name": "m:val"}}
-    calibrated = write_calibrated(tmp_path / "c", bundle, bundle.logits.astype(np.float64) / 2.5, calibration)
+    calibrated = write_calibrated(tmp_path / "c", train_bundle, train_bundle.logits.astype(np.float64) / 2.5, calibration)
     targets = make_targets(calibrated, teachers, kind, T)
     assert targets.effective_temperature == 7.5
     np.testing.assert_allclose(shown(targets), expected(kind, teachers, 7.5), atol=1e-6)
 
 
-def test_what_cannot_be_had_is_said(tmp_path, train, bundle, teachers):
+def test_what_cannot_be_had_is_said(tmp_path, train_part, train_bundle, teachers):
     with pytest.raises(ContractError, match=r"target mixture: .* logits of B are not to be had; name a run"):
-        make_targets(bundle, {"A": teachers["A"]}, "mixture", T)
+        make_targets(train_bundle, {"A": teachers["A"]}, "mixture", T)
     with pytest.raises(ContractError, match="target 'mean' is not one of logit, prob, mixture"):
-        make_targets(bundle, teachers, "mean", T)
+        make_targets(train_bundle, teachers, "mean", T)
     calibration = {"method": "vector", "fitted_on": {"name": "m:val"}}
-    vector = write_calibrated(tmp_path / "v", bundle, bundle.logits.astype(np.float64) * 2, calibration)
+    vector = write_calibrated(tmp_path / "v", train_bundle, train_bundle.logits.astype(np.float64) * 2, calibration)
     with pytest.raises(ContractError, match=r"were calibrated \(vector\) after fusion in logit space"):
         make_targets(vector, teachers, "prob", T)
     assert make_targets(vector, teachers, "logit", T).effective_temperature == T
 
 
 @pytest.mark.parametrize("temperature", [0.0, -2.0, float("nan")])
-def test_a_temperature_that_is_not_above_0_is_refused(bundle, teachers, temperature):
+def test_a_temperature_that_is_not_above_0_is_refused(train_bundle, teachers, temperature):
     for call in (
-        lambda: make_targets(bundle, {}, None, temperature),
+        lambda: make_targets(train_bundle, {}, None, temperature),
         lambda: mix_tempered(teachers, SHARES, temperature),
     ):
         with pytest.raises(ContractError, match="must be a finite number above 0"):

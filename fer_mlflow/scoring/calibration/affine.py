@@ -7,8 +7,10 @@ import numpy as np
 from scipy.special import log_softmax
 
 from fer_mlflow.scoring.calibration.newton import minimise_convex
-from fer_mlflow.scoring.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE
+from fer_mlflow.scoring.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, ROUNDING, SEPARABLE
 from fer_mlflow.scoring.metrics import check_labels, check_logits
+
+_NO_SCALE = 1e-7  # of logits of spread 1: nothing that float64 tells from a scale of 0
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,19 @@ def _fit(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> AffineFi
     if len(np.unique(labels)) < C:
         return AffineFit(SEPARABLE, "a class without a labelled row has a bias that goes to -infinity", none, none)
     log_probs = log_softmax(logits, axis=1)
+    if np.ptp(log_probs, axis=0).max() <= ROUNDING * np.abs(log_probs).max():  # biases could replace any scale
+        said = "the logits are constant, or the same in every row: there is nothing to scale"
+        return AffineFit(NO_POSITIVE_OPTIMUM, said, none, none)
     unit = float(np.sqrt(log_probs.var(axis=1).mean()))
-    if unit == 0:
-        return AffineFit(NO_POSITIVE_OPTIMUM, "the logits are constant: there is nothing to scale", none, none)
     scales = 1 if one_scale else C
-    start = np.concatenate([np.full(scales, unit), np.zeros(C)])  # that is softmax(z) as it is
+    # Logits of spread 1, and not z as it is: where softmax(z) is one-hot the likelihood is flat and shows no way.
+    start = np.concatenate([np.ones(scales), np.zeros(C)])
     found = minimise_convex(_derivatives(log_probs / unit, labels, one_scale), start)
     if not found.converged:
         return AffineFit(SEPARABLE, "scales and biases tell some class from the others without a mistake", none, none)
     scale = np.broadcast_to(found.parameters[:scales] / unit, C).copy()
     bias = found.parameters[scales:] - found.parameters[scales:].mean()
-    if (scale <= 0).all():
+    if (found.parameters[:scales] <= _NO_SCALE).all():
         said = "beside class biases the logits fit the labels no better than equal ones"
         return AffineFit(NO_POSITIVE_OPTIMUM, said, none, none)
     return AffineFit(OK, "the likelihood has one maximum, and this is it", scale, bias)

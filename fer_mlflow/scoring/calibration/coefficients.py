@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax
 
+from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.calibration.newton import minimise_convex
-from fer_mlflow.scoring.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE
+from fer_mlflow.scoring.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, ROUNDING, SEPARABLE
 from fer_mlflow.scoring.metrics import check_labels, check_logits
 
 
@@ -48,9 +49,14 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
     ContractError
         shapes disagree, N = 0, a label is out of range, or a value is not finite
     """
-    stack = np.stack([check_logits(each) for each in logits])
+    layers = [check_logits(each) for each in logits]
+    shapes = {each.shape for each in layers}
+    if len(shapes) != 1:
+        raise ContractError(f"teachers' logits have shapes {sorted(shapes)}; they must be of the same rows and classes")
+    stack = np.stack(layers)
     K, N, C = stack.shape
     labels = check_labels(labels, N, C)
+    stack -= stack.max(axis=2, keepdims=True)  # exactly 0 where a row is constant, which the mean alone is not
     stack -= stack.mean(axis=2, keepdims=True)
     unit = np.sqrt(np.square(stack).mean(axis=(1, 2)))
     unit[unit == 0] = 1.0  # a constant teacher: its coefficient changes nothing
@@ -71,7 +77,7 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
         )
 
     at_zero = derivatives(np.zeros(K))[1]
-    if (at_zero >= 0).all():
+    if (at_zero >= -ROUNDING).all():
         said = "no teacher's logits fit the labels better than equal probabilities: all coefficients go to 0"
         return CoefficientsFit(NO_POSITIVE_OPTIMUM, said, none)
     found = minimise_convex(derivatives, np.full(K, 1 / K), lowest=np.zeros(K))

@@ -15,6 +15,7 @@ EXPLANATIONS = {
 }
 _STEP = 1e-10  # relative size of the last step in 1/T
 _WARM_ROWS = 20_000
+ROUNDING = 1e-12  # a slope at 1/T = 0 this near 0, for logits of spread 1, is 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
     z = logits - logits.max(axis=1, keepdims=True)
     z_y = z[np.arange(len(z)), labels]
     scale = float(np.sqrt(z.var(axis=1).mean()))
-    if scale == 0 or _slope_at_zero(z, z_y) >= 0:
+    if scale == 0 or _slope_at_zero(z, z_y) >= -ROUNDING * scale:
         return TemperatureFit(NO_POSITIVE_OPTIMUM, np.nan, np.nan)
     if not z_y.any():  # every label has the greatest logit, which is 0 here
         return TemperatureFit(SEPARABLE, np.nan, np.nan)

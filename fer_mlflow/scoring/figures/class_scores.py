@@ -1,6 +1,7 @@
 """Precision, recall and F1 of each class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,13 +21,13 @@ from fer_mlflow.scoring.figures.style import (
     page,
     place,
     png,
-    readable_classes,
+    readable_names,
 )
 
 _WIDTH, _HEIGHT = 9.0, 6.6
-_LEFT, _BOTTOM, _PLOT, _TALL = 1.55, 0.65, 4.25, 4.85  # inches
+_LEFT, _BOTTOM, _PLOT, _TALL = 1.55, 0.65, 3.85, 4.85  # inches
 # what stands right of the plot: where a column ends, inches from the plot's right edge
-_COLUMNS = {"precision": 0.78, "recall": 1.4, "F1  [95 %]": 2.55, "n": 3.1}
+_COLUMNS = {"precision": 0.78, "recall": 1.3, "F1  [95 %]": 2.78, "n": 3.45}
 
 
 def draw_class_scores(
@@ -40,8 +41,8 @@ def draw_class_scores(
 ) -> bytes:
     """Draw each class's F1 as a bar with its 95 % interval, precision and recall as marks on it.
 
-    The dashed line is macro-F1, the mean over the classes that have a labelled row. A score that is NaN (recall and F1 of
-    a class without a labelled row, precision of one that is never predicted) is written as "none".
+    The dashed line is macro-F1, the mean over the classes that have a labelled row. A score that is NaN (recall and F1
+    of a class without a labelled row, precision of one that is never predicted) is written as "none".
 
     Parameters
     ----------
@@ -73,28 +74,35 @@ def draw_class_scores(
         axes.set(xlim=(0, 1), ylim=(C - 0.5, -0.5), xticks=np.linspace(0, 1, 6), yticks=[], xlabel="score")
         axes.spines["left"].set_visible(False)
         _draw_scores(axes, scores, macro)
-        _write_table(figure, axes, scores, support, readable_classes(classes))
+        _write_table(figure, axes, scores, support, readable_names(classes))
         return png(figure)
 
 
 def _draw_scores(axes: Axes, scores: dict[str, np.ndarray], macro: float) -> None:
     y = np.arange(len(scores["f1"]))
     mark = min(9.0, 110 / len(y))
-    axes.barh(y, np.nan_to_num(scores["f1"]), 0.62, color=SKY, alpha=0.4)
+    thick = min(1.0, 0.15 * len(y))  # bars of few classes do not fill the page
+    axes.barh(y, np.nan_to_num(scores["f1"]), 0.62 * thick, color=SKY, alpha=0.4)
     axes.axvline(macro, color=INK, linewidth=1.1, linestyle=(0, (5, 3)))
     lines = axes.hlines(y, scores["f1_low"], scores["f1_high"], color=BLUE, linewidth=2.2)
-    style = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.8, "clip_on": False, "zorder": 5}
+    style: dict[str, Any] = {
+        "linestyle": "none",
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.8,
+        "clip_on": False,
+        "zorder": 5,
+    }
     (dots,) = axes.plot(scores["f1"], y, "o", color=BLUE, markersize=0.85 * mark, **style)
-    (precise,) = axes.plot(scores["precision"], y - 0.2, "v", color=VERMILLION, markersize=mark, **style)
-    (complete,) = axes.plot(scores["recall"], y + 0.2, "^", color=ORANGE, markersize=mark, **style)
+    (precise,) = axes.plot(scores["precision"], y - 0.2 * thick, "v", color=VERMILLION, markersize=mark, **style)
+    (complete,) = axes.plot(scores["recall"], y + 0.2 * thick, "^", color=ORANGE, markersize=mark, **style)
     axes.legend(
         [precise, complete, (lines, dots)],
-        ["precision", "recall", "F1 with 95 % interval"],
+        ["precision", "recall", "F1, 95 % interval"],
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.005),
         ncols=3,
         handletextpad=0.3,
-        columnspacing=1.2,
+        columnspacing=1.0,
         borderpad=0.1,
     )
 

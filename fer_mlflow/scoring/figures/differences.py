@@ -1,6 +1,7 @@
 """The forest plot of `compare`: how much two runs differ on the same rows."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from fer_mlflow.scoring.figures.style import (
     page,
     place,
     png,
-    readable,
+    readable_names,
     signed,
 )
 
@@ -30,7 +31,11 @@ _TOP, _BOTTOM = 1.15, 0.65  # inches that are not rows
 _AXIS = 0.8  # between two plots
 _STEPS = tuple(step * 10.0**power for power in range(-3, 9) for step in (1, 2, 5))
 _COLUMNS = (1.98, 2.65)  # inches from the plot's right edge to the end of "B − A [95 %]" and of "p"
-_VERDICTS = {"B better": (BLUE, BLUE), "A better": (VERMILLION, VERMILLION), "not significant": (MUTED, "white")}
+_VERDICTS = {
+    "B better": (BLUE, BLUE),
+    "A better": (VERMILLION, VERMILLION),
+    "p ≥ 0.05 or n/a": (MUTED, "white"),
+}
 
 
 def draw_differences(
@@ -40,7 +45,7 @@ def draw_differences(
     high: np.ndarray,
     p_values: np.ndarray,
     *,
-    runs: tuple[str, str] = ("A", "B"),
+    runs: tuple[str, str] | None = None,
     losses: Collection[str] = LOSSES,
 ) -> bytes:
     """Draw B - A of each score with its 95 % interval; filled marks are significant (p < 0.05).
@@ -53,7 +58,7 @@ def draw_differences(
     names : M names of scores
     difference, low, high : (M,) float; NaN where a score has no difference, or no interval
     p_values : (M,) float in [0, 1], NaN where none was computed (such a difference is not called significant)
-    runs : the names of A and B
+    runs : what A and B are called
     losses : names of scores of which less is better
 
     Returns
@@ -71,16 +76,17 @@ def draw_differences(
     given = {"difference": difference, "low": low, "high": high}
     values = np.array([check_numbers(name, each, (M,), gaps=True) for name, each in given.items()])
     p_values = check_fractions("p_values", p_values, (M,), gaps=True)
+    shown = readable_names(names)
     less = np.array([name in losses for name in names])
     groups = [group for group in (np.flatnonzero(~less), np.flatnonzero(less)) if len(group)]
     free = _HEIGHT - _TOP - _BOTTOM - _AXIS * (len(groups) - 1)
     row, top = min(0.42, free / M), _HEIGHT - _TOP
     with page(_WIDTH, _HEIGHT) as figure:
-        head(figure, "Difference B − A", f"A: {runs[0]}   B: {runs[1]}")
+        head(figure, "Difference B − A", f"A: {runs[0]}   B: {runs[1]}" if runs else "")
         for group in groups:
             axes = place(figure, _LEFT, top - row * len(group), _PLOT, row * len(group))
             _draw_rows(axes, values[:, group], p_values[group], bool(less[group[0]]))
-            _write_rows(axes, [names[i] for i in group], values[:, group], p_values[group], row)
+            _write_rows(axes, [shown[int(i)] for i in group], values[:, group], p_values[group], row)
             top -= row * len(group) + _AXIS
         _draw_legend(figure)
         return png(figure)
@@ -93,7 +99,7 @@ def _draw_rows(axes: Axes, values: np.ndarray, p_values: np.ndarray, less_is_bet
     axes.axvline(0, color=INK, linewidth=1.1)
     for y, (difference, low, high) in enumerate(values.T):
         better = "A better" if (difference > 0) == less_is_better else "B better"
-        edge, face = _VERDICTS[better if p_values[y] < SIGNIFICANT else "not significant"]
+        edge, face = _VERDICTS[better if p_values[y] < SIGNIFICANT else "p ≥ 0.05 or n/a"]
         axes.plot([low, high], [y, y], color=edge, linewidth=2.2, solid_capstyle="butt", zorder=3)
         axes.plot([difference], [y], "o", ms=7.5, color=edge, markerfacecolor=face, mew=1.6, zorder=4)
     axes.set(xlim=(-limit, limit), ylim=(M - 0.5, -0.5), yticks=[])
@@ -106,8 +112,8 @@ def _draw_rows(axes: Axes, values: np.ndarray, p_values: np.ndarray, less_is_bet
 def _write_rows(axes: Axes, names: Sequence[str], values: np.ndarray, p_values: np.ndarray, row: float) -> None:
     size = float(np.clip(0.6 * 72 * row, 7, 11))
     at = axes.get_yaxis_transform()
-    style = {"va": "center", "size": size, "transform": at}
-    labels = [axes.text(-0.1 / _PLOT, y, readable(name), ha="right", **style) for y, name in enumerate(names)]
+    style: dict[str, Any] = {"va": "center", "size": size, "transform": at}
+    labels = [axes.text(-0.1 / _PLOT, y, name, ha="right", **style) for y, name in enumerate(names)]
     fit(labels, _LEFT - 0.35)
     style["size"] = min(size, 9.5)
     for y, ((difference, low, high), p_value) in enumerate(zip(values.T, p_values, strict=True)):
@@ -133,12 +139,10 @@ def _p(value: float) -> str:
 
 
 def _draw_legend(figure: Figure) -> None:
-    W, H = figure.get_size_inches()
     axes = place(figure, _LEFT, _HEIGHT - _TOP, _PLOT, 0.3)
     axes.set_axis_off()
     marks = [
         axes.plot([], [], "o-", ms=7, color=edge, markerfacecolor=face, mew=1.6, lw=2.2)[0]
         for edge, face in _VERDICTS.values()
     ]
-    names = [f"{name}" for name in _VERDICTS]
-    axes.legend(marks, names, loc="center left", ncols=3, handletextpad=0.4, columnspacing=1.2, borderpad=0)
+    axes.legend(marks, list(_VERDICTS), loc="center left", ncols=3, handletextpad=0.4, columnspacing=1.2, borderpad=0)

@@ -22,7 +22,7 @@ def check_numbers(name: str, values: np.ndarray, shape: tuple[int, ...], *, gaps
     wrong = np.isinf(values) if gaps else ~np.isfinite(values)
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ContractError(f"{name}{list(where)} is {values[where]}; it must be finite")
+        raise ContractError(f"{_at(name, where)} is {values[where]}; it must be finite")
     return values
 
 
@@ -38,8 +38,12 @@ def check_fractions(name: str, values: np.ndarray, shape: tuple[int, ...], *, ga
     wrong = (values < 0) | (values > 1)
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ContractError(f"{name}{list(where)} is {values[where]}; it must be in [0, 1]")
+        raise ContractError(f"{_at(name, where)} is {values[where]}; it must be in [0, 1]")
     return values
+
+
+def _at(name: str, where: tuple[int, ...]) -> str:
+    return f"{name}{list(where)}" if where else name
 
 
 def check_counts(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

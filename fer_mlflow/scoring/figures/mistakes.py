@@ -1,6 +1,7 @@
 """The contact sheet of mistakes: the images that a model got wrong, to be looked at."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns
 
     Returns
     -------
-    PNG, 1458 × 1972 pixels for six columns
+    PNG, 1470 × 2004 pixels for six columns
 
     Raises
     ------
@@ -47,8 +48,7 @@ def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns
     tall = _CELL + _LINE * _LINES + _GAP
     height = _HEAD + rows * tall + _EDGE / 2
     with page(width, height) as figure:
-        shown = f"{len(images)} shown" if len(images) > 1 else "1 shown"
-        head(figure, "Most confident mistakes", shown, left=_EDGE)
+        head(figure, "Most confident mistakes", f"{len(images)} shown", left=_EDGE)
         for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
             row, column = divmod(number, columns)
             left = _EDGE + column * (_CELL + _GAP)
@@ -63,6 +63,6 @@ def _draw_image(figure: Figure, left: float, top: float, image: np.ndarray, capt
     axes.set_axis_off()
     for number, line in enumerate(caption.splitlines()[:_LINES]):
         y = top - _CELL - 0.03 - number * _LINE
-        style = {"weight": "bold"} if number == 0 else {"color": MUTED}
+        style: dict[str, Any] = {"weight": "bold"} if number == 0 else {"color": MUTED}
         text = write(figure, left + _CELL / 2, y, readable(line), ha="center", va="top", size=9.5, **style)
         fit([text], _CELL)

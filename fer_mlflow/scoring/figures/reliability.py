@@ -26,8 +26,10 @@ from fer_mlflow.scoring.figures.style import (
     write,
 )
 
-_WIDTH, _HEIGHT = 5.3, 7.4  # inches of one panel
-_LEFT, _SIDE = 0.75, 4.35  # of the diagram, which is square
+_WIDTH, _HEIGHT = 5.32, 7.6  # inches of one panel, whole pixels, so that both panels are alike
+_LEFT, _SIDE = 0.76, 4.36  # of the diagram, which is square
+_MOST_COUNTS = 25  # bins that have room for a number
+_SHADE = 0.5  # how opaque a gap is
 _TICKS = (0.01, 0.1, 0.25, 0.5, 1.0)  # shares of rows, on a square-root scale
 
 
@@ -38,9 +40,9 @@ def draw_reliability(
 ) -> bytes:
     """Draw accuracy against confidence, and below it how many rows each bin has.
 
-    A bar is a bin's accuracy; what lies between it and the bin's mean confidence is the gap that the ECE adds up. The
-    dot stands at the mean confidence, with Wilson's 95 % interval. An empty bin draws nothing. Counts are on a
-    square-root scale: confident models have nearly all rows in the last bin.
+    A dot is a bin's accuracy with Wilson's 95 % interval, at the bin's mean confidence. What lies between the two in
+    height is shaded: the gap that the ECE adds up. An empty bin draws nothing. Counts are on a square-root scale:
+    confident models have nearly all rows in the last bin. Above 25 bins there is no room for the numbers.
 
     Parameters
     ----------
@@ -50,19 +52,22 @@ def draw_reliability(
 
     Returns
     -------
-    PNG; one panel is 795 × 1110 pixels, two are 1590 × 1110
+    PNG; one panel is 798 × 1140 pixels, two are 1596 × 1140
 
     Raises
     ------
     ContractError
-        no or more than two panels, N = 0, shapes disagree, a confidence outside [0, 1], no bin, or a null of a panel
-        that is not there
+        no or more than two panels, N = 0, shapes disagree, a confidence outside [0, 1], no bin, or a null that is
+        outside [0, 1] or of a panel that is not there
     """
-    null = null or {}
     if not 1 <= len(panels) <= 2:
         raise ContractError(f"{len(panels)} panels; a reliability diagram has one or two")
     if n_bins < 1:
         raise ContractError(f"{n_bins} bins; a reliability diagram needs one or more")
+    null = {
+        title: float(check_fractions(f"null of {title}", np.asarray(value), ()))
+        for title, value in (null or {}).items()
+    }
     if unknown := sorted(set(null) - set(panels)):
         raise ContractError(f"null names the panels {unknown}; there are {list(panels)}")
     bins = {title: _checked_bins(title, *panel, n_bins) for title, panel in panels.items()}
@@ -89,7 +94,7 @@ def _draw_head(
 ) -> None:
     N = int(bins.count.sum())
     confidence = float(np.nansum(bins.confidence * bins.count) / N)
-    chance = "" if null is None else f"   (calibrated: ≤ {null:.3f})"
+    chance = "" if null is None else f"   a calibrated model: ≤ {null:.3f}"
     x, top = left + _LEFT, _HEIGHT - 0.18
     name = write(figure, x, top, readable(title), va="top", size=13, color=MUTED)
     fit([name], _SIDE)
@@ -107,18 +112,18 @@ def _draw_diagram(figure: Figure, left: float, bins: CalibrationBins) -> None:
     full = np.flatnonzero(bins.count)
     edges, width = full / M, 1 / M
     confidence, accuracy = bins.confidence[full], bins.accuracy[full]
-    axes.bar(edges, accuracy, width, align="edge", color=SKY, alpha=0.35, edgecolor="white", linewidth=0.8)
-    gap = np.where(confidence > accuracy, VERMILLION, PURPLE)
-    axes.bar(
-        edges, confidence - accuracy, width, accuracy, align="edge", color=gap, alpha=0.45, edgecolor="white", lw=0.8
-    )
+    lower, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
+    side = np.where(confidence > accuracy, VERMILLION, PURPLE)
+    axes.bar(edges, lower, width, align="edge", color=SKY, alpha=0.35, edgecolor="white", linewidth=0.8)
+    axes.bar(edges, gap, width, lower, align="edge", color=side, alpha=_SHADE, edgecolor="white", linewidth=0.8)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=(0, (5, 3)))
-    axes.vlines(confidence, bins.low[full], bins.high[full], color=BLUE, linewidth=1.8)
+    axes.vlines(confidence, bins.low[full], bins.high[full], color=BLUE, linewidth=1.8, clip_on=False, zorder=4)
     axes.plot(confidence, accuracy, "o", color=BLUE, markersize=5.5, markeredgecolor="white", clip_on=False, zorder=5)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
     axes.tick_params(labelbottom=False)
-    keys = [Patch(color=VERMILLION, alpha=0.45), Patch(color=PURPLE, alpha=0.45)]
-    axes.legend(keys, ["too sure", "not sure enough"], loc="upper left", bbox_to_anchor=(0.02, 0.98))
+    keys = [Patch(facecolor=colour, alpha=_SHADE) for colour in (VERMILLION, PURPLE)]
+    names = ["gap: too sure", "gap: not sure enough"]
+    axes.legend(keys, names, loc="lower left", bbox_to_anchor=(0, 1.015), ncols=2, handlelength=1.4, borderpad=0)
 
 
 def _draw_counts(figure: Figure, left: float, count: np.ndarray) -> None:
@@ -127,7 +132,9 @@ def _draw_counts(figure: Figure, left: float, count: np.ndarray) -> None:
     for m in np.flatnonzero(count):
         height = float(np.sqrt(share[m]))
         axes.bar(m / M, height, 1 / M, align="edge", color=FAINT, edgecolor="white", linewidth=0.8)
-        inside = height > 0.55
+        if M > _MOST_COUNTS:
+            continue
+        inside = height > 0.5
         axes.annotate(
             f"{count[m]:,}",
             ((m + 0.5) / M, height),

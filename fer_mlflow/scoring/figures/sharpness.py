@@ -27,7 +27,7 @@ from fer_mlflow.scoring.figures.style import (
     place,
     png,
     readable,
-    readable_classes,
+    readable_names,
     shades,
 )
 
@@ -71,8 +71,8 @@ def draw_sharpness(
     Raises
     ------
     ContractError
-        no temperature, or temperatures that do not rise from above 0, shapes disagree, a value out of range, no curve or
-        more than five, a band or range whose ends are not in order
+        no temperature, or temperatures that do not rise from above 0; shapes disagree; a value out of range; no curve
+        or more than five; a band or range whose ends are not in order
     """
     C = check_classes(classes)
     R = np.size(temperatures)
@@ -98,7 +98,7 @@ def draw_sharpness(
         _draw_entropy(uncertainty, temperatures, nats, share, C)
         for axes in (probability, uncertainty):
             _set_temperatures(axes, temperatures, recommended)
-        _draw_classes(figure, temperatures, by_class, readable_classes(classes))
+        _draw_classes(figure, temperatures, by_class, readable_names(classes))
         return png(figure)
 
 
@@ -106,7 +106,8 @@ def _said(band: tuple[float, float], recommended: tuple[float, float] | None) ->
     wanted = f"a mean top probability of {band[0]:g}–{band[1]:g}"
     if recommended is None:
         return f"no temperature recommended: none gives {wanted}"
-    return f"recommended T {recommended[0]:.3g}–{recommended[1]:.3g}: {wanted}"
+    low, high = (f"{end:.3g}" for end in recommended)
+    return f"recommended T {low if low == high else f'{low}–{high}'}: {wanted}"
 
 
 def _set_temperatures(axes: Axes, temperatures: np.ndarray, recommended: tuple[float, float] | None) -> None:
@@ -121,7 +122,7 @@ def _set_temperatures(axes: Axes, temperatures: np.ndarray, recommended: tuple[f
     for value in at[1:]:
         if value - ticks[-1] > 0.06 * (high - low):
             ticks.append(value)
-    axes.set_xticks(ticks, [f"{np.exp(tick):.3g}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{np.exp(tick):.4g}" for tick in ticks])
     axes.set(xlim=(low, high), xlabel="temperature")
 
 
@@ -149,8 +150,16 @@ def _draw_entropy(axes: Axes, temperatures: np.ndarray, nats: np.ndarray, share:
     right.set(ylim=(0, 1.02), yticks=np.linspace(0, 1, 6))
     right.grid(visible=False)
     right.set_ylabel("share above 0.99", color=VERMILLION)
-    names = ["entropy", f"log {C}", "share above 0.99"]
-    axes.legend([one, line, other], names, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=3, handlelength=1.7)
+    names = ["entropy", f"log {C} = {most:.2f}", "share above 0.99"]
+    axes.legend(
+        [one, line, other],
+        names,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.02),
+        ncols=3,
+        handlelength=1.5,
+        columnspacing=1.0,
+    )
 
 
 def _draw_classes(figure: Figure, temperatures: np.ndarray, by_class: np.ndarray, names: list[str]) -> None:
@@ -163,7 +172,7 @@ def _draw_classes(figure: Figure, temperatures: np.ndarray, by_class: np.ndarray
     colours = shades()
     size = float(np.clip(min(0.6 * 72 * _DEEP / C, 0.35 * 72 * _BROAD / R), 4.5, 11))
     for k, r in np.ndindex(C, R):
-        value = by_class[r, k]
+        value = float(by_class[r, k])
         absent = bool(np.isnan(value))
         colour = "#f4f5f6" if absent else colours(value)
         axes.add_patch(Rectangle((r, k), 1, 1, facecolor=colour, edgecolor=FAINT if absent else GRID, lw=0.6))
@@ -180,7 +189,7 @@ def _draw_classes(figure: Figure, temperatures: np.ndarray, by_class: np.ndarray
     )
     fit(
         [
-            axes.text(r + 0.5, C + 0.06 * C / _DEEP, f"{T:.3g}", ha="center", va="top")
+            axes.text(r + 0.5, C + 0.06 * C / _DEEP, f"{T:.4g}", ha="center", va="top")
             for r, T in enumerate(temperatures)
         ],
         0.95 * _BROAD / R,

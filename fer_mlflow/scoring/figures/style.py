@@ -1,6 +1,6 @@
 """How every figure looks: the page and its PNG, colours, headings, and text that fits its place.
 
-Nothing here touches Matplotlib's global state for longer than a figure takes, nor reads what a user's matplotlibrc says:
+Nothing here changes Matplotlib's global state for longer than a figure takes, nor follows a user's matplotlibrc:
 figures of two people can stand side by side.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
+from typing import Any
 from unicodedata import category
 
 import matplotlib
@@ -23,7 +24,7 @@ DPI = 150
 INK, MUTED, FAINT, GRID = "#1f2328", "#5f6770", "#a9b0b7", "#e4e7ea"
 # Okabe and Ito's palette, which colour-blind people can tell apart
 BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.grid": True,
@@ -50,8 +51,8 @@ _STYLE = {
 @contextmanager
 def page(width: float, height: float) -> Iterator[Figure]:
     """Give an empty figure of so many inches, and the project's style while it is drawn."""
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
-    with matplotlib.rc_context(defaults | _STYLE):
+    defaults: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context({**defaults, **_STYLE}):
         figure = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
@@ -79,25 +80,23 @@ def write(figure: Figure, x: float, y: float, text: str, **style) -> Text:
 def head(figure: Figure, title: str, detail: str, left: float = 0.25) -> None:
     """Write a title and a line of detail at the page's top."""
     width, height = (float(inches) for inches in figure.get_size_inches())
-    for text, y, size, style in (
-        (title, height - 0.2, 15, {"weight": "bold"}),
-        (detail, height - 0.51, 11, {"color": MUTED}),
-    ):
-        line = write(figure, left, y, readable(text), va="top", size=size, **style)
-        fit([line], width - left - 0.2, smallest=8)
+    lines = (
+        write(figure, left, height - 0.2, readable(title), va="top", size=15, weight="bold"),
+        write(figure, left, height - 0.51, readable(detail), va="top", size=11, color=MUTED),
+    )
+    for line in lines:
+        fit([line], width - left - 0.2)
 
 
-def fit(texts: Sequence[Text], width: float, smallest: float = 6.5) -> float:
+def fit(texts: Sequence[Text], width: float) -> float:
     """Make texts, not turned yet, at most so many inches wide, and return their common size in points.
 
-    All become smaller together, down to `smallest`; what is still too long loses its middle.
+    All become smaller together, by a quarter at most and not below 8 points; what is still too long loses its middle.
     """
-    if not texts:
-        return smallest
     widest = max(_width(text) for text in texts)
     size = float(texts[0].get_fontsize())
     if widest > width:
-        size = min(size, max(smallest, np.floor(4 * size * width / widest) / 4))
+        size = min(size, max(8.0, 0.75 * size, np.floor(4 * size * width / widest) / 4))
     for text in texts:
         text.set_fontsize(size)
         whole = text.get_text()
@@ -127,14 +126,17 @@ def readable(text: str, missing: str = "□") -> str:
     ).strip()
 
 
-def readable_classes(classes: Sequence[str]) -> list[str]:
-    """Return names for a figure; one that the font cannot draw whole becomes its column's number.
+def readable_names(names: Sequence[str]) -> list[str]:
+    """Return names for a figure; one that the font cannot draw whole has its place among them, from 0, added.
 
-    >>> readable_classes(["Angry", "怒り", ""])
-    ['Angry', 'class 1', 'class 2']
+    >>> readable_names(["Angry", "怒り", "f1/悲しみ", ""])
+    ['Angry', '□□ (1)', 'f1/□□□ (2)', '(3)']
     """
-    names = [readable(name, missing="\0") for name in classes]
-    return [f"class {column}" if "\0" in name or not name else name for column, name in enumerate(names)]
+    drawn = [readable(name) for name in names]
+    whole = [bool(name) and name == readable(given, missing="") for name, given in zip(drawn, names, strict=True)]
+    return [
+        name if ok else f"{name} ({place})".strip() for place, (name, ok) in enumerate(zip(drawn, whole, strict=True))
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -152,7 +154,7 @@ def shades() -> LinearSegmentedColormap:
 
 def ink_on(shade: float) -> str:
     """Return the colour of text that can be read on `shades()(shade)`."""
-    return "white" if shade > 0.5 else INK
+    return "white" if shade > 0.62 else INK  # where both contrast alike
 
 
 def signed(value: float, decimals: int) -> str:

@@ -1,0 +1,187 @@
+"""What `manifest build`, `merge` and `split` do, apart from their options."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from fer_mlflow.commands.progress import watched
+from fer_mlflow.commands.report import Block, as_text, table_rows, write_report
+from fer_mlflow.data.builders import build
+from fer_mlflow.data.builders.codes import CODES
+from fer_mlflow.data.builders.listing import Built
+from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.data.merging import Input, Merged, check_inputs, merge, parse_input
+from fer_mlflow.data.splitting import parse_shares, split_rows
+from fer_mlflow.data.support import compare_support
+from fer_mlflow.data.writing import paths_from, write_manifest
+from fer_mlflow.errors import ContractError
+
+_SHOWN = 10
+
+
+def build_manifest(options: Mapping[str, Any]) -> list[Block]:
+    """Run `build` with its parsed options; return what was printed."""
+    out, root = _places(options)
+    classes = read_classes(options)
+    images = Path(options["images"]) if options["images"] else out.with_name(f"{out.stem}_images")
+    if options["dataset"] in ("fer2013", "ferplus", "expw"):
+        paths_from(root, images, pd.Series(["."]))  # refused before an image is written
+    built = build(
+        options["dataset"],
+        options["folder"],
+        classes,
+        images,
+        source=options["source"],
+        min_agreement=options["min_agreement"],
+        allow_missing=options["allow_missing"],
+        steps=watched,
+    )
+    frame = built.frame.assign(path=paths_from(root, built.folder, built.frame["path"]))
+    write_manifest(frame, out)
+    return _report(options, [*_describe_built(options, built, classes), _written(out, root, len(frame))])
+
+
+def merge_manifests(options: Mapping[str, Any]) -> list[Block]:
+    """Run `merge` with its parsed options; return what was printed."""
+    out, root = _places(options)
+    inputs = _read_inputs(options)
+    classes = ClassOrder.read(options["classes"]) if options["classes"] else None
+    merged = merge(inputs, root, classes, steps=watched)
+    write_manifest(merged.frame, out)
+    return _report(options, [*_describe_merged(merged), _written(out, root, len(merged.frame))])
+
+
+def split_manifest(options: Mapping[str, Any]) -> list[Block]:
+    """Run `split` with its parsed options; return what was printed."""
+    out, root = _places(options)
+    shares = parse_shares(options["splits"])
+    given, split, group = options["manifest"], options["split"], options["group"]
+    benchmark = read_benchmark(given, read_classes(options), root=options["from_root"])
+    frame = benchmark.frame.assign(path=paths_from(root, benchmark.root, benchmark.paths))
+    chosen = frame["split"] == split if split else pd.Series(True, frame.index)
+    if not chosen.any():
+        found = ", ".join(sorted(name or "(empty)" for name in frame["split"].unique()))
+        raise ContractError(f'{given}: no row has split "{split}"; its splits are {found}')
+    # By the paths in the manifest that is read: where the new one lies must not change who is drawn.
+    frame.loc[chosen, "split"] = split_rows(benchmark.frame[chosen], shares, options["seed"] or 0, group)
+    write_manifest(frame, out)
+    counts = pd.crosstab(frame["label"], frame["split"])
+    counts = counts[[name for name in shares if name in counts] + [n for n in counts if n not in shares]]
+    lines = [f"by label and source, seed {options['seed'] or 0}"]
+    if group:
+        values = frame.loc[chosen, group].str.strip()
+        lines.append(f"{values[values != ''].nunique():,} values of {group}, each in one split")
+        if empty := int((values == "").sum()):
+            lines.append(f"{empty:,} rows have no {group}: each counts as one of its own")
+    block = Block(f"{given}: {len(frame):,} rows", lines, ["label", *counts.columns], table_rows(counts))
+    return _report(options, [block, _written(out, root, len(frame))])
+
+
+def read_classes(options: Mapping[str, Any]) -> ClassOrder:
+    """Return the class order that is asked for."""
+    return ClassOrder.read(options["classes"]) if options["classes"] else FER7
+
+
+def _places(options: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Return the manifest to write, and the folder that its paths start from."""
+    out = Path(options["out"])
+    return out, Path(options["root"]) if options["root"] else out.parent
+
+
+def _read_inputs(options: Mapping[str, Any]) -> list[Input]:
+    """Return what is to be merged, with roots and sources given once for all or one for each."""
+    texts = [part for word in options["inputs"] for part in ([word] if Path(word).exists() else word.split(","))]
+    given = {}
+    for name in ("from_root", "source"):
+        values = (options[name] or "").split(",")
+        if len(values) not in (1, len(texts)):
+            raise ContractError(
+                f"--{name.replace('_', '-')}: found {len(values)} for {len(texts)} inputs; give one, or one for each"
+            )
+        given[name] = values * len(texts) if len(values) == 1 else values
+    inputs = [
+        parse_input(text.strip(), Path(root) if root else None, source or None)
+        for text, root, source in zip(texts, given["from_root"], given["source"], strict=True)
+    ]
+    check_inputs(inputs)
+    return inputs
+
+
+def _report(options: Mapping[str, Any], blocks: list[Block]) -> list[Block]:
+    """Print blocks, and write them where that is asked for."""
+    click.echo(as_text(blocks))
+    if options.get("report"):
+        write_report(options["report"], blocks)
+    return blocks
+
+
+def _written(out: Path, root: Path, rows: int) -> Block:
+    """Tell where the manifest is, and how to read it."""
+    lines = [f"manifest  {out.absolute()}, {rows:,} rows"]
+    if root.absolute() != out.absolute().parent:
+        lines.append(f"root      {root.absolute()}: give it as --root to every command that reads this manifest")
+    return Block(lines=lines)
+
+
+def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrder) -> list[Block]:
+    """Say how many images were expected, found and missed, and what was left out."""
+    dataset, counts = options["dataset"], built.counts
+    published: dict[tuple[str, str], int] = {}
+    lines = []
+    for split in counts.index.unique("split"):
+        observed = counts.loc[split]["expected"].to_dict()
+        support = compare_support(dataset, dataset, split, observed, classes) if dataset in CODES else None
+        if support is not None:
+            published |= {(split, label): support.published[label] for label in observed}
+            if support.verdict != "equal":
+                here, there = sum(observed.values()), sum(support.published.values())
+                lines.append(
+                    f"{split or 'in all'}: {here:,} labels, {dataset} published {there:,} ({support.part}) "
+                    "or others per class; are the label files complete?"
+                )
+    rows = []
+    for (split, label), row in counts.iterrows():
+        cells: list[str | int] = [split, label, int(row["expected"]), int(row["found"]), int(row["missing"])]
+        rows.append([*cells, published[split, label]] if published else cells)
+    header = ["split", "class", "expected", "found", "missing", *(["published"] if published else [])]
+    lines += [f"{count:,} left out: {reason}" for reason, count in built.skipped.items()]
+    if built.unlisted:
+        lines.append(f"{built.unlisted:,} files lie there that no label names")
+    if built.missing:
+        lines.append(f"missing, first tried: {', '.join(built.missing)}")
+    lines += [f"similar files lie in {place}" for place in built.similar]
+    found, expected = len(built.frame), int(counts["expected"].sum())
+    title = f"{dataset} in {options['folder']}: {found:,} of {expected:,} images"
+    return [Block(title, lines, header, rows)]
+
+
+def _describe_merged(merged: Merged) -> list[Block]:
+    """Say what was joined, which images were there twice, and what leaks."""
+    lines = [f"{name}: {rows:,} rows" for name, rows in merged.rows.items()]
+    lines += [f"{name} has no row of {', '.join(labels)}, others have" for name, labels in merged.lacking.items()]
+    repeated, leaked = merged.repeated, merged.leaked
+    lines.append(f"{len(repeated):,} rows left out, whose image is there already (same bytes)")
+    blocks = [Block("merged", lines)]
+    plain = repeated.drop(leaked.index)
+    if len(plain):
+        pairs = plain.groupby(["kept_input", "dropped_input"], sort=False).size()
+        blocks.append(
+            Block("the same image again", _pairs_told(plain), ["kept", "left out", "images"], table_rows(pairs))
+        )
+    if len(leaked):
+        pairs = leaked.groupby(["kept_split", "dropped_split"], sort=False).size()
+        title = f"leakage: {len(leaked):,} images are in two splits"
+        blocks.append(Block(title, _pairs_told(leaked), ["kept in", "left out of", "images"], table_rows(pairs)))
+    counts = pd.crosstab(merged.frame["source"], merged.frame["split"].replace("", "(no split)"))
+    blocks.append(Block("rows", (), ["source", *counts.columns], table_rows(counts)))
+    return blocks
+
+
+def _pairs_told(repeated: pd.DataFrame) -> list[str]:
+    shown: Sequence[dict] = repeated.head(_SHOWN).to_dict("records")
+    lines = [f"{row['dropped']} of {row['dropped_input']} is {row['kept']} of {row['kept_input']}" for row in shown]
+    return lines + ([f"and {len(repeated) - _SHOWN:,} more"] if len(repeated) > _SHOWN else [])

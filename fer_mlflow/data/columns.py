@@ -1,0 +1,73 @@
+"""The CSV of a manifest as text, and which of its columns is which."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.errors import ManifestError
+
+# The header names that are understood for each column; where several are there, the first one counts.
+HEADERS = {
+    "path": ("path", "image", "image_path", "filepath", "file"),
+    "label": ("label", "class", "emotion", "expression"),
+    "split": ("split", "subset", "usage"),
+    "source": ("source", "dataset", "domain"),
+}
+
+
+def read_csv(manifest: Path) -> pd.DataFrame:
+    """Read all columns as text.
+
+    Raises
+    ------
+    ManifestError
+        the file cannot be read, is not UTF-8, or is not a CSV whose rows have as many values as its header
+    """
+    try:
+        raw = pd.read_csv(manifest, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"manifest {manifest}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"manifest {manifest}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"manifest {manifest}: not a CSV with a header line ({reason})") from error
+    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes surplus values for an index
+        raise ManifestError(
+            f"manifest {manifest}: rows have more values than the {raw.shape[1]} of the header; quote commas"
+        )
+    with manifest.open(encoding="utf-8-sig", newline="") as file:  # pandas fills short rows with empty values
+        lengths = np.fromiter((len(row) for row in csv.reader(file) if row), np.int64)
+    if (lengths < raw.shape[1]).any():
+        first = int(np.argmax(lengths < raw.shape[1])) - 1
+        raise ManifestError(
+            f"manifest {manifest} row {first + 1}: fewer values than the header's {raw.shape[1]}; complete the row"
+        )
+    return raw
+
+
+def find_columns(raw: pd.DataFrame, manifest: Path) -> dict[str, str]:
+    """Return which column of the file plays which part, for those of `HEADERS` that are there.
+
+    Raises
+    ------
+    ManifestError
+        none of them is the path
+    """
+    folded = {}
+    for name in reversed(raw.columns):
+        folded[str(name).strip().casefold()] = name
+    columns = {}
+    for part, known in HEADERS.items():
+        for name in known:
+            if name in folded:
+                columns[part] = folded[name]
+                break
+    if "path" not in columns:
+        raise ManifestError(
+            f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "
+            f"one of them must be named {' or '.join(HEADERS['path'])}"
+        )
+    return columns

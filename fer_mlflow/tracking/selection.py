@@ -1,0 +1,200 @@
+"""Which run is meant: by its id, as `runs:/…`, or as the best by a metric on a benchmark."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from fer_mlflow.errors import ContractError, RunError, TrackingError
+from fer_mlflow.scoring.metrics import is_lower_better
+from fer_mlflow.softlabels.bundle import FOLDER
+from fer_mlflow.tracking.bundles import read_run
+from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
+from fer_mlflow.tracking.store import redact
+
+_DIGEST = re.compile(r"[0-9a-f]{4,64}")
+_PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The run that was meant, and how it was found.
+
+    Attributes
+    ----------
+    how : for people; empty where the run was named by its id
+    """
+
+    run: Run
+    how: str = ""
+
+
+def choose_run(client: MlflowClient, source: str, *, where: str = "", even_bad: bool = False) -> Chosen:
+    """Return the run that a text means: a run id or its first digits, `runs:/ID/softlabels`, `best:METRIC@BENCHMARK`.
+
+    Raises
+    ------
+    RunError
+        the text means no run, several, or one that triage called bad; see `read_run`, `find_best`
+    ContractError
+        the text is none of these, or `where` is given with a run's id
+    TrackingError
+        the server cannot be reached
+    """
+    if source.startswith("best:"):
+        metric, at, benchmark = source.removeprefix("best:").partition("@")
+        if not metric or not at or not benchmark:
+            raise ContractError(f"{source!r}: write best:METRIC@BENCHMARK, for example best:macro_f1@rafdb_test")
+        return find_best(client, metric, benchmark, where=where, even_bad=even_bad)
+    if where:
+        raise ContractError(f"{where!r} chooses among runs, and {source} is one; leave it out")
+    run_id = source
+    if source.startswith("runs:/"):
+        run_id, _, folder = source.removeprefix("runs:/").strip("/").partition("/")
+        if folder not in ("", FOLDER):
+            raise ContractError(f"{source!r}: soft labels are under runs:/{run_id}/{FOLDER}")
+    run = read_run(client, run_id)
+    if is_bad(run) and not even_bad:
+        reasons = run.data.tags.get("triage.reasons")
+        because = f" ({' '.join(reasons.split())})" if reasons else ""
+        raise RunError(
+            f"run {run.info.run_id}: triage called it bad{because}; take it all the same with --even-bad true"
+        )
+    return Chosen(run)
+
+
+def is_bad(run: Run) -> bool:
+    """Return whether triage, or a person, called a run bad."""
+    return run.data.tags.get("triage.status") == "bad"
+
+
+def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str = "", even_bad: bool = False) -> Chosen:
+    """Return the finished export or teacher run with the best value of a metric on one benchmark.
+
+    Of runs with the same configuration the newest counts. Runs with the same value are taken in the order of ensemble,
+    space, age (newest first) and id, so the choice does not depend on the order in which a server lists them.
+
+    Parameters
+    ----------
+    metric : as runs have it; the largest is the best, but for nll, brier and ece… the smallest
+    benchmark : its name, or the first digits of its selection digest (4 or more)
+    where : a further MLflow filter, such as `params.space = "logit"`; it can only take runs away
+    even_bad : take runs that triage called bad, too
+
+    Raises
+    ------
+    RunError
+        no such benchmark (the message names the ones there are), a name that means two of them, no run that `where`
+        leaves, or none that has the metric
+    ContractError
+        MLflow cannot read `where`
+    TrackingError
+        the server cannot be reached
+    """
+    runs = _runs_on(client, benchmark)
+    fit = [run for run in runs if even_bad or not is_bad(run)]
+    n_bad = len(runs) - len(fit)
+    left_out = f"{n_bad} bad left out" if n_bad else ""
+    if not fit:
+        raise RunError(
+            f"benchmark {benchmark}: triage called all {n_bad} of its runs bad; take one all the same with "
+            "--even-bad true"
+        )
+    if len({run.data.tags["fer.selection_sha256"] for run in fit}) > 1:
+        raise RunError(
+            f"benchmark {benchmark} means different rows: {_describe_selections(fit)}; name one by its digest"
+        )
+    if where:
+        kept = {run.info.run_id for run in _search_where(client, where)}
+        fit, before = [run for run in fit if run.info.run_id in kept], len(fit)
+        if not fit:
+            raise RunError(f"benchmark {benchmark}: none of its {before} runs fulfils {where}")
+    fit = list(_newest_of_each(fit))
+    measured = [run for run in fit if math.isfinite(run.data.metrics.get(metric, math.nan))]
+    if not measured:
+        there = sorted({name for run in fit for name in run.data.metrics})
+        raise RunError(
+            f"metric {metric}: none of the {len(fit)} runs on {benchmark} has it; they have {', '.join(there)}"
+        )
+    best = min(measured, key=lambda run: _rank(run, metric))
+    name = best.data.tags["fer.benchmark"]
+    notes = "; ".join(filter(None, [f"where {where}" if where else "", left_out]))
+    among = f"best of {len(measured)} on {name}" + (f" ({notes})" if notes else "")
+    return Chosen(best, f"{metric} {best.data.metrics[metric]:.4f}, {among}")
+
+
+def _rank(run: Run, metric: str) -> tuple:
+    """Return what runs are sorted by, the best first."""
+    value, params = run.data.metrics[metric], run.data.params
+    better = value if is_lower_better(metric) else -value
+    return better, params.get("ensemble", ""), params.get("ensemble/space", ""), -run.info.start_time, run.info.run_id
+
+
+def _newest_of_each(runs: Iterable[Run]) -> Iterable[Run]:
+    """Yield the newest run of each configuration."""
+    newest: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: (-run.info.start_time, run.info.run_id)):
+        newest.setdefault(run.data.tags.get("fer.config_key", run.info.run_id), run)
+    return newest.values()
+
+
+def _runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
+    """Return the finished runs with soft labels on a benchmark, the bad ones too."""
+    found: list[Run] = []
+    if _PLAIN.fullmatch(benchmark):
+        found = _search(client, f"tags.`fer.benchmark` = '{benchmark}'")
+        if not found and _DIGEST.fullmatch(benchmark):
+            found = _search(client, f"tags.`fer.selection_sha256` LIKE '{benchmark}%'")
+    else:  # MLflow's filters know no way to write such a name
+        found = [run for run in _search(client) if run.data.tags.get("fer.benchmark") == benchmark]
+    if found:
+        return found
+    everything = _search(client)
+    uri = redact(mlflow.get_tracking_uri())
+    if not everything:
+        raise RunError(f"{uri} has no finished runs with soft labels; export some, or look at MLFLOW_TRACKING_URI")
+    counts = Counter(run.data.tags.get("fer.benchmark", "(no name)") for run in everything)
+    names = [f"{name} ({count:,} run{'s' * (count > 1)})" for name, count in counts.most_common(_SHOWN)]
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    raise RunError(f"benchmark {benchmark}: {uri} has no run on it; there are {', '.join(names)}{more}")
+
+
+def _describe_selections(runs: Iterable[Run]) -> str:
+    """Return the digests that one name means, each with its rows and runs."""
+    counts = Counter(
+        (run.data.tags["fer.selection_sha256"], run.data.tags["fer.benchmark"], run.data.params.get("rows", "?"))
+        for run in runs
+    )
+    return ", ".join(
+        f"{digest[:12]} ({name}, {rows} rows, {count} run{'s' * (count > 1)})"
+        for (digest, name, rows), count in sorted(counts.items())
+    )
+
+
+def _search_where(client: MlflowClient, where: str) -> list[Run]:
+    """Return the runs that a user's filter leaves; where MLflow cannot read it, that is the user's error."""
+    try:
+        return _search(client, where)
+    except TrackingError as error:
+        cause = error.__cause__
+        if isinstance(cause, MlflowException) and cause.error_code == "INVALID_PARAMETER_VALUE":
+            reason = redact(" ".join(cause.message.split()))[:300]
+            raise ContractError(f"filter {where}: MLflow cannot read it ({reason})") from error
+        raise
+
+
+def _search(client: MlflowClient, condition: str = "") -> list[Run]:
+    """Return the finished runs of every experiment that have a bundle and fulfil a condition."""
+    found: list[Run] = []
+    for kind in BUNDLED_KINDS:  # MLflow's filters have no OR
+        own = f"tags.`fer.kind` = '{kind}' AND attributes.status = 'FINISHED'"
+        runs = search_runs(client, f"{own} AND {condition}" if condition else own)
+        found += [run for run in runs if {"fer.bundle_sha256", "fer.selection_sha256"} <= set(run.data.tags)]
+    return found

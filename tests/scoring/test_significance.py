@@ -1,0 +1,197 @@
+"""Intervals and tests from tables of counts, against the same done row by row."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+
+from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring import significance
+from fer_mlflow.scoring.significance import (
+    bootstrap_intervals,
+    holm,
+    mcnemar_p_value,
+    paired_differences,
+    paired_mean_difference,
+)
+
+C = 4
+
+
+def make(rows: int, seed: int, skill: tuple[float, float] = (0.6, 0.65)):
+    """Return labels of uneven classes and two models' predictions, which are right together more than by chance."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(C, rows, p=[0.5, 0.3, 0.15, 0.05])
+    luck = rng.random(rows)
+    wrong = rng.integers(0, C, (2, rows))
+    return labels, *(np.where(luck < each, labels, other) for each, other in zip(skill, wrong, strict=True))
+
+
+def scores(labels, predictions) -> np.ndarray:
+    """Return accuracy, macro-F1 over the classes with rows, and F1 (0 for a class without), row by row."""
+    f1, present = [], []
+    for k in range(C):
+        labelled, predicted = labels == k, predictions == k
+        f1.append(2 * (labelled & predicted).sum() / max(labelled.sum() + predicted.sum(), 1))
+        present.append(labelled.any())
+    return np.array([(labels == predictions).mean(), np.mean(np.array(f1)[present]), *f1])
+
+
+def test_the_scores_of_these_tests_are_scikit_learns():
+    labels, a, _ = make(60, 9)
+    present = np.unique(labels)
+    macro = f1_score(labels, a, labels=present, average="macro", zero_division=0)
+    each = f1_score(labels, a, labels=range(C), average=None, zero_division=0)
+    np.testing.assert_allclose(scores(labels, a), [accuracy_score(labels, a), macro, *each])
+
+
+def test_intervals_are_those_of_a_bootstrap_over_rows():
+    labels, a, _ = make(400, 0)
+    found = bootstrap_intervals(labels, a, C, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    drawn = np.array([scores(labels[i], a[i]) for i in (rng.integers(0, 400, 400) for _ in range(1500))])
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    ours = [found.accuracy, found.macro_f1, *found.f1]
+    error = 4 * drawn.std(axis=0) * 0.069 + 1 / 400  # of a 2.5 % quantile from 1,500 draws, four times, and a step
+    assert (np.abs([each.low for each in ours] - low) <= error).all()
+    assert (np.abs([each.high for each in ours] - high) <= error).all()
+
+
+def test_the_interval_of_accuracy_is_the_binomials():
+    labels, a, _ = make(3000, 2)
+    found = bootstrap_intervals(labels, a, C, np.random.default_rng(0)).accuracy
+    accuracy = np.mean(labels == a)
+    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 3000)
+    assert (found.low, found.high) == pytest.approx((accuracy - half, accuracy + half), abs=0.002)
+
+
+def test_a_class_without_rows_has_no_interval_and_a_single_row_has_one_of_no_width():
+    labels, predictions = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 2])
+    found = bootstrap_intervals(labels, predictions, C, np.random.default_rng(0))
+    assert np.isnan(found.f1[2].low)
+    assert np.isnan(found.f1[3].high)
+    assert 0 <= found.f1[0].low <= found.f1[0].high <= 1
+    one = bootstrap_intervals(np.array([1]), np.array([1]), C, np.random.default_rng(0))
+    assert (one.accuracy.low, one.accuracy.high, one.macro_f1.low, one.macro_f1.high) == (1, 1, 1, 1)
+
+
+def test_paired_differences_are_those_of_a_paired_bootstrap_over_rows():
+    labels, a, b = make(400, 3)
+    found = paired_differences(labels, a, b, C, np.random.default_rng(0))
+    ours = [found.accuracy, found.macro_f1, *found.f1]
+    np.testing.assert_allclose([d.value for d in ours], np.subtract(scores(labels, b), scores(labels, a)), atol=1e-12)
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(1500):
+        i = rng.integers(0, 400, 400)
+        drawn.append(np.subtract(scores(labels[i], b[i]), scores(labels[i], a[i])))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    error = 4 * np.std(drawn, axis=0) * 0.069 + 1 / 400
+    assert (np.abs([d.interval.low for d in ours] - low) <= error).all()
+    assert (np.abs([d.interval.high for d in ours] - high) <= error).all()
+
+
+def test_p_values_are_those_of_exchanging_a_and_b_row_by_row():
+    labels, a, b = make(250, 4, skill=(0.55, 0.68))
+    found = paired_differences(labels, a, b, C, np.random.default_rng(0))
+    observed = np.abs(np.subtract(scores(labels, b), scores(labels, a)))
+    rng, extreme = np.random.default_rng(1), np.zeros(2 + C)
+    for _ in range(2000):
+        swap = rng.random(250) < 0.5
+        drawn = np.subtract(scores(labels, np.where(swap, a, b)), scores(labels, np.where(swap, b, a)))
+        extreme += np.abs(drawn) >= observed - 1e-12
+    expected = (1 + extreme) / 2001
+    ours = np.array([found.macro_f1.p_value, *(each.p_value for each in found.f1)])
+    error = 4 * np.sqrt(expected[1:] * (1 - expected[1:]) * (1 / 2000 + 1 / 10_000)) + 1e-3
+    assert (np.abs(ours - expected[1:]) <= error).all(), (ours, expected)
+    assert 0.0001 < ours[0] < 0.2  # neither trivially small nor trivially large
+
+
+def test_equal_models_do_not_differ():
+    labels, a, _ = make(100, 5)
+    found = paired_differences(labels, a, a, C, np.random.default_rng(0))
+    for each in (found.accuracy, found.macro_f1, *found.f1):
+        assert (each.value, each.interval.low, each.interval.high, each.p_value) == (0, 0, 0, 1)
+
+
+def test_exchanging_a_and_b_turns_the_difference_round():
+    labels, a, b = make(300, 6)
+    there, back = (paired_differences(labels, *pair, C, np.random.default_rng(0)) for pair in ((a, b), (b, a)))
+    assert there.macro_f1.value == -back.macro_f1.value
+    assert there.accuracy.p_value == back.accuracy.p_value
+    assert there.macro_f1.p_value == pytest.approx(back.macro_f1.p_value, abs=0.02)
+
+
+def test_p_values_hold_their_level_where_nothing_differs():
+    small = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels = rng.choice(C, 120)
+        a, b = (np.where(rng.random(120) < 0.6, labels, rng.integers(0, C, 120)) for _ in range(2))
+        found = paired_differences(labels, a, b, C, rng, replicates=400)
+        small += found.macro_f1.p_value < 0.05
+    assert small <= stats.binom.ppf(0.999, 200, 0.05)
+    assert small >= 1
+
+
+def test_a_real_difference_is_found():
+    labels, a, b = make(2000, 7, skill=(0.5, 0.7))
+    found = paired_differences(labels, a, b, C, np.random.default_rng(0))
+    assert found.macro_f1.p_value == 1 / 10_001
+    assert found.accuracy.p_value < 1e-20
+    assert found.macro_f1.interval.low > 0
+
+
+def test_many_cells_are_taken_in_parts(monkeypatch):
+    labels, a, b = make(300, 8)
+    whole = paired_differences(labels, a, b, C, np.random.default_rng(0), replicates=2000)
+    monkeypatch.setattr(significance, "_CELLS_AT_ONCE", 700)
+    parts = paired_differences(labels, a, b, C, np.random.default_rng(0), replicates=2000)
+    assert parts.macro_f1.interval.low == pytest.approx(whole.macro_f1.interval.low, abs=0.01)
+    assert parts.macro_f1.p_value == pytest.approx(whole.macro_f1.p_value, abs=0.04)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (5, 0), (3, 9), (40, 40), (70, 30)])
+def test_mcnemar_is_the_binomial_test_of_the_rows_that_differ(only_a, only_b):
+    a = np.array([True] * only_a + [False] * only_b + [True] * 7 + [False] * 5)
+    b = np.array([False] * only_a + [True] * only_b + [True] * 7 + [False] * 5)
+    n, k = only_a + only_b, min(only_a, only_b)
+    expected = min(1.0, 2 * stats.binom.cdf(k, n, 0.5)) if n else 1.0
+    assert mcnemar_p_value(a, b) == pytest.approx(expected)
+
+
+def test_the_mean_of_losses_is_compared_by_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    a = rng.gamma(1, 1, 80)
+    b = a + rng.normal(0.05, 0.3, 80)
+    found = paired_mean_difference(a, b)
+    theirs = stats.ttest_rel(b, a)
+    interval = theirs.confidence_interval()
+    assert (found.value, found.p_value) == pytest.approx(((b - a).mean(), theirs.pvalue))
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
+    one = paired_mean_difference(a[:1], b[:1])
+    assert np.isnan([one.interval.low, one.p_value]).all()
+    same = paired_mean_difference(a, a)
+    assert (same.value, same.interval.low, same.interval.high, same.p_value) == (0, 0, 0, 1)
+    shifted = paired_mean_difference(np.zeros(4), np.ones(4))
+    assert (shifted.value, shifted.interval.low, shifted.p_value) == (1, 1, 0)
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.04, 0.01, 0.02, 0.6])).tolist() == pytest.approx([0.08, 0.04, 0.06, 0.6])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "said"),
+    [
+        ([], [], "no labelled row"),
+        ([0, 1], [0], "one per row"),
+        ([0, 4], [0, 1], "must be in 0..3"),
+        ([0, 1], [0, -1], "must be in 0..3"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(labels, predictions, said):
+    with pytest.raises(ContractError, match=said):
+        bootstrap_intervals(np.array(labels, int), np.array(predictions, int), C, np.random.default_rng(0))
