@@ -24,7 +24,8 @@ def _columns(metric: str, classes: Sequence[str]) -> list[str]:
 
 
 def _settings(entry: Entry) -> str:
-    return " · ".join(filter(None, (entry.space, entry.clahe, entry.calibration)))
+    kind = "student" if entry.kind == "student" else ""
+    return " · ".join(filter(None, (kind, entry.space, entry.clahe, entry.calibration)))
 
 
 def _interval(entry: Entry) -> str:

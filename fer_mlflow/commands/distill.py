@@ -16,7 +16,8 @@ from fer_mlflow.commands.options import (
 from fer_mlflow.commands.train import recipe_options, rows_options, training_compute_options
 
 distillation_options = option_group(
-    option("softlabels", "", Text(), "Run or folder with soft labels of the training rows, or best:[SPLIT]."),
+    option("softlabels", "", Text(), "Soft labels of the training rows: RUN, FOLDER or best:METRIC@BENCHMARK."),
+    option("even-bad", "false", TrueFalse(), "Take soft labels of a run that triage called bad, too."),
     option("loss", "kd", click.Choice(["ce", "kd", "dkd"]), "Labels alone, or with soft labels by KD or DKD."),
     option("target", "", Text(), "logit, prob or mixture.  [default: the space that the soft labels were fused in]"),
     option("temperature", "4", AboveZero(), "Divides the logits of teachers and student."),
@@ -30,7 +31,7 @@ distillation_options = option_group(
 
 @click.command("distill")
 @rows_options
-@option("test-split", "test", Text(), "Rows that the best student of a grid is measured on; empty: none.")
+@option("test-split", "test", Text(), "Rows that the (best) student is measured on; empty: none.")
 @distillation_options
 @option("grid", "", Text(), "Values to try, such as temperature=4,5,6;loss=kd,dkd;seed=0,1,2.")
 @recipe_options

@@ -1,6 +1,5 @@
 """What `distill` does, apart from its options, so that `--help` imports nothing heavy."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,18 @@ import click
 from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.grids import Grid, parse_grid, run_grid
 from fer_mlflow.commands.sources import warn_of_experiment
+from fer_mlflow.commands.student_scores import (
+    SCORES,
+    fetched_checkpoint,
+    lines_of_scores,
+    score_student,
+    short_name,
+)
 from fer_mlflow.commands.students import Reader, Student
 from fer_mlflow.commands.training import FOLDER, carry_out, read_split
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.data.images import read_image_bytes
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
 from fer_mlflow.teachers.training_state import Epoch
-from fer_mlflow.tracking.bundles import fetch_checkpoint
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 
@@ -30,12 +34,20 @@ def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         _distill_grid(parse_grid(options, reader), options, typed)
         return
     student = reader.read(options)
+    if student.source is None and options["softlabels"]:
+        warn(f"--softlabels {options['softlabels']}: --loss ce learns from labels alone and leaves them unused")
+    test = read_split(options, options["test_split"]) if options["test_split"] else None
     warn_of_experiment(options["experiment"])
     with open_run("distill", options["name"] or student.name, options["experiment"] or "") as run:
         run.log_params(typed)
         best = train_student(run, student, options)
+        scored = None
+        if test is not None:
+            name = short_name(student, options["name"])
+            scored = score_student(run, student, run.run_id, test, options, name)
+            run.log_metrics({f"test/{name}": scored.metrics[name] for name in SCORES if name in scored.metrics})
         model = _log_model(run, run.run_id, student, options) if options["onnx"] else None
-    _print_student(student, best, run, options["out"], model)
+    _print_student(student, best, run, options["out"], scored, model)
 
 
 def train_student(run: TrackedRun, student: Student, options: Mapping[str, Any]) -> Epoch:
@@ -75,11 +87,8 @@ def _log_model(
     from fer_mlflow.tracking.serving import log_student
 
     val, clahe = student.plan.val, student.plan.recipe.clahe
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="onnx.", dir=cache) as folder:
-        checkpoint = fetch_checkpoint(run.client, trained_run, Path(folder), f"{FOLDER}/{student.plan.recipe.arch}.pt")
-        onnx = Path(folder) / "student.onnx"
+    with fetched_checkpoint(run.client, trained_run, student) as checkpoint:
+        onnx = checkpoint.with_name("student.onnx")
         side = export_onnx(checkpoint, val.classes, onnx)
         check = check_onnx(onnx, checkpoint, val, clahe)
         card = {
@@ -95,8 +104,8 @@ def _log_model(
     return uri, check
 
 
-def _print_student(student: Student, best: Epoch, run: TrackedRun, out: str | None, model) -> None:
-    """Print the best epoch, what was learned from, and where the checkpoint is."""
+def _print_student(student: Student, best: Epoch, run: TrackedRun, out: str | None, scored, model) -> None:
+    """Print the best epoch, what was learned from, the scores on other rows, and where the checkpoint is."""
     plan = student.plan
     click.echo(f"{student.name}, {len(plan.train):,} rows\n")
     if student.targets is not None and student.objective is not None:
@@ -109,6 +118,9 @@ def _print_student(student: Student, best: Epoch, run: TrackedRun, out: str | No
     click.echo(f"  best epoch    {best.number} of {plan.recipe.epochs}")
     click.echo(f"  val_accuracy  {best.val_accuracy:.4f}")
     click.echo(f"  val_macro_f1  {best.val_macro_f1:.4f}\n")
+    if scored is not None and (lines := lines_of_scores(scored)):
+        click.echo(f"  on {scored.report['benchmark']['name']}, {int((scored.labels >= 0).sum()):,} labelled rows")
+        click.echo("".join(f"  {line}\n" for line in lines))
     where = Path(out).absolute() if out else f"{run.artifact_location(FOLDER)}/{plan.recipe.arch}.pt"
     click.echo(f"  run         {run.run_id}")
     click.echo(f"  checkpoint  {where}")

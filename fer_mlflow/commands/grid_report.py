@@ -1,27 +1,19 @@
 """What a grid of students came to: a table over seeds, and the best one beside its baseline on other rows."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fer_mlflow.commands.evaluating import SEED
+from fer_mlflow.commands.student_scores import SCORES, score_student, short_name
 from fer_mlflow.commands.students import Student
-from fer_mlflow.commands.training import FOLDER
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import JobError
 from fer_mlflow.scoring.comparison import Comparison, compare_logits
-from fer_mlflow.scoring.metrics import score
-from fer_mlflow.student.prediction import predict
-from fer_mlflow.tracking.bundles import fetch_checkpoint
 from fer_mlflow.tracking.runs import TrackedRun
-
-_COMPARED = ("accuracy", "macro_f1", "nll")
 
 
 @dataclass
@@ -104,7 +96,7 @@ class GridResult:
             lines.append(f"  {what:<8}  {'  '.join(spreads).rstrip()}")
         seeds = f"seeds {self.best.student.plan.recipe.seed} and {self.baseline.student.plan.recipe.seed}"
         lines += ["", f"  best - baseline, paired, the best {seeds} on the validation rows"]
-        for name in _COMPARED:
+        for name in SCORES:
             if self.comparison is not None:
                 each = self.comparison.differences[name]
                 interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
@@ -167,7 +159,9 @@ def judge(run: TrackedRun, points: list[Point], test: Benchmark | None, options:
         chosen = {best.configuration, baseline.configuration}
         asked = [point for point in points if point.configuration in chosen and not point.failure]
         for point in asked:
-            point.logits, point.test = _measure(run, point, test, options)
+            name = short_name(point.student)
+            bundle = score_student(run, point.student, point.run_id, test, options, name)
+            point.logits, point.test = bundle.logits, bundle.metrics
         known = test.labels >= 0
         if baseline.logits is not None and best.logits is not None:
             rng = np.random.default_rng(SEED)
@@ -194,23 +188,12 @@ def _choose(points: list[Point], table: pd.DataFrame, kind: str) -> Point:
     return max(trained, key=lambda point: point.metrics["best_val_macro_f1"])
 
 
-def _measure(run: TrackedRun, point: Point, test: Benchmark, options: Mapping[str, Any]):
-    """Return a student's (N, C) logits of the test rows, and their scores."""
-    recipe, known = point.student.plan.recipe, test.labels >= 0
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="student.", dir=cache) as folder:
-        checkpoint = fetch_checkpoint(run.client, point.run_id, Path(folder), f"{FOLDER}/{recipe.arch}.pt")
-        logits = predict(checkpoint, test, recipe.clahe, device=options["device"], workers=options["workers"])
-    return logits, score(logits[known], test.labels[known]).named(test.classes.names)
-
-
 def _named(result: GridResult) -> dict[str, float]:
     """Return the test scores under `test/…`, without what is not a number."""
     named: dict[str, float] = {}
     for what, point in (("best", result.best), ("baseline", result.baseline)):
-        named |= {f"test/{what}/{name}": point.test[name] for name in _COMPARED}
-    for name in _COMPARED:
+        named |= {f"test/{what}/{name}": point.test[name] for name in SCORES}
+    for name in SCORES:
         each = result.comparison.differences[name] if result.comparison else None
         if each is not None:
             named |= {
@@ -229,7 +212,7 @@ def grid_table(points: list[Point]) -> pd.DataFrame:
         scores = {
             name: point.metrics.get(name, np.nan) for name in ("best_epoch", "best_val_accuracy", "best_val_macro_f1")
         }
-        test = {f"test_{name}": point.test.get(name, np.nan) for name in _COMPARED}
+        test = {f"test_{name}": point.test.get(name, np.nan) for name in SCORES}
         settings = {key: text(value) for key, value in point.settings.items()}
         seed = {"seed": point.student.plan.recipe.seed}
         rows.append(

@@ -4,18 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_mlflow.commands.sources import Source, read_run_or_folder, read_run_source
-from fer_mlflow.commands.training import Plan, read_parts, read_recipe, read_split
+from fer_mlflow.commands.softlabel_choice import choose_soft_labels
+from fer_mlflow.commands.sources import Source
+from fer_mlflow.commands.training import Plan, read_parts, read_recipe
 from fer_mlflow.data.manifest import Benchmark
-from fer_mlflow.errors import ContractError, RunError
+from fer_mlflow.errors import ContractError
 from fer_mlflow.student.distillation import Distillation, SoftObjective, describe_distillation
 from fer_mlflow.student.targets import SoftTargets, make_targets, mean_top_prob
 from fer_mlflow.teachers.training import training_key
 from fer_mlflow.tracking.bundles import derived_params
-from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
-from fer_mlflow.tracking.store import connect
-
-_BEST = "best:"
 
 
 @dataclass(frozen=True)
@@ -120,13 +117,11 @@ class Reader:
         name = options["softlabels"]
         if not name:
             raise ContractError(
-                f"--loss {options['loss']} needs soft labels: --softlabels RUN, FOLDER or best: (or use --loss ce)"
+                f"--loss {options['loss']} needs soft labels: --softlabels RUN, FOLDER or best:METRIC@BENCHMARK "
+                "(or use --loss ce)"
             )
         if name not in self.sources:
-            if name.startswith(_BEST):
-                self.sources[name] = self._find_best(name.removeprefix(_BEST), options)
-            else:
-                self.sources[name] = read_run_or_folder(name)
+            self.sources[name] = choose_soft_labels(name, self.train, even_bad=options["even_bad"])
         return self.sources[name]
 
     def _targets(self, source: Source, name: str, kind: str | None, temperature: float) -> SoftTargets:
@@ -135,31 +130,3 @@ class Reader:
         if needed and len(source.bundle.checkpoints) > 1 and name not in self.teacher_logits:
             self.teacher_logits[name] = source.teacher_logits()
         return make_targets(source.bundle, self.teacher_logits.get(name, {}), kind, temperature)
-
-    def _find_best(self, ranked_on: str, options: Mapping[str, Any]) -> Source:
-        """Return the soft labels of the training rows whose configuration leads a leaderboard by macro-F1.
-
-        `ranked_on` names the split that ranks (`val`, or `<manifest>:val`); empty means the training rows themselves,
-        of which most teachers were trained on.
-        """
-        client = connect()
-        entries = read_leaderboard(client, self.train.selection_sha256)
-        remedy = f"export them: fer-mlflow export --split {options['train_split']} …"
-        if not entries:
-            raise RunError(f"--softlabels best:{ranked_on}: no run has soft labels of {self.train.name}; {remedy}")
-        if not ranked_on:
-            return read_run_source(entries[0].run_id)
-        split = ranked_on.rpartition(":")[2]
-        ranking = read_leaderboard(client, read_split(options, split).selection_sha256)
-        by_configuration = {_configuration(entry): entry for entry in reversed(entries)}
-        for entry in ranking:
-            if _configuration(entry) in by_configuration:
-                return read_run_source(by_configuration[_configuration(entry)].run_id)
-        raise RunError(
-            f"--softlabels best:{ranked_on}: none of the {len(ranking)} configurations on that split has soft labels "
-            f"of {self.train.name}; {remedy}"
-        )
-
-
-def _configuration(entry: Entry) -> tuple[str, ...]:
-    return entry.kind, entry.ensemble, entry.space, entry.clahe

@@ -33,7 +33,7 @@ class Entry:
 
     Attributes
     ----------
-    kind : export or teacher
+    kind : export, teacher or student
     ensemble, space, clahe, calibration : what the run is; space is empty for one teacher
     interval : 95 % of macro-F1, None where the bundle was not read
     p_value : of "no difference to the first", adjusted for the table (Holm); None where it was not tested

@@ -7,7 +7,8 @@ from mlflow.entities import Experiment, Run, ViewType
 
 from fer_mlflow.tracking.store import tracking_errors
 
-BUNDLED_KINDS = ("export", "teacher")  # kinds of runs that have soft labels, and stand in leaderboards
+TEACHING_KINDS = ("export", "teacher")  # kinds of runs whose soft labels a student may learn from
+BUNDLED_KINDS = (*TEACHING_KINDS, "student")  # kinds that have a bundle, and stand in leaderboards
 _PAGE = 1000
 
 

@@ -15,7 +15,7 @@ from fer_mlflow.errors import ContractError, RunError, TrackingError
 from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.tracking.bundles import read_run
-from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
+from fer_mlflow.tracking.searching import TEACHING_KINDS, search_runs
 from fer_mlflow.tracking.store import redact
 
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
@@ -193,7 +193,7 @@ def _search_where(client: MlflowClient, where: str) -> list[Run]:
 def _search(client: MlflowClient, condition: str = "") -> list[Run]:
     """Return the finished runs of every experiment that have a bundle and fulfil a condition."""
     found: list[Run] = []
-    for kind in BUNDLED_KINDS:  # MLflow's filters have no OR
+    for kind in TEACHING_KINDS:  # MLflow's filters have no OR
         own = f"tags.`fer.kind` = '{kind}' AND attributes.status = 'FINISHED'"
         runs = search_runs(client, f"{own} AND {condition}" if condition else own)
         found += [run for run in runs if {"fer.bundle_sha256", "fer.selection_sha256"} <= set(run.data.tags)]

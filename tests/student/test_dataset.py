@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from toys import logits_of, write_soft_labels
 from torch.utils.data import DataLoader
+from toys import logits_of, write_soft_labels
 
 from fer_mlflow import SoftLabelDataset
 from fer_mlflow.data.classes import FER7
@@ -47,7 +47,7 @@ def test_a_split_of_a_bundle_of_all_rows(split_faces, tmp_path):
     part = read_benchmark(split_faces, FER7, split="val")
     dataset = SoftLabelDataset(split_faces, whole.folder, split="val")
     assert len(dataset) == len(part)
-    np.testing.assert_allclose(dataset.logits, 0.7 * logits_of(part, "A") + 0.3 * logits_of(part, "B"), rtol=1e-6)
+    np.testing.assert_allclose(dataset.logits, 0.7 * logits_of(part, "A") + 0.3 * logits_of(part, "B"), atol=1e-6)
     assert len(SoftLabelDataset(split_faces, whole)) == 84
 
 
@@ -78,7 +78,7 @@ def edit(split_faces, old, new):
             "images/f0005.jpg,Surprise,val,web",
             '(split "val", then "train")',
         ),
-        (",train,web", ",train,www", '(source "www", then "web") and 22 more; export again'),
+        (",train,web", ",train,www", '(source "www", then "web") and 13 more; export again'),
         ("images/f0001.jpg,Disgust,train,web\n", "", '1 rows that the soft labels are of are gone, "images/f0001.jpg"'),
     ],
 )
@@ -94,7 +94,7 @@ def test_only_the_first_rows_that_differ_are_named(split_faces, train_bundle):
     with pytest.raises(BundleError) as caught:
         SoftLabelDataset(split_faces, train_bundle)
     assert str(caught.value).count("images/") == 5
-    assert "27 rows are not what they were" in str(caught.value)
+    assert "18 rows are not what they were" in str(caught.value)
 
 
 def test_rows_without_soft_labels_are_refused_or_left_out(split_faces, train_bundle):

@@ -67,7 +67,9 @@ def test_one_teacher_is_all_three(tmp_path, train_part):
 @pytest.mark.parametrize("kind", ["logit", "prob", "mixture"])
 def test_the_temperature_of_a_calibration_multiplies(tmp_path, train_bundle, teachers, kind):
     calibration = {"method": "temperature", "temperature": 2.5, "fitted_on": {"name": "m:val"}}
-    calibrated = write_calibrated(tmp_path / "c", train_bundle, train_bundle.logits.astype(np.float64) / 2.5, calibration)
+    calibrated = write_calibrated(
+        tmp_path / "c", train_bundle, train_bundle.logits.astype(np.float64) / 2.5, calibration
+    )
     targets = make_targets(calibrated, teachers, kind, T)
     assert targets.effective_temperature == 7.5
     np.testing.assert_allclose(shown(targets), expected(kind, teachers, 7.5), atol=1e-6)
