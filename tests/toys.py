@@ -276,7 +276,8 @@ def write_soft_labels(folder: Path, part, *, space: str = "logit", dtype: str = 
     from fer_mlflow.teachers.outputs import TeacherOutputs
 
     digests = hash_images(part.root, part.paths)
-    description = {"in_sample": "false", "in_sample_rows": 0, "trained_with_clahe": None}
+    description = {"img_size": 32, "in_sample": "false", "in_sample_rows": 0, "trained_with_clahe": None}
+    description["computed_with"] = [{"precision": "fp32"}]
     outputs = {
         name: TeacherOutputs(np.arange(len(part)), logits_of(part, name), digests, (), description, "0" * 64)
         for name in shares

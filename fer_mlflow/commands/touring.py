@@ -13,13 +13,16 @@ from fer_mlflow.commands.calibrate import command as calibrate_command
 from fer_mlflow.commands.calibrating import calibrate
 from fer_mlflow.commands.compare import command as compare_command
 from fer_mlflow.commands.comparing import compare
-from fer_mlflow.commands.ensemble import read_ensemble
+from fer_mlflow.commands.distill import command as distill_command
+from fer_mlflow.commands.distilling import distill
+from fer_mlflow.commands.ensemble import Ensemble, read_ensemble
 from fer_mlflow.commands.evaluate import command as evaluate_command
 from fer_mlflow.commands.evaluating import evaluate
 from fer_mlflow.commands.export import command as export_command
 from fer_mlflow.commands.exporting import export
 from fer_mlflow.commands.inspect import command as inspect_command
 from fer_mlflow.commands.inspecting import inspect
+from fer_mlflow.commands.students import Reader
 from fer_mlflow.commands.train import command as train_command
 from fer_mlflow.commands.training import read_plan, train
 from fer_mlflow.commands.triage import command as triage_command
@@ -30,6 +33,7 @@ from fer_mlflow.data.files import sha256_of_file, written_file
 from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking.selection import find_best
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
 TEACHERS = {
@@ -40,6 +44,9 @@ TEACHERS = {
 RECIPE = {"img_size": "64", "batch_size": "32", "label_smoothing": "0.05"}
 WEIGHTS = ("RN10=0.34,RGX=0.33,CNXT=0.33", "RN10=0.6,RGX=0.2,CNXT=0.2")
 SPACES, SPLITS = ("logit", "prob"), ("val", "test")
+# What it is all for: a student that is small and quick, once from labels alone and once from soft labels too.
+STUDENT = {"arch": "resnet10t", "img_size": "32", "batch_size": "32", "lr": "0.003"}
+STUDENTS = {"student-ce": {"loss": "ce"}, "student-kd": {"loss": "kd"}}
 SOURCES = ["studio", "street", "archive"]
 
 
@@ -53,7 +60,9 @@ def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         teachers = _write_teachers(folder)
         digests = _export(run, manifest, teachers)
         boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
+        boards = {split: [each for each in board if each.kind != "student"] for split, board in boards.items()}
         _judge(run, boards)
+        _distill(run, manifest, teachers, digests["val"], options)
         _say("triage")
         given = _typed(triage_command, {})
         triage(_parsed(triage_command, given), given)
@@ -120,17 +129,43 @@ def _export(run: TrackedRun, manifest: Path, teachers: Path) -> dict[str, str]:
     for split in SPLITS:
         for weights in WEIGHTS:
             for space in SPACES:
-                given = {"manifest": str(manifest), "teachers": str(teachers), "split": split}
-                typed = _typed(export_command, given | {"weights": weights, "space": space})
-                ensemble = read_ensemble(_parsed(export_command, typed))
+                ensemble, _ = _exported(run, manifest, teachers, split, weights, space)
                 digests[split] = ensemble.benchmark.selection_sha256
-                key = ensemble.config_key
-                if find_runs(run.client, "export", [key])[key]:
-                    _say(f"exported already: {ensemble.name} on {ensemble.benchmark.name}")
-                    continue
-                _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
-                export(ensemble.options, typed)
     return digests
+
+
+def _exported(
+    run: TrackedRun, manifest: Path, teachers: Path, split: str, weights: str, space: str
+) -> tuple[Ensemble, str]:
+    """Export an ensemble on a split, unless a finished run has it; return it with the newest such run."""
+    given = {"manifest": str(manifest), "teachers": str(teachers), "split": split}
+    typed = _typed(export_command, given | {"weights": weights, "space": space})
+    ensemble = read_ensemble(_parsed(export_command, typed))
+    key = ensemble.config_key
+    if find_runs(run.client, "export", [key])[key]:
+        _say(f"exported already: {ensemble.name} on {ensemble.benchmark.name}")
+    else:
+        _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
+        export(ensemble.options, typed)
+    return ensemble, find_runs(run.client, "export", [key])[key][0].info.run_id
+
+
+def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options: Mapping[str, Any]) -> None:
+    """Train a student from labels, and one from the soft labels of what is best on the validation rows too."""
+    # Bad ones too: what triage says of a run after the first tour must not change the second.
+    best = find_best(run.client, "macro_f1", val, even_bad=True).run.data.params
+    _, source = _exported(run, manifest, teachers, "train", best["weights"], best["space"])
+    common = STUDENT | {"manifest": str(manifest), "epochs": str(options["epochs"]), "seed": str(options["seed"])}
+    for name, own in STUDENTS.items():
+        softlabels = {} if own["loss"] == "ce" else {"softlabels": source}
+        typed = _typed(distill_command, common | own | softlabels | {"name": name})
+        parsed = _parsed(distill_command, typed)
+        key = Reader.of(parsed).read(parsed).plan.key
+        if find_runs(run.client, "distill", [key])[key]:
+            _say(f"trained already: {name}")
+            continue
+        _say(f"distill {name}")
+        distill(parsed, typed)
 
 
 def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:

@@ -115,7 +115,7 @@ def test_the_demo_ends_with_a_leaderboard_of_stored_numbers_and_reuses_all_of_it
         ranks = [float(line[-7]) for line in lines]
         assert ranks == sorted(ranks, reverse=True)
     # One epoch on 240 faces teaches little: what is not shown is no better than the most frequent class.
-    for run in [*workplace.runs("export"), *workplace.runs("teacher")]:
+    for run in [run for kind in ("export", "teacher", "student") for run in workplace.runs(kind)]:
         status = run.data.tags["triage.status"]
         assert (run.info.run_id[:8] in shown) == (status == "good"), run.data.tags.get("triage.reasons")
     assert {
@@ -123,8 +123,10 @@ def test_the_demo_ends_with_a_leaderboard_of_stored_numbers_and_reuses_all_of_it
     }
     assert len(workplace.runs("compare")) == 1
     assert len(workplace.runs("train")) == 3
-    assert len(workplace.runs("export")) == 8
-    assert len(workplace.runs("teacher")) == 6
+    assert len(workplace.runs("export")) == 9  # four on two splits, and one on the training rows for the student
+    assert len(workplace.runs("teacher")) == 9
+    assert {run.info.run_name for run in workplace.runs("distill")} == {"student-ce", "student-kd"}
+    assert {run.data.params["ensemble"] for run in workplace.runs("student")} == {"student-ce=1", "student-kd=1"}
     (demo,) = workplace.runs("demo")
     assert [file.path for file in MlflowClient(workplace.uri).list_artifacts(demo.info.run_id)] == ["faces.png"]
     again = workplace.run_installed("demo", *options)
