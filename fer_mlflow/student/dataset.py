@@ -102,15 +102,17 @@ class SoftLabelDataset(Dataset):
         ImageError
             the image cannot be read or decoded
         """
+        return self.read_image(row), int(self.labels[row]), self.logits[row]
+
+    def read_image(self, row: int) -> Any:
+        """Return what `transform` makes of a row's image; see `__getitem__`."""
         path = self._paths[row].decode()
         try:
             pixels = decode_image(read_image_bytes(self._root, path))
         except ImageError as error:
             raise ImageError(f'row {row + 1} "{path}": {error}') from error
-        image: Any = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-        if self.transform is not None:
-            image = self.transform(image)
-        return image, int(self.labels[row]), self.logits[row]
+        image = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+        return image if self.transform is None else self.transform(image)
 
 
 def _read_rows(
