@@ -17,7 +17,7 @@ from fer_mlflow.commands.student_scores import (
     short_name,
 )
 from fer_mlflow.commands.students import Reader, Student
-from fer_mlflow.commands.training import FOLDER, carry_out, read_split
+from fer_mlflow.commands.training import FOLDER, carry_out, copy_checkpoint, read_split
 from fer_mlflow.data.images import read_image_bytes
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
 from fer_mlflow.teachers.training_state import Epoch
@@ -68,6 +68,9 @@ def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, st
     with open_run("distill", name, options["experiment"] or "") as run:
         run.log_params({**typed, "benchmark": grid.train.name, "rows": len(grid.train)})
         result = run_grid(run, grid, test, options, typed, train_student)
+        if options["out"]:
+            with fetched_checkpoint(run.client, result.best.run_id, result.best.student) as checkpoint:
+                copy_checkpoint(checkpoint, Path(options["out"]))
         model = None
         if options["onnx"]:
             model = _log_model(run, result.best.run_id, result.best.student, options)
@@ -75,6 +78,8 @@ def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, st
         click.echo(line)
     click.echo(f"\n  run      {run.run_id}")
     click.echo(f"  table    {run.artifact_location('tables/grid.parquet')}")
+    if options["out"]:
+        click.echo(f"  best     {Path(options['out']).absolute()}")
     _print_model(model)
     click.echo(f"  look     {describe_way_to_ui(run.experiment_id, run.run_id)}")
     result.raise_failures()

@@ -153,7 +153,8 @@ def _exported(
 def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options: Mapping[str, Any]) -> None:
     """Train a student from labels, and one from the soft labels of what is best on the validation rows too."""
     # Bad ones too: what triage says of a run after the first tour must not change the second.
-    best = find_best(run.client, "macro_f1", val, even_bad=True).run.data.params
+    is_ensemble = "tags.`fer.kind` = 'export'"
+    best = find_best(run.client, "macro_f1", val, where=is_ensemble, even_bad=True).run.data.params
     _, source = _exported(run, manifest, teachers, "train", best["weights"], best["space"])
     common = STUDENT | {"manifest": str(manifest), "epochs": str(options["epochs"]), "seed": str(options["seed"])}
     for name, own in STUDENTS.items():

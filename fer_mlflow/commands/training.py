@@ -141,7 +141,7 @@ def carry_out(run: TrackedRun, plan: Plan, options: Mapping[str, Any]) -> Epoch:
             raise JobError(f"{error}, and the checkpoint of epoch {error.kept.best.number} is {checkpoint}") from error
         write_checkpoint(_with_origin(trained, plan), checkpoint)
         if options["out"]:
-            _copy(checkpoint, Path(options["out"]))
+            copy_checkpoint(checkpoint, Path(options["out"]))
         _publish(run, plan, trained.best, checkpoint)
         shutil.rmtree(folder, ignore_errors=True)
     return trained.best
@@ -183,7 +183,7 @@ class _Reporter:
         )
 
 
-def _copy(checkpoint: Path, out: Path) -> None:
+def copy_checkpoint(checkpoint: Path, out: Path) -> None:
     """Put the checkpoint where the user wants it, whole or not at all."""
     with written_file(out) as target, checkpoint.open("rb") as source:
         shutil.copyfileobj(source, target)

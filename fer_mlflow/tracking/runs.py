@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -142,7 +142,7 @@ class TrackedRun:
     def sibling(self, name: str, started_s: float, *, nested: bool = False) -> Iterator["TrackedRun"]:
         """Open another run in the same experiment for a block, FINISHED only when the block is.
 
-        Where it is `nested`, the UI shows it below this one.
+        Where it is `nested`, the UI shows it below this one, and it says that it is alive, since it may take hours.
         """
         with tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
@@ -153,7 +153,8 @@ class TrackedRun:
             )
         other = TrackedRun(self.client, run.info.run_id, self.experiment_id)
         try:
-            yield other
+            with _heartbeat(other) if nested else nullcontext():
+                yield other
         except BaseException as error:
             with suppress(Exception):
                 other.set_tags({"fer.error": _sentence(error)})

@@ -1,5 +1,7 @@
 """`fer-mlflow distill`: one student, a grid of them, what is refused, and the ONNX student that takes images."""
 
+import base64
+import json
 import os
 import signal
 import time
@@ -117,7 +119,7 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     finished = {run.info.run_id for run in workplace.runs("distill") if run.info.status == "FINISHED"}
-    result = workplace.run("distill", "--manifest", split_faces, *SMALL, *grid)
+    result = workplace.run("distill", "--manifest", split_faces, *SMALL, *grid, "--out", "best.pt")
     assert result.stderr.count("reused from run") == len(finished)
     (parent,) = (
         run for run in workplace.runs("distill") if run.data.params.get("grid") and run.info.status == "FINISHED"
@@ -141,15 +143,15 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
     assert baseline["configuration"] == "loss ce"
     assert metrics["test/difference/macro_f1"] == pytest.approx(best["test_macro_f1"] - baseline["test_macro_f1"])
     assert metrics["test/difference/macro_f1/low"] <= metrics["test/difference/macro_f1/high"]
+    sha256 = {run.info.run_id: run.data.tags["fer.checkpoint_sha256"] for run in children}
+    assert sha256_of_file(workplace.folder / "best.pt") == sha256[parent.data.tags["fer.best_run"]]
     assert len(workplace.runs("student")) == 4
     assert "best - baseline, paired" in result.stdout
     assert f"{metrics['test/difference/macro_f1']:+.4f}" in result.stdout
     again = workplace.run("distill", "--manifest", split_faces, *SMALL, *grid)
     assert again.stderr.count("reused from run") == 6
     assert len(workplace.runs("student")) == 4
-    assert [line for line in again.stdout.splitlines() if " run " not in line and " table " not in line][:12] == [
-        line for line in result.stdout.splitlines() if " run " not in line and " table " not in line
-    ][:12]
+    assert again.stdout.partition("\n  run ")[0] == result.stdout.partition("\n  run ")[0]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,8 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
     assert run.data.metrics["onnx/changed"] == 0
     uri = run.data.tags["fer.model"]
     assert f"model       {uri}" in result.stdout
+    from mlflow.pyfunc.scoring_server import invocations
+
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(workplace.uri)
     try:
@@ -252,6 +256,11 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
     probs = torch.softmax(logits.double(), dim=1).numpy()
     np.testing.assert_allclose(said[[f"p/{name}" for name in FER7.names]], probs, atol=1e-5)
     assert said["label"].tolist() == [FER7.names[at] for at in logits.argmax(dim=1)]
+    # What `mlflow models serve` and `predict` do with a request.
+    request = json.dumps({"dataframe_records": [{"image": base64.b64encode(each).decode()} for each in images]})
+    answer = invocations(request, "application/json", model, model.metadata.get_input_schema())
+    assert answer.status == 200, answer.response
+    assert pd.DataFrame(json.loads(answer.response)["predictions"])["label"].tolist() == said["label"].tolist()
 
 
 @pytest.mark.slow
