@@ -136,7 +136,7 @@ def _print_scores(table: pd.DataFrame) -> None:
         interval = "none" if np.isnan(row.low) else f"[{row.low:+.4f}, {row.high:+.4f}]"
         click.echo(
             f"  {row.metric:<{width}}  {row.a:6.4f}  {row.b:6.4f}  {row.difference:+.4f}  {interval:<20}  "
-            f"{_p_text(row.p_value):>7}{mark}"
+            f"{p_value_text(row.p_value):>7}{mark}"
         )
     click.echo(
         "\n  * p below 0.05, every metric on its own: where nothing differs, four in ten tables like this show a star"
@@ -146,7 +146,7 @@ def _print_scores(table: pd.DataFrame) -> None:
         click.echo("  neither accuracy nor macro-F1 tells A and B apart on these rows")
 
 
-def _p_text(p_value: float) -> str:
+def p_value_text(p_value: float) -> str:
     """Return a p-value to four places, a smaller one as what it is below."""
     return "none" if np.isnan(p_value) else "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fer_mlflow.commands.comparing import p_value_text
 from fer_mlflow.commands.evaluating import SEED
 from fer_mlflow.commands.student_scores import SCORES, score_student, short_name
 from fer_mlflow.commands.students import Student
@@ -95,13 +96,31 @@ class GridResult:
             )
             lines.append(f"  {what:<8}  {'  '.join(spreads).rstrip()}")
         seeds = f"seeds {self.best.student.plan.recipe.seed} and {self.baseline.student.plan.recipe.seed}"
-        lines += ["", f"  best - baseline, paired, the best {seeds} on the validation rows"]
+        lines += ["", f"  best - baseline, paired over rows, the best {seeds} on the validation rows"]
         for name in SCORES:
             if self.comparison is not None:
                 each = self.comparison.differences[name]
                 interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
-                lines.append(f"  {name:<8}  {each.value:+.4f}  {interval}  p {each.p_value:.4f}")
+                lines.append(f"  {name:<8}  {each.value:+.4f}  {interval}  p {p_value_text(each.p_value)}")
+        for name, differences in self.seed_differences().items():
+            mean, sd = _mean_sd(differences)
+            lines.append(
+                f"  {name:<8}  {mean:+.4f} ± {sd:.4f} over {len(differences)} seeds, each beside its own baseline"
+            )
         return lines
+
+    def seed_differences(self) -> dict[str, list[float]]:
+        """Return best minus baseline on the test rows for each seed that both have; empty for fewer than two."""
+        pairs = [
+            (mine.test, other.test)
+            for mine in self.points
+            for other in self.points
+            if (mine.configuration, other.configuration) == (self.best.configuration, self.baseline.configuration)
+            and mine.student.plan.recipe.seed == other.student.plan.recipe.seed
+            and mine.test
+            and other.test
+        ]
+        return {name: [a[name] - b[name] for a, b in pairs] for name in SCORES[:2]} if len(pairs) > 1 else {}
 
     def raise_failures(self) -> None:
         """Raise where a student could not be trained.
@@ -202,6 +221,7 @@ def _named(result: GridResult) -> dict[str, float]:
                 f"test/difference/{name}/high": each.interval.high,
                 f"test/difference/{name}/p": each.p_value,
             }
+    named |= {f"test/seed_difference/{name}": _mean_sd(values)[0] for name, values in result.seed_differences().items()}
     return {name: value for name, value in named.items() if not np.isnan(value)}
 
 

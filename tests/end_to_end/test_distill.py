@@ -142,11 +142,14 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
     baseline = table.set_index("run_id").loc[parent.data.tags["fer.baseline_run"]]
     assert baseline["configuration"] == "loss ce"
     assert metrics["test/difference/macro_f1"] == pytest.approx(best["test_macro_f1"] - baseline["test_macro_f1"])
+    scores = tested.pivot(index="seed", columns="configuration", values="test_accuracy")
+    seed_difference = (scores[best["configuration"]] - scores["loss ce"]).mean()
+    assert metrics["test/seed_difference/accuracy"] == pytest.approx(seed_difference)
     assert metrics["test/difference/macro_f1/low"] <= metrics["test/difference/macro_f1/high"]
     sha256 = {run.info.run_id: run.data.tags["fer.checkpoint_sha256"] for run in children}
     assert sha256_of_file(workplace.folder / "best.pt") == sha256[parent.data.tags["fer.best_run"]]
     assert len(workplace.runs("student")) == 4
-    assert "best - baseline, paired" in result.stdout
+    assert "best - baseline, paired over rows" in result.stdout
     assert f"{metrics['test/difference/macro_f1']:+.4f}" in result.stdout
     again = workplace.run("distill", "--manifest", split_faces, *SMALL, *grid)
     assert again.stderr.count("reused from run") == 6
