@@ -9,7 +9,7 @@ from fer_mlflow.errors import FerError, Interrupted
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
-    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "sweep"),
     *("triage", "fetch", "verify", "train", "demo"),
 )
 

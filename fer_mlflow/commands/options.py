@@ -159,6 +159,21 @@ class RisingNumbers(click.ParamType):
         return numbers
 
 
+class Spaces(click.ParamType):
+    """Fusion spaces, comma-separated; gives a tuple in their usual order."""
+
+    name = "spaces"
+    _KNOWN = ("logit", "prob")
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        named = [part.strip() for part in value.split(",")]
+        if not set(named) <= set(self._KNOWN):
+            return self.fail(f"{value!r} is not logit, prob or logit,prob", param, ctx)
+        return tuple(space for space in self._KNOWN if space in named)
+
+
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:
     """Return the decorator for one option; a default of None makes it required."""
     if default is None:
@@ -232,6 +247,17 @@ source_options = option_group(
     option("run", "", Text(), "Take the soft labels of this export or teacher run; its first digits do."),
     option("bundle", "", Text(), "Or those in this folder."),
     *(_if_given(*spec) for spec in (*_BENCHMARK, *_ENSEMBLE, *_PREPROCESSING, *_PRECISION)),
+    _options(*_COMPUTE),
+)
+
+teacher_set_options = option_group(
+    option("manifest", "", Text(), "CSV of images, or CSV:SPLIT,CSV:SPLIT,…; each is a benchmark."),
+    option("teachers", "", Text(), "YAML file: name -> arch, checkpoint, …"),
+    option("benchmark", "", Text(), "Instead of both: stored teacher runs on these benchmarks, comma-separated."),
+    option("members", "", str, "Use these teachers, comma-separated.  [default: all]"),
+    option("space", "logit,prob", Spaces(), "Where the weighted mean is taken: logit, prob or both."),
+    option("clahe", "false", _choice("false", "true", "both"), "Teachers' logits without CLAHE, with it, or both."),
+    *(_if_given(*spec) for spec in (*_BENCHMARK[1:], *_PREPROCESSING[1:], *_PRECISION)),
     _options(*_COMPUTE),
 )
 
