@@ -17,7 +17,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.plateau import best_of
 from fer_mlflow.scoring.pool import Outcomes, Pool, tally
 from fer_mlflow.scoring.selection import Choice, Pools
-from fer_mlflow.scoring.simplex import count_weightings, finest_steps, simplex_grid, steps_in
+from fer_mlflow.scoring.simplex import count_weightings, finest_step, simplex_grid, steps_in
 from fer_mlflow.scoring.tallies import Tallies
 from fer_mlflow.softlabels.fusion import parse_weights
 
@@ -84,8 +84,8 @@ def read_weightings(options: Mapping, names: Sequence[str], arms: int) -> np.nda
         steps, K = steps_in(options["step"]), len(names)
         count = count_weightings(K, steps)
         found = f"step {options['step']:g} of {K} teachers gives {count:,} weightings"
-        finest = finest_steps(K, options["most"] // arms)
-        fitting = f"--step {1 / finest:.4g} would fit" if finest else "name fewer teachers by --members"
+        finest = finest_step(K, options["most"] // arms)
+        fitting = f"--step {finest:g} would fit" if finest else "name fewer teachers by --members"
         weights = simplex_grid(K, steps) if count * arms <= options["most"] else np.empty((0, K))
     if count * arms > options["most"]:
         times = f", times {arms} spaces and ways to ask" if arms > 1 else ""

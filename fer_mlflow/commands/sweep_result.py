@@ -23,8 +23,8 @@ class Sweep:
     fit, report : ways to ask -> teachers' logits, of the benchmark of the choice and of the one it is judged on
     configurations : M of them
     tables : benchmark -> scores of each configuration
-    best, plateau, front : on the benchmark of the choice: the best one, (M,) bool those within one paired standard error
-        of it, and (M,) bool those that no other beats in both metrics of `axes`
+    best, plateau, front : on the benchmark of the choice: the best one, (M,) bool those within one paired standard
+        error of it, and (M,) bool those that no other beats in both metrics of `axes`
     chosen_by : the metric of the choice
     choice : made on all rows of the benchmark of the choice
     judgement : what such a choice is worth

@@ -100,8 +100,8 @@ def _search(benchmarks: Mapping[str, dict[str, TeacherSet]], weightings: np.ndar
     classes, metric = first.bundle.classes, options["metric"]
     judged_by = options["optimize"] or metric
     labels = first.bundle.labels[first.known]
-    crossfit = options["crossfit"] if report is fit and not options["in_sample"] else None
-    folds = stratified_folds(labels, crossfit, np.random.default_rng(options["seed"])) if crossfit else None
+    parts = options["crossfit"] if report is fit and not options["in_sample"] else 0
+    folds = stratified_folds(labels, parts, np.random.default_rng(options["seed"])) if parts else None
     configurations = Configurations.product(list(fit), options["space"], weightings)
     pools: Pools = {way: each.pool(folds) for way, each in fit.items()}
     tallies, tables = None, {}
@@ -123,7 +123,7 @@ def _search(benchmarks: Mapping[str, dict[str, TeacherSet]], weightings: np.ndar
     choice = choose(None, pools)
     if folds is not None:
         judgement = judge_crossfitted(pools, choose, folds, judged_by, classes, rng)
-        protocol = f"cross-fitted: chosen on {crossfit - 1} parts of {crossfit}, judged on the other"
+        protocol = f"cross-fitted: chosen on {parts - 1} parts of {parts}, judged on the other"
     else:
         other = pools if report is fit else {way: each.pool() for way, each in report.items()}
         judgement = judge_on(pools, other, choice, judged_by, classes, rng)
@@ -174,5 +174,6 @@ def _warn_of_overlap(fit: TeacherSet, report: TeacherSet) -> None:
     shared = int(report.bundle.index["image_sha256"].isin(fit.bundle.index["image_sha256"]).sum())
     if shared:
         warn(
-            f"{shared:,} images are in both {fit.benchmark} and {report.benchmark}: the choice is judged partly in-sample"
+            f"{shared:,} images are in both {fit.benchmark} and {report.benchmark}, so the choice is judged partly "
+            "in-sample"
         )

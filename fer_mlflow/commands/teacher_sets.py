@@ -175,9 +175,11 @@ def _stored(options: Mapping[str, Any]) -> list[TeacherSet]:
                 f"benchmark {name} means different rows: {describe_selections(runs)}; name one by its digest"
             )
         found: dict[str, TeacherSet] = {}
+        there: set[str] = set()
         for run in newest_of_each(runs):
             bundle = fetch_bundle(client, run, cache)
             (teacher,) = bundle.checkpoints
+            there.add(teacher)
             own = TeacherSet(bundle, {teacher: bundle.logits}, {teacher: run.info.run_id})
             if (wanted and teacher not in wanted) or not _is_asked(own, options["clahe"]):
                 continue
@@ -187,9 +189,15 @@ def _stored(options: Mapping[str, Any]) -> list[TeacherSet]:
             elif first is not own:
                 _check_same_rows(first, own)
                 first.logits[teacher], first.run_ids[teacher] = bundle.logits, run.info.run_id
+        if unknown := [teacher for teacher in wanted if teacher not in there]:
+            raise ContractError(
+                f"--members: no teacher {', '.join(unknown)} on {name}; there are {', '.join(sorted(there))}"
+            )
         if not found:
-            there = ", ".join(sorted({run.data.params.get("weights", "?").partition("=")[0] for run in runs}))
-            raise RunError(f"benchmark {name}: none of its teachers ({there}) is as asked; see --members and --clahe")
+            raise RunError(
+                f"benchmark {name}: its teachers ({', '.join(sorted(there))}) were asked "
+                f"{'without' if options['clahe'] == 'true' else 'with'} CLAHE only; see --clahe"
+            )
         for each in found.values():
             check_labelled_rows(each.benchmark, each.bundle.labels)
             ordered = {teacher: each.logits[teacher] for teacher in sorted(each.logits)}

@@ -7,6 +7,7 @@ import numpy as np
 
 from fer_mlflow.errors import ContractError
 
+_USUAL_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.125, 0.2, 0.25, 0.5, 1.0)
 _WHOLE = 1e-6  # how far 1 / step may be from a whole number
 
 
@@ -41,12 +42,14 @@ def count_weightings(teachers: int, steps: int) -> int:
     return comb(steps + teachers - 1, teachers - 1)
 
 
-def finest_steps(teachers: int, most: int) -> int:
-    """Return the greatest number of steps whose grid has at most so many weightings; 0 where even 1 has more."""
-    steps = 0
-    while teachers > 1 and count_weightings(teachers, steps + 1) <= most:
-        steps += 1
-    return steps
+def finest_step(teachers: int, most: int) -> float:
+    """Return the smallest usual step (0.001, 0.002, 0.005, 0.01, …) of at most so many weightings; 0 if there is none.
+
+    >>> finest_step(3, 20_000), finest_step(8, 1)
+    (0.01, 0.0)
+    """
+    fitting = (step for step in _USUAL_STEPS if count_weightings(teachers, round(1 / step)) <= most)
+    return next(fitting, 0.0)
 
 
 def simplex_grid(teachers: int, steps: int) -> np.ndarray:

@@ -49,9 +49,7 @@ def read_teachers(path: str | Path, names: Sequence[str]) -> dict[str, TeacherSp
     entries = _read_entries(path)
     if unknown := [name for name in names if name not in entries]:
         known = ", ".join(map(str, entries))
-        raise TeacherError(
-            f"teachers {path}: no teacher {', '.join(unknown)} among {known}; name one of these in --weights"
-        )
+        raise TeacherError(f"teachers {path}: no teacher {', '.join(unknown)} among {known}; name one of these")
     return {name: _read_spec(path, name, entries[name]) for name in names}
 
 
