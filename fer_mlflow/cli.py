@@ -9,7 +9,8 @@ from fer_mlflow.errors import FerError, Interrupted
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
-    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "sweep"),
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("sweep", "reproduce"),
     *("triage", "fetch", "verify", "train", "demo"),
 )
 

@@ -121,10 +121,13 @@ def _read_list(path: Path, names: Sequence[str]) -> np.ndarray:
     return np.array(rows)
 
 
-def tally_kept(pools: Pools, configurations: Configurations, cache: Path, benchmark: str) -> Tallies:
-    """Return the tallies of configurations, with a progress bar; those of a sweep that was stopped are taken over.
+def tally_kept(
+    pools: Pools, configurations: Configurations, cache: Path, benchmark: str, temperature: float = 1.0
+) -> Tallies:
+    """Return the tallies of configurations at a temperature, with a progress bar.
 
-    What is kept is named by the hash of everything that it follows from, and removed when all is done.
+    Those of a search that was stopped are taken over. What is kept is named by the hash of everything that it follows
+    from, and removed when all is done.
     """
     parts: dict[int, Tallies] = {}
     folders = []
@@ -135,11 +138,12 @@ def tally_kept(pools: Pools, configurations: Configurations, cache: Path, benchm
                 # Weightings of the same teachers follow each other, since each set of teachers is prepared once.
                 used = (configurations.weights[chosen] > 0) @ (1 << np.arange(pool.teachers))
                 chosen = chosen[np.argsort(used, kind="stable")]
-                folder = cache / "sweeps" / _digest(pool, space, configurations.weights[chosen])
+                folder = cache / "sweeps" / _digest(pool, space, configurations.weights[chosen], temperature)
                 folders.append(folder)
                 for start in range(0, len(chosen), _CHUNK):
                     rows = chosen[start : start + _CHUNK]
-                    found = _tally_chunk(pool, space, configurations.weights[rows], folder / f"{start}.npz")
+                    path = folder / f"{start}.npz"
+                    found = _tally_chunk(pool, space, configurations.weights[rows], temperature, path)
                     parts |= {int(m): found.taken(slice(at, at + 1)) for at, m in enumerate(rows)}
                     count(len(rows))
     for folder in folders:
@@ -147,11 +151,11 @@ def tally_kept(pools: Pools, configurations: Configurations, cache: Path, benchm
     return Tallies.joined(parts[m] for m in range(len(configurations)))
 
 
-def _tally_chunk(pool: Pool, space: str, weights: np.ndarray, path: Path) -> Tallies:
+def _tally_chunk(pool: Pool, space: str, weights: np.ndarray, temperature: float, path: Path) -> Tallies:
     if path.exists():
         with np.load(path, allow_pickle=False) as arrays:
             return Tallies(**arrays)
-    found = tally(pool, space, weights, workers=os.cpu_count() or 1)
+    found = tally(pool, space, weights, np.full(len(weights), temperature), workers=os.cpu_count() or 1)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **found.arrays())
     with written_file(path) as file:
@@ -159,8 +163,8 @@ def _tally_chunk(pool: Pool, space: str, weights: np.ndarray, path: Path) -> Tal
     return found
 
 
-def _digest(pool: Pool, space: str, weights: np.ndarray) -> str:
-    digest = hashlib.sha256(space.encode())
+def _digest(pool: Pool, space: str, weights: np.ndarray, temperature: float) -> str:
+    digest = hashlib.sha256(f"{space} {temperature!r}".encode())
     for array in (pool.logits(), pool.labels, pool.groups, weights):
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -178,6 +182,11 @@ def best_in(
     scores = tallies.scores(classes, groups)
     values = scores.get(metric, np.zeros(len(tallies)))
     return configurations.choice(best_of(values, metric, scores["nll"]))
+
+
+def format_span(name: str, low: float, high: float) -> str:
+    """Return a teacher's least and greatest share."""
+    return f"{name} {low:.3g} to {high:.3g}" if low < high else f"{name} {low:.3g}"
 
 
 def configurations_table(

@@ -3,7 +3,6 @@
 import click
 
 from fer_mlflow.commands.options import (
-    AboveZero,
     Count,
     Text,
     TrueFalse,
@@ -11,14 +10,13 @@ from fer_mlflow.commands.options import (
     run_options,
     teacher_set_options,
     typed_options,
+    weightings_options,
 )
 
 
 @click.command("sweep")
-@teacher_set_options
-@option("step", "0.1", AboveZero(), "Step of the grid of weights; 1 is a whole number of them.")
-@option("weights-list", "", Text(), "Instead: a file with NAME=share,… in each line.")
-@option("most", "20000", click.IntRange(min=1), "Refuse to score more configurations than this.")
+@teacher_set_options(clahe="false")
+@weightings_options
 @option("metric", "macro_f1", str, "Ranks configurations: accuracy, macro_f1, nll, brier or f1/CLASS.")
 @option("optimize", "", Text(), "Search beyond the grid: macro_f1, accuracy (greedy selection) or nll (convex).")
 @option("fit-split", "", Text(), "Choose weights on this split …")

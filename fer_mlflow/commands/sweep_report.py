@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import click
 import numpy as np
 
+from fer_mlflow.commands.configurations import format_span
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.scoring.leads import RIVALS
 from fer_mlflow.scoring.metrics import is_lower_better
@@ -59,10 +60,7 @@ def name_choice(result: Sweep, choice: Choice) -> str:
 def _plateau_sentence(result: Sweep) -> str:
     """Return how many configurations are as good as the best, and what they have in common."""
     inside = result.configurations.weights[result.plateau]
-    spans = [
-        f"{name} {low:.3g} to {high:.3g}" if low < high else f"{name} {low:.3g}"
-        for name, low, high in zip(result.names, inside.min(axis=0), inside.max(axis=0), strict=True)
-    ]
+    spans = [format_span(*span) for span in zip(result.names, inside.min(axis=0), inside.max(axis=0), strict=True)]
     panels, counts = np.unique(result.configurations.panels[result.plateau].astype(str), return_counts=True)
     where = ", ".join(f"{panel} {number:,}" for panel, number in zip(panels, counts, strict=True))
     return (

@@ -18,7 +18,15 @@ from fer_mlflow.commands.sweep_logging import log_sweep
 from fer_mlflow.commands.sweep_report import print_sweep
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.commands.sweep_runs import export_choices, log_best
-from fer_mlflow.commands.teacher_sets import TeacherSet, benchmarks_of, gather_teacher_sets, read_teacher_sets
+from fer_mlflow.commands.teacher_sets import (
+    TeacherSet,
+    benchmarks_of,
+    classes_of,
+    count_ways,
+    gather_teacher_sets,
+    names_of,
+    read_teacher_sets,
+)
 from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.calibration.folds import stratified_folds
@@ -37,9 +45,8 @@ def sweep(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     options = _with_splits(options)
     found = read_teacher_sets(options, typed)
     _check_options(options, found)
-    names = found[0].names if isinstance(found[0], TeacherSet) else tuple(sorted(found[0].specs))
-    ways = len({each.asked if isinstance(each, TeacherSet) else each.options["clahe"] for each in found})
-    weightings = read_weightings(options, names, ways * len(options["space"]))
+    names = names_of(found)
+    weightings = read_weightings(options, names, count_ways(found) * len(options["space"]))
     warn_of_experiment(options["experiment"])
     name = options["name"] or f"sweep · {', '.join(names)} · {' and '.join(options['space'])}"
     with open_run("sweep", name, options["experiment"] or "") as run:
@@ -73,8 +80,7 @@ def _with_splits(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_options(options: Mapping[str, Any], found) -> None:
     """Refuse metrics that cannot be used, and a choice without anything to judge it on."""
-    first = found[0]
-    classes = first.bundle.classes if isinstance(first, TeacherSet) else first.benchmark.classes.names
+    classes = classes_of(found)
     check_metric(options["metric"], classes)
     if options["optimize"] not in (None, *OPTIMISED):
         raise ContractError(f"--optimize {options['optimize']!r}: it is one of {', '.join(OPTIMISED)}")
@@ -84,7 +90,7 @@ def _check_options(options: Mapping[str, Any], found) -> None:
         raise ContractError(f"--pareto {options['pareto']}: name two of {', '.join(known)}, comma-separated")
     if not (options["in_sample"] or options["fit_split"] or options["crossfit"]):
         raise ContractError("nothing says on which rows to choose: give --crossfit K, --fit-split or --in-sample true")
-    if options["export_top"] and isinstance(first, TeacherSet):
+    if options["export_top"] and isinstance(found[0], TeacherSet):
         raise ContractError("--export-top needs the images: name --manifest and --teachers in the place of --benchmark")
 
 

@@ -79,6 +79,23 @@ class TeacherSet:
 Found = list[Ensemble] | list[TeacherSet]
 
 
+def names_of(found: Found) -> tuple[str, ...]:
+    """Return the teachers' names, sorted."""
+    first = found[0]
+    return first.names if isinstance(first, TeacherSet) else tuple(sorted(first.specs))
+
+
+def classes_of(found: Found) -> tuple[str, ...]:
+    """Return the class names."""
+    first = found[0]
+    return first.bundle.classes if isinstance(first, TeacherSet) else first.benchmark.classes.names
+
+
+def count_ways(found: Found) -> int:
+    """Return in how many ways teachers were asked, or will be."""
+    return len({each.asked if isinstance(each, TeacherSet) else each.options["clahe"] for each in found})
+
+
 def read_teacher_sets(options: Mapping[str, Any], typed: Mapping[str, str]) -> Found:
     """Return what the options name, checked: stored runs' logits, or the ensembles that are to be asked.
 
