@@ -1,6 +1,7 @@
 """What `reproduce` does, apart from its options, so that `--help` imports nothing heavy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -107,8 +108,15 @@ def _search(
         searched[benchmark] = Searched(tallies, parts, any_set.bundle.labels[any_set.known], groups, fused)
     classes = next(iter(next(iter(benchmarks.values())).values())).bundle.classes
     usual, related = _related(configurations)
-    with watched("seeking temperatures", 0) as count:
-        return search_settings(target, searched, classes, usual, related, count)
+    with ExitStack() as stack:
+        count: Callable[[int], object] | None = None
+
+        def on_sought(total: int) -> None:
+            nonlocal count
+            count = count or stack.enter_context(watched("seeking temperatures", total))
+            count(1)
+
+        return search_settings(target, searched, classes, usual, related, on_sought)
 
 
 def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]]:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import score
+from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.scoring.parts import Part
 from fer_mlflow.scoring.tallies import Tallies
 
@@ -19,6 +19,8 @@ WITH_TEMPERATURE = ("nll", "brier", "ece")  # what a temperature changes
 _TEMPERATURES = np.unique([*np.geomspace(0.2, 10, 40).round(3), 1.0])
 _ROUNDING = 1e-9
 _MOST_ROWS = 1_000_000  # settings x rows whose temperature is sought
+_NEAREST = 100  # settings whose temperature is sought where no other number tells them apart, or none matches
+_ZOOMS = 2
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,12 @@ def search_settings(
     classes: tuple[str, ...],
     usual: int,
     related: Mapping[str, np.ndarray],
-    on_sought: Callable[[int], object] = lambda done: None,
+    on_sought: Callable[[int], object] = lambda total: None,
 ) -> Reproduction:
     """Look at every configuration on every part of every benchmark, and at temperatures where they matter.
 
     A temperature is sought for settings whose accuracy and F1 match, or come nearest: the nearest first, and as many
-    as take some seconds. `on_sought` is told of each.
+    as take some seconds. `on_sought` is told how many there are, each time one is done.
 
     Parameters
     ----------
@@ -196,7 +198,7 @@ class _Search:
         self.found += [self.setting(benchmark, part, m) for m in near.tolist()]
         if target.seeks_temperature:
             fixed = {name: values for name, values in own.items() if name not in WITH_TEMPERATURE}
-            by = target.distances(fixed)[0] if fixed else distance
+            by = target.distances(fixed)[1] if fixed else distance
             self.candidates += [(float(by[m]), benchmark, part, m) for m in range(len(by))]
 
     def setting(self, benchmark: str, part: Part, m: int) -> Setting:
@@ -205,20 +207,29 @@ class _Search:
         return self.target.compared(benchmark, part, m, self.target.temperature or 1.0, own)
 
     def seek_temperatures(self, on_sought: Callable[[int], object]) -> tuple[int, int]:
-        """Seek the temperature of the nearest candidates, and return how many of how many."""
+        """Seek the temperature of every candidate whose other numbers match, and return how many of how many.
+
+        Where none of them does, it is sought for those that are nearest.
+        """
         self.candidates.sort(key=lambda each: each[0])
-        sought = rows = 0
-        for _, benchmark, part, m in self.candidates:
-            rows += part.rows
-            if rows > _MOST_ROWS and sought:
-                break
+        open_ones = [each for each in self.candidates if each[0] <= 1 + _ROUNDING]
+        if not open_ones or not set(self.target.values) - set(WITH_TEMPERATURE):
+            open_ones = self.candidates
+            chosen = open_ones[:_NEAREST]
+        else:
+            rows = np.cumsum([part.rows for _, _, part, _ in open_ones])
+            chosen = open_ones[: max(1, int(np.searchsorted(rows, _MOST_ROWS, side="right")))]
+        for _, benchmark, part, m in chosen:
             self.found.append(self.at_best_temperature(benchmark, part, m))
-            sought += 1
-            on_sought(1)
-        return sought, len(self.candidates)
+            on_sought(len(chosen))
+        return len(chosen), len(open_ones)
 
     def at_best_temperature(self, benchmark: str, part: Part, m: int) -> Setting:
-        """Return a configuration at the temperature at which it comes nearest: of a grid, then near its best point."""
+        """Return a configuration at the temperature at which it comes nearest.
+
+        The ECE jumps with T, so steps down its slope end anywhere. A grid is tried, then finer ones around its best
+        point; and where the target has an NLL, which is smooth, the temperatures that give it.
+        """
         searched = self.benchmarks[benchmark]
         rows = part.groups[searched.groups]
         logits, labels = searched.fused(m)[rows], searched.labels[rows]
@@ -228,11 +239,22 @@ class _Search:
             own = {name: named[name] for name in self.target.values}
             return self.target.compared(benchmark, part, m, temperature, own)
 
-        tried = [at(float(temperature)) for temperature in _TEMPERATURES]
-        k = int(np.argmin([each.distance for each in tried]))
-        around = (_TEMPERATURES[max(k - 1, 0)], _TEMPERATURES[min(k + 1, len(_TEMPERATURES) - 1)])
-        fine = minimize_scalar(lambda t: at(t).distance, bounds=around, method="bounded", options={"xatol": 1e-4})
-        return min([*tried, at(float(fine.x))], key=lambda each: each.distance)
+        grid = _TEMPERATURES
+        tried = [at(float(temperature)) for temperature in grid]
+        if "nll" in self.target.values:
+            wanted = self.target.values["nll"]
+
+            def off(temperature: float) -> float:
+                return float(row_losses(logits / temperature, labels).mean()) - wanted
+
+            gaps = [each.scores["nll"] - wanted for each in tried]
+            crossed = [k for k in range(len(grid) - 1) if gaps[k] * gaps[k + 1] < 0]
+            tried += [at(brentq(off, grid[k], grid[k + 1], xtol=1e-7)) for k in crossed]
+        for _ in range(_ZOOMS):
+            k = int(np.argmin([abs(temperature - _best(tried).temperature) for temperature in grid]))
+            grid = np.linspace(grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)], 9)
+            tried += [at(float(temperature)) for temperature in grid]
+        return _best(tried)
 
     def changes(self, usual: int, related: Mapping[str, np.ndarray]) -> tuple[Setting | None, dict[str, Setting]]:
         """Return the usual setting, and what a change of one thing at a time brings."""
@@ -253,3 +275,7 @@ class _Search:
             changes["temperature"] = [self.at_best_temperature(first, whole, usual)]
         nearest = {what: min(each, key=lambda s: s.distance) for what, each in changes.items() if each}
         return self.setting(first, whole, usual), dict(sorted(nearest.items(), key=lambda item: item[1].distance))
+
+
+def _best(settings: Sequence[Setting]) -> Setting:
+    return min(settings, key=lambda each: each.distance)
