@@ -34,6 +34,7 @@ bench: $(READY)                ## the numbers in the README
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/manifest.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/triage.py
 
 # conda.yaml is the one list of exact versions; pip takes it as constraints.

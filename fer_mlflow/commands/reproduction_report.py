@@ -110,7 +110,7 @@ def _open_questions(result: Reproduction, target: Target, configurations: Config
     if np.ptp(weights, axis=0).any():
         spans = zip(names, weights.min(axis=0), weights.max(axis=0), strict=True)
         lines.append("weights: " + ", ".join(format_span(*span) for span in spans))
-    temperatures = [each.temperature for each in result.matches]
+    temperatures = [temperature for each in result.matches for temperature in each.temperatures]
     if target.temperature is None and not target.seeks_temperature:
         lines.append("temperature: accuracy and F1 do not depend on it")
     elif min(temperatures) < max(temperatures):

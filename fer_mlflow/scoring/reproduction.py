@@ -5,7 +5,7 @@ root of the mean of squares over all numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
@@ -56,7 +56,7 @@ class Target:
         """Return a configuration with its distance."""
         (distance,), (greatest,) = self.distances({name: np.array([value]) for name, value in scores.items()})
         is_match = bool(greatest <= 1 + _ROUNDING)
-        return Setting(benchmark, part.name, part.rows, m, temperature, scores, float(distance), is_match)
+        return Setting(benchmark, part.name, part.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Setting:
     Attributes
     ----------
     scores : metric of the target -> what this setting gives
+    temperatures : least and greatest temperature that was found to match; both `temperature` where it was not sought
     distance : root mean square of the differences, in tolerances
     is_match : whether every difference is within the tolerance
     """
@@ -93,6 +94,7 @@ class Setting:
     rows: int
     configuration: int
     temperature: float
+    temperatures: tuple[float, float]
     scores: Mapping[str, float]
     distance: float
     is_match: bool
@@ -254,7 +256,8 @@ class _Search:
             k = int(np.argmin([abs(temperature - _best(tried).temperature) for temperature in grid]))
             grid = np.linspace(grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)], 9)
             tried += [at(float(temperature)) for temperature in grid]
-        return _best(tried)
+        matching = [each.temperature for each in tried if each.is_match] or [_best(tried).temperature]
+        return replace(_best(tried), temperatures=(min(matching), max(matching)))
 
     def changes(self, usual: int, related: Mapping[str, np.ndarray]) -> tuple[Setting | None, dict[str, Setting]]:
         """Return the usual setting, and what a change of one thing at a time brings."""
