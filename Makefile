@@ -35,6 +35,7 @@ bench: $(READY)                ## the numbers in the README
 	$(BIN)/python benchmarks/manifest.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/student.py
+	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/triage.py
 
 # conda.yaml is the one list of exact versions; pip takes it as constraints.

@@ -10,6 +10,7 @@ from fer_mlflow.errors import FerError, Interrupted
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
     *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("sweep", "reproduce"),
     *("triage", "fetch", "verify", "train", "distill", "demo"),
 )
 

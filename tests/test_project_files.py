@@ -70,8 +70,10 @@ def test_parameters_and_defaults_are_those_of_the_command(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_command_passes_every_parameter_unquoted(name):
     entry = MLPROJECT["entry_points"][name]
-    passed = dict(re.findall(r"--([a-z-]+) \{([a-z_]+)\}", entry["command"]))
-    positions = re.findall(r"(?<!--)(?<=[a-z}]) \{([a-z_]+)\}", re.sub(r"--[a-z-]+ \{[a-z_]+\}", "", entry["command"]))
+    passed = dict(re.findall(r"--([a-z0-9-]+) \{([a-z0-9_]+)\}", entry["command"]))
+    positions = re.findall(
+        r"(?<!--)(?<=[a-z}]) \{([a-z_]+)\}", re.sub(r"--[a-z0-9-]+ \{[a-z0-9_]+\}", "", entry["command"])
+    )
     arguments = [p.name for p in COMMAND[STARTED[name]].params if isinstance(p, click.Argument)]
     assert positions == arguments
     assert {option.replace("-", "_"): key for option, key in passed.items()} == {

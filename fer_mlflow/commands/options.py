@@ -89,6 +89,27 @@ class TrueFalse(click.ParamType):
         return self.fail(f"{value!r} is neither true nor false", param, ctx)
 
 
+class Number(click.ParamType):
+    """A finite number of at least `least` and at most `most`; empty gives None."""
+
+    name = "number"
+
+    def __init__(self, least: float = 0.0, most: float = float("inf")):
+        self.least, self.most = least, most
+
+    def convert(self, value, param, ctx):
+        if value == "":
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not self.least <= number <= self.most or number == float("inf"):
+            limits = f"at least {self.least:g}" if self.most == float("inf") else f"{self.least:g} to {self.most:g}"
+            return self.fail(f"{value!r} is not a number from {limits}".replace("from at", "of at"), param, ctx)
+        return number
+
+
 class AboveZero(click.ParamType):
     """A finite number above 0."""
 
@@ -157,6 +178,21 @@ class RisingNumbers(click.ParamType):
             how_many = f"{self.count} " if self.count else ""
             return self.fail(f"{value!r} is not {how_many}rising numbers above 0, comma-separated", param, ctx)
         return numbers
+
+
+class Spaces(click.ParamType):
+    """Fusion spaces, comma-separated; gives a tuple in their usual order."""
+
+    name = "spaces"
+    _KNOWN = ("logit", "prob")
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        named = [part.strip() for part in value.split(",")]
+        if not set(named) <= set(self._KNOWN):
+            return self.fail(f"{value!r} is not logit, prob or logit,prob", param, ctx)
+        return tuple(space for space in self._KNOWN if space in named)
 
 
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:
@@ -235,6 +271,26 @@ source_options = option_group(
     _options(*_COMPUTE),
 )
 
+
+def teacher_set_options(clahe: str) -> Callable:
+    """Return the options that name teachers' logits, with a default for --clahe."""
+    return option_group(
+        option("manifest", "", Text(), "CSV of images, or CSV:SPLIT,CSV:SPLIT,…; each is a benchmark."),
+        option("teachers", "", Text(), "YAML file: name -> arch, checkpoint, …"),
+        option("benchmark", "", Text(), "Instead of both: stored teacher runs on these benchmarks, comma-separated."),
+        option("members", "", str, "Use these teachers, comma-separated.  [default: all]"),
+        option("space", "logit,prob", Spaces(), "Where the weighted mean is taken: logit, prob or both."),
+        option("clahe", clahe, _choice("false", "true", "both"), "Teachers' logits without CLAHE, with it, or both."),
+        *(_if_given(*spec) for spec in (*_BENCHMARK[1:], *_PREPROCESSING[1:], *_PRECISION)),
+        _options(*_COMPUTE),
+    )
+
+
+weightings_options = option_group(
+    option("step", "0.1", AboveZero(), "Step of the grid of weights; 1 is a whole number of them."),
+    option("weights-list", "", Text(), "Instead: a file with NAME=share,… in each line."),
+    option("most", "20000", click.IntRange(min=1), "Refuse to score more configurations than this."),
+)
 local_rows_options = option_group(*(_if_given(*spec) for spec in _BENCHMARK if spec[0] != "verify-paths"))
 
 run_options = option_group(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fer_mlflow.scoring.metrics import check_labels, check_logits, row_losses
-from fer_mlflow.scoring.significance import Difference, paired_differences, paired_mean_difference
+from fer_mlflow.scoring.significance import REPLICATES, Difference, paired_differences, paired_mean_difference
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,12 @@ class Comparison:
 
 
 def compare_logits(
-    logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], rng: np.random.Generator
+    logits_a: np.ndarray,
+    logits_b: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    rng: np.random.Generator,
+    replicates: int = REPLICATES,
 ) -> Comparison:
     """Compare two models' logits of the same rows, with paired intervals and p-values.
 
@@ -60,7 +65,7 @@ def compare_logits(
     labels = check_labels(labels, *a.shape)
     check_labels(labels, *b.shape)
     predictions_a, predictions_b = a.argmax(axis=1), b.argmax(axis=1)
-    paired = paired_differences(labels, predictions_a, predictions_b, a.shape[1], rng)
+    paired = paired_differences(labels, predictions_a, predictions_b, a.shape[1], rng, replicates)
     differences = {
         "accuracy": paired.accuracy,
         "macro_f1": paired.macro_f1,

@@ -46,6 +46,29 @@ def read_teachers(path: str | Path, names: Sequence[str]) -> dict[str, TeacherSp
         the file cannot be read, a name is not in it, a value is of the wrong kind, or a checkpoint is missing
     """
     path = Path(path)
+    entries = _read_entries(path)
+    if unknown := [name for name in names if name not in entries]:
+        known = ", ".join(map(str, entries))
+        raise TeacherError(f"teachers {path}: no teacher {', '.join(unknown)} among {known}; name one of these")
+    return {name: _read_spec(path, name, entries[name]) for name in names}
+
+
+def read_teacher_names(path: str | Path) -> list[str]:
+    """Return the names of all teachers of a YAML file, in its order.
+
+    Raises
+    ------
+    TeacherError
+        the file cannot be read, or names no teacher
+    """
+    names = [str(name) for name in _read_entries(Path(path))]
+    if not names:
+        raise TeacherError(f"teachers {path}: names no teacher; write NAME: {{arch: …, checkpoint: FILE}}")
+    return names
+
+
+def _read_entries(path: Path) -> dict[Any, Any]:
+    """Return a YAML file's mapping of names to entries."""
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
@@ -54,12 +77,7 @@ def read_teachers(path: str | Path, names: Sequence[str]) -> dict[str, TeacherSp
         raise TeacherError(f"teachers {path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(entries, dict):
         raise TeacherError(f"teachers {path}: holds no mapping of a name to arch, checkpoint, …")
-    if unknown := [name for name in names if name not in entries]:
-        known = ", ".join(map(str, entries))
-        raise TeacherError(
-            f"teachers {path}: no teacher {', '.join(unknown)} among {known}; name one of these in --weights"
-        )
-    return {name: _read_spec(path, name, entries[name]) for name in names}
+    return entries
 
 
 class _UniqueKeys(yaml.SafeLoader):

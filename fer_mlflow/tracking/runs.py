@@ -116,6 +116,12 @@ class TrackedRun:
             frame.to_parquet(path, index=False)
             self.log_file(path, "tables")
 
+    def log_csv(self, name: str, frame: pd.DataFrame) -> None:
+        """Upload a table as `tables/<name>.csv`."""
+        with self._temporary_file(f"{name}.csv") as path:
+            frame.to_csv(path, index=False)
+            self.log_file(path, "tables")
+
     def log_text(self, name: str, text: str) -> None:
         """Upload a text file to the root of the artifacts."""
         with self._temporary_file(name) as path:

@@ -98,7 +98,7 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
     TrackingError
         the server cannot be reached
     """
-    runs = _runs_on(client, benchmark)
+    runs = runs_on(client, benchmark)
     fit = [run for run in runs if even_bad or not is_bad(run)]
     n_bad = len(runs) - len(fit)
     left_out = f"{n_bad} bad left out" if n_bad else ""
@@ -109,14 +109,14 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
         )
     if len({run.data.tags["fer.selection_sha256"] for run in fit}) > 1:
         raise RunError(
-            f"benchmark {benchmark} means different rows: {_describe_selections(fit)}; name one by its digest"
+            f"benchmark {benchmark} means different rows: {describe_selections(fit)}; name one by its digest"
         )
     if where:
         kept = {run.info.run_id for run in _search_where(client, where)}
         fit, before = [run for run in fit if run.info.run_id in kept], len(fit)
         if not fit:
             raise RunError(f"benchmark {benchmark}: none of its {before} runs fulfils {where}")
-    fit = list(_newest_of_each(fit))
+    fit = list(newest_of_each(fit))
     measured = [run for run in fit if math.isfinite(run.data.metrics.get(metric, math.nan))]
     if not measured:
         there = sorted({name for run in fit for name in run.data.metrics})
@@ -137,7 +137,7 @@ def _rank(run: Run, metric: str) -> tuple:
     return better, params.get("ensemble", ""), params.get("ensemble/space", ""), -run.info.start_time, run.info.run_id
 
 
-def _newest_of_each(runs: Iterable[Run]) -> Iterable[Run]:
+def newest_of_each(runs: Iterable[Run]) -> Iterable[Run]:
     """Yield the newest run of each configuration."""
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (-run.info.start_time, run.info.run_id)):
@@ -145,7 +145,7 @@ def _newest_of_each(runs: Iterable[Run]) -> Iterable[Run]:
     return newest.values()
 
 
-def _runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
+def runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
     """Return the finished runs with soft labels on a benchmark, the bad ones too."""
     found: list[Run] = []
     if _PLAIN.fullmatch(benchmark):
@@ -166,7 +166,7 @@ def _runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
     raise RunError(f"benchmark {benchmark}: {uri} has no run on it; there are {', '.join(names)}{more}")
 
 
-def _describe_selections(runs: Iterable[Run]) -> str:
+def describe_selections(runs: Iterable[Run]) -> str:
     """Return the digests that one name means, each with its rows and runs."""
     counts = Counter(
         (run.data.tags["fer.selection_sha256"], run.data.tags["fer.benchmark"], run.data.params.get("rows", "?"))

@@ -1,0 +1,127 @@
+"""What `reproduce` says: the matches and their protocol, what they leave open, and how near it came without any."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fer_mlflow.commands.configurations import Configurations, format_span
+from fer_mlflow.commands.report import Block
+from fer_mlflow.commands.teacher_sets import TeacherSet
+from fer_mlflow.scoring.reproduction import WITH_TEMPERATURE, Reproduction, Setting, Target
+from fer_mlflow.softlabels.protocol import describe_protocol
+
+_PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
+
+Benchmarks = Mapping[str, Mapping[str, TeacherSet]]
+
+
+def describe_reproduction(
+    result: Reproduction, target: Target, benchmarks: Benchmarks, configurations: Configurations, shown: int
+) -> list[Block]:
+    """Return the report of a search."""
+    names = next(iter(next(iter(benchmarks.values())).values())).names
+    numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
+    known = [f"T = {target.temperature:g}"] if target.temperature else []
+    known += [f"{target.rows:,} rows"] if target.rows else []
+    searched = [f"{len(configurations):,} configurations of {', '.join(names)} on parts of {', '.join(benchmarks)}"]
+    sought, settings = result.sought
+    if sought < settings:
+        searched.append(f"temperatures were sought for the nearest {sought:,} of {settings:,} settings")
+    blocks = [Block(f"target: {', '.join([numbers, *known])}, each within {target.tolerance:g}", searched)]
+    if unreachable := _out_of_reach(result, target):
+        blocks.append(Block("out of reach, whatever the configuration", unreachable))
+    if result.matches:
+        title = f"{len(result.matches):,} setting{'s give' if len(result.matches) > 1 else ' gives'} these numbers"
+        more = [f"the nearest {shown}; the table has all"] if len(result.matches) > shown else []
+        blocks.append(_settings(title, result.matches[:shown], configurations, names, more))
+        blocks.append(Block("what the target leaves open", _open_questions(result, target, configurations, names)))
+        blocks.append(_protocols(result.matches[:shown], benchmarks, configurations))
+        return blocks
+    blocks.append(_settings("no setting gives these numbers; the nearest", [result.nearest], configurations, names, []))
+    blocks.append(_protocols([result.nearest], benchmarks, configurations))
+    if result.usual is not None:
+        lines = [f"usual        distance {result.usual.distance:.2f}   {_words(result.usual, configurations, names)}"]
+        lines += [
+            f"{what:<12} distance {each.distance:.2f}   {_words(each, configurations, names)}"
+            for what, each in result.changes.items()
+        ]
+        closest = next(iter(result.changes), None)
+        if closest is not None and result.changes[closest].distance < result.usual.distance:
+            lines.append(f"changing the {closest} moved closest")
+        else:
+            lines.append("no single change moved closer")
+        blocks.append(Block("one change at a time, from the usual setting (a distance of 1 is the tolerance)", lines))
+    return blocks
+
+
+def _out_of_reach(result: Reproduction, target: Target) -> list[str]:
+    """Return the numbers that no setting gives, even alone."""
+    lines = []
+    for name, value in target.values.items():
+        low, high = result.reachable[name]
+        at_any_temperature = target.seeks_temperature and name in WITH_TEMPERATURE
+        if not at_any_temperature and not low - target.tolerance <= value <= high + target.tolerance:
+            lines.append(f"{name} {value:g}: all settings are from {low:.4f} to {high:.4f}")
+    return lines
+
+
+def _settings(title: str, settings: list[Setting], configurations: Configurations, names, more: list[str]) -> Block:
+    metrics = list(settings[0].scores)
+    header = ["distance", *metrics, "T", "benchmark", "rows", "configuration"]
+    rows = [
+        [
+            f"{each.distance:.3f}",
+            *(f"{each.scores[name]:.4f}" for name in metrics),
+            f"{each.temperature:.4g}",
+            each.benchmark,
+            f"{each.part} ({each.rows:,})",
+            _configuration(each, configurations, names),
+        ]
+        for each in settings
+    ]
+    return Block(title, more, header, rows)
+
+
+def _configuration(each: Setting, configurations: Configurations, names) -> str:
+    choice = configurations.choice(each.configuration)
+    shares = [f"{name} {share:.3g}" for name, share in zip(names, choice.weights, strict=True) if share > 0]
+    return " · ".join([*shares, choice.space, *filter(None, [choice.pool])])
+
+
+def _words(each: Setting, configurations: Configurations, names) -> str:
+    at = f", T = {each.temperature:.4g}" if each.temperature != 1 else ""
+    return f"{_configuration(each, configurations, names)} on {each.benchmark}, {each.part}{at}"
+
+
+def _open_questions(result: Reproduction, target: Target, configurations: Configurations, names) -> list[str]:
+    """Return in what the matches differ."""
+    chosen = [configurations.choice(each.configuration) for each in result.matches]
+    weights = np.array([each.weights for each in chosen])
+    lines = []
+    for what, values in (
+        ("benchmark", [each.benchmark for each in result.matches]),
+        ("rows", [each.part for each in result.matches]),
+        ("CLAHE", [each.pool or "as usual" for each in chosen]),
+        ("space", [each.space for each in chosen]),
+    ):
+        found, counts = np.unique(np.array(values, dtype=str), return_counts=True)
+        if len(found) > 1:
+            lines.append(f"{what}: " + ", ".join(f"{v} ({n:,})" for v, n in zip(found, counts, strict=True)))
+    if np.ptp(weights, axis=0).any():
+        spans = zip(names, weights.min(axis=0), weights.max(axis=0), strict=True)
+        lines.append("weights: " + ", ".join(format_span(*span) for span in spans))
+    temperatures = [temperature for each in result.matches for temperature in each.temperatures]
+    if target.temperature is None and not target.seeks_temperature:
+        lines.append("temperature: accuracy and F1 do not depend on it")
+    elif min(temperatures) < max(temperatures):
+        lines.append(f"temperature: {min(temperatures):.3g} to {max(temperatures):.3g}")
+    return lines or ["nothing: they say all"]
+
+
+def _protocols(settings: list[Setting], benchmarks: Benchmarks, configurations: Configurations) -> Block:
+    """Return how the benchmarks of settings were made and asked."""
+    rows = []
+    for benchmark, way in dict.fromkeys((s.benchmark, str(configurations.pools[s.configuration])) for s in settings):
+        described = describe_protocol(benchmarks[benchmark][way].bundle)
+        rows.append([benchmark, *(described[key] for key in _PROTOCOL)])
+    return Block("protocol", [], ["benchmark", *_PROTOCOL], rows)

@@ -1,0 +1,94 @@
+"""What a sweep's own run gets: the whole table, figures, what was chosen and what it is worth."""
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.commands.sweep_result import Sweep
+from fer_mlflow.scoring.figures import draw_pareto, draw_weight_map
+from fer_mlflow.scoring.leads import RIVALS
+from fer_mlflow.softlabels.fusion import format_weights
+from fer_mlflow.tracking.runs import TrackedRun, metric_key
+
+
+def log_sweep(run: TrackedRun, result: Sweep) -> None:
+    """Log the table, figures, what was chosen and what it is worth."""
+    reported, fitted = result.reported, result.fitted.benchmark
+    run.log_benchmark(
+        reported.benchmark, reported.bundle.selection_sha256, reported.bundle.manifest_sha256, len(reported.bundle)
+    )
+    marks = {"plateau": result.plateau, "front": result.front}
+    whole = pd.concat(
+        [
+            table.assign(**(marks if name == fitted else {key: None for key in marks})).assign(benchmark=name)
+            for name, table in result.tables.items()
+        ],
+        ignore_index=True,
+    )
+    whole = whole[["benchmark", *(column for column in whole if column != "benchmark")]]
+    run.log_table("sweep", whole.astype({"plateau": "boolean", "front": "boolean"}))
+    run.log_csv("sweep", whole)
+    _log_figures(run, result, fitted)
+    used = result.weights_of(result.choice)
+    run.log_params(
+        {
+            "benchmark_of_choice": fitted,
+            "chosen": format_weights(used),
+            "chosen/space": result.choice.space,
+            "chosen/asked": result.choice.pool or "as usual",
+            "chosen/temperature": f"{result.choice.temperature:.6g}",
+            **{f"w/{name}": share for name, share in used.items()},
+        }
+    )
+    run.log_metrics(_named_metrics(result, reported.bundle.classes))
+    run.set_tags(
+        {
+            "fer.benchmark": reported.benchmark,
+            "fer.selection_sha256": reported.bundle.selection_sha256,
+            "fer.selection_protocol": result.protocol,
+            "fer.selection_in_sample": str(result.is_in_sample).lower(),
+        }
+    )
+
+
+def _log_figures(run: TrackedRun, result: Sweep, fitted: str) -> None:
+    table, configurations = result.tables[fitted], result.configurations
+    run.log_figure(
+        "weights.png",
+        draw_weight_map(
+            configurations.weights,
+            result.values,
+            configurations.panels,
+            result.names,
+            metric=result.metric,
+            title=fitted,
+            best=result.best,
+            plateau=result.plateau,
+        ),
+    )
+    x, y = result.axes
+    if x in table and y in table:
+        figure = draw_pareto(
+            table[x].to_numpy(),
+            table[y].to_numpy(),
+            result.front,
+            configurations.panels,
+            x_metric=x,
+            y_metric=y,
+            title=fitted,
+            marks={f"best {result.metric}": result.best},
+        )
+        run.log_figure("pareto.png", figure)
+
+
+def _named_metrics(result: Sweep, classes: tuple[str, ...]) -> dict[str, float]:
+    """Return the metrics of the sweep's run: the choice's as they were judged, and its leads."""
+    judged = result.judgement
+    named = {"configurations": float(len(result.configurations)), "plateau": float(result.plateau.sum())}
+    named |= judged.metrics["chosen"].named(classes)
+    for rival in RIVALS:
+        words = rival.replace(" ", "_")
+        named |= {f"{words}/{name}": value for name, value in judged.metrics[rival].named(classes).items()}
+        lead = judged.leads[rival].differences[result.chosen_by]
+        named[f"lead/{words}"] = lead.value
+        named[f"lead/{words}_p"] = lead.p_value
+    return {metric_key(*name.split("/")): value for name, value in named.items() if np.isfinite(value)}
