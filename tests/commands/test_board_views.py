@@ -76,6 +76,14 @@ def test_a_board_in_the_terminal():
     )
 
 
+def test_a_student_is_called_one_beside_its_teachers():
+    lines = board_lines(board(entry("a" * 12), entry("b" * 12, 0.4, "KD=1", space="", clahe="clahe", kind="student")))
+    assert [line.split()[1:5] for line in lines[4:]] == [
+        ["A=0.5,B=0.5", "logit", "0.5000", "0.7500"],
+        ["KD=1", "student", "·", "clahe"],
+    ]
+
+
 def test_a_board_of_one_run_by_another_metric():
     assert "\n".join(board_lines(board(entry(), metric="nll", rows=1), in_all=1)) == (
         "leaderboard of faces:test · 1 rows · abababababab\n"

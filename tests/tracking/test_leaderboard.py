@@ -148,6 +148,13 @@ def test_teachers_ensembles_and_calibrated_runs_stand_beside_each_other():
     assert board.rows == 6
 
 
+def test_a_student_stands_beside_its_teachers():
+    (board,) = boards(
+        run("t", 0.5, kind="teacher"), run("s", 0.6, "KD=1", kind="student"), run("d", 0.9, kind="distill")
+    )
+    assert [(entry.run_id, entry.kind) for entry in board.entries] == [("s", "student"), ("t", "teacher")]
+
+
 def test_names_stay_on_their_line():
     (board,) = boards(run("a", ensemble="A=1\n\x1b[31mB", benchmark="faces\r\n🙂:test"))
     assert (board.benchmark, board.entries[0].ensemble) == ("faces  🙂:test", "A=1  [31mB")

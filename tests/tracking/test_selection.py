@@ -17,6 +17,7 @@ RUNS = {
     "failed": ("raf:sel", RAF, {"ensemble": "D=1"}, {"macro_f1": 0.95}, {"status": "FAILED"}),
     "no bundle": ("raf:sel", RAF, {"ensemble": "E=1"}, {"macro_f1": 0.96}, {"fer.bundle_sha256": None}),
     "evaluation": ("raf:sel", RAF, {"ensemble": "F=1"}, {"macro_f1": 0.97}, {"fer.kind": "evaluate"}),
+    "student": ("raf:sel", RAF, {"ensemble": "S=1"}, {"macro_f1": 0.98}, {"fer.kind": "student"}),
     "undefined": ("raf:sel", RAF, {"ensemble": "G=1"}, {"macro_f1": float("nan")}, {}),
     "older": ("raf:sel", RAF, {"ensemble": "H=1"}, {"brier": 0.1}, {"fer.config_key": "same"}),
     "newer": ("raf:sel", RAF, {"ensemble": "H=1"}, {"brier": 0.2}, {"fer.config_key": "same"}),
