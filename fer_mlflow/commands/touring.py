@@ -46,6 +46,7 @@ WEIGHTS = ("RN10=0.34,RGX=0.33,CNXT=0.33", "RN10=0.6,RGX=0.2,CNXT=0.2")
 SPACES, SPLITS = ("logit", "prob"), ("val", "test")
 # What it is all for: a student that is small and quick, once from labels alone and once from soft labels too.
 STUDENT = {"arch": "resnet10t", "img_size": "32", "batch_size": "32", "lr": "0.003"}
+STUDENT_EPOCHS = 6  # at most
 STUDENTS = {"student-ce": {"loss": "ce"}, "student-kd": {"loss": "kd"}}
 SOURCES = ["studio", "street", "archive"]
 
@@ -156,7 +157,8 @@ def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options:
     is_ensemble = "tags.`fer.kind` = 'export'"
     best = find_best(run.client, "macro_f1", val, where=is_ensemble, even_bad=True).run.data.params
     _, source = _exported(run, manifest, teachers, "train", best["weights"], best["space"])
-    common = STUDENT | {"manifest": str(manifest), "epochs": str(options["epochs"]), "seed": str(options["seed"])}
+    epochs = str(min(options["epochs"], STUDENT_EPOCHS))
+    common = STUDENT | {"manifest": str(manifest), "epochs": epochs, "seed": str(options["seed"])}
     for name, own in STUDENTS.items():
         softlabels = {} if own["loss"] == "ce" else {"softlabels": source}
         typed = _typed(distill_command, common | own | softlabels | {"name": name})
