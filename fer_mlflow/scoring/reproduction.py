@@ -56,7 +56,9 @@ class Target:
         """Return a configuration with its distance."""
         (distance,), (greatest,) = self.distances({name: np.array([value]) for name, value in scores.items()})
         is_match = bool(greatest <= 1 + _ROUNDING)
-        return Setting(benchmark, part.name, part.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match)
+        return Setting(
+            benchmark, part.name, part.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match
+        )
 
 
 @dataclass(frozen=True)
