@@ -203,7 +203,8 @@ class _Search:
         if target.seeks_temperature:
             fixed = {name: values for name, values in own.items() if name not in WITH_TEMPERATURE}
             by = target.distances(fixed)[1] if fixed else distance
-            self.candidates += [(float(by[m]), benchmark, part, m) for m in range(len(by))]
+            kept = np.argsort(by, kind="stable")[: max(_NEAREST, int((by <= 1 + _ROUNDING).sum()))]
+            self.candidates += [(float(by[m]), benchmark, part, m) for m in kept.tolist()]
 
     def setting(self, benchmark: str, part: Part, m: int) -> Setting:
         """Return a configuration at the target's temperature, or 1."""
