@@ -75,7 +75,7 @@ def _log_figures(run: TrackedRun, result: Sweep, fitted: str) -> None:
             x_metric=x,
             y_metric=y,
             title=fitted,
-            marks={f"best {result.metric}": result.best},
+            marks=_marks(result),
         )
         run.log_figure("pareto.png", figure)
 
@@ -92,3 +92,16 @@ def _named_metrics(result: Sweep, classes: tuple[str, ...]) -> dict[str, float]:
         named[f"lead/{words}"] = lead.value
         named[f"lead/{words}_p"] = lead.p_value
     return {metric_key(*name.split("/")): value for name, value in named.items() if np.isfinite(value)}
+
+
+def _marks(result: Sweep) -> dict[str, int]:
+    """Return what is named in the figure of the front: the best, and what is nearest to equal weights."""
+    configurations, names = result.configurations, result.names
+    marks = {f"best {result.metric}": result.best}
+    own = np.flatnonzero(
+        (configurations.spaces == configurations.spaces[result.best])
+        & (configurations.pools == configurations.pools[result.best])
+    )
+    far = np.abs(configurations.weights[own] - 1 / len(names)).max(axis=1)
+    nearest = int(own[far.argmin()])
+    return marks if nearest == result.best else marks | {"nearest to equal weights": nearest}

@@ -14,6 +14,7 @@ from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import describe_way_to_ui
 
 _SHOWN = 8
+_NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
 _COLUMNS = ("macro_f1", "accuracy", "nll", "ece")
 
 
@@ -81,7 +82,7 @@ def _print_choice(result: Sweep) -> None:
     }
     click.echo(f"  {'chosen':<14} {metric} {scores['chosen']:.4f}")
     lower = is_lower_better(metric)
-    equal = []
+    beaten: dict[bool, list[str]] = {True: [], False: []}
     for rival in RIVALS:
         lead = judged.leads[rival].differences.get(metric)
         if lead is None:
@@ -90,9 +91,8 @@ def _print_choice(result: Sweep) -> None:
             f"  {rival:<14} {metric} {scores[rival]:.4f}   chosen - {rival} {lead.value:+.4f} "
             f"[{lead.interval.low:+.4f}, {lead.interval.high:+.4f}], p {lead.p_value:.2g}"
         )
-        if not judged.is_better(rival, metric, lower):
-            equal.append("equal weights" if rival == "equal weights" else "the best single teacher")
-    if equal:
-        click.echo(f"  no weighting found here is significantly better than {' or '.join(equal)}")
-    else:
-        click.echo("  the choice is significantly better than equal weights and than the best single teacher")
+        beaten[judged.is_better(rival, metric, lower)].append(_NAMES[rival])
+    if beaten[True]:
+        click.echo(f"  the choice is significantly better than {' and than '.join(beaten[True])}")
+    if beaten[False]:
+        click.echo(f"  no weighting found here is significantly better than {' or '.join(beaten[False])}")

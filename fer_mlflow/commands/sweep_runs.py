@@ -98,7 +98,7 @@ def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, 
     key, name = ensemble.config_key, ensemble.name
     if choice.temperature != 1:
         calibration = {
-            "method": "coefficients",
+            "method": "temperature",
             "temperature": choice.temperature,
             "fitted_on": {
                 "name": result.fitted.benchmark,

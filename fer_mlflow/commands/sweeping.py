@@ -1,5 +1,6 @@
 """What `sweep` does, apart from its options, so that `--help` imports nothing heavy."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from fer_mlflow.commands.configurations import (
     tally_kept,
 )
 from fer_mlflow.commands.ensemble import warn
+from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.sweep_logging import log_sweep
 from fer_mlflow.commands.sweep_report import print_sweep
@@ -119,24 +121,29 @@ def _search(benchmarks: Mapping[str, dict[str, TeacherSet]], weightings: np.ndar
     assert tallies is not None  # fit is one of the benchmarks
     best, plateau = find_plateau(metric, classes, tallies, labels, lambda m: configurations.outcomes(pools, m))
 
-    def choose(held: int | None, others: Pools) -> Choice:
-        if options["optimize"]:
-            return _optimise(others, options)
-        groups = None if held is None else np.arange(tallies.confusion.shape[1]) != held
-        return best_in(configurations, tallies, metric, classes, groups)
-
     rng = np.random.default_rng(options["seed"])
-    choice = choose(None, pools)
-    if folds is not None:
-        judgement = judge_crossfitted(pools, choose, folds, judged_by, classes, rng)
-        protocol = f"cross-fitted: chosen on {parts - 1} parts of {parts}, judged on the other"
-    else:
-        other = pools if report is fit else {way: each.pool() for way, each in report.items()}
-        judgement = judge_on(pools, other, choice, judged_by, classes, rng)
-        protocol = "chosen and judged on the same rows"
-        if report is not fit:
-            protocol = f"chosen on {first.benchmark}, judged on {next(iter(report.values())).benchmark}"
-            _warn_of_overlap(first, next(iter(report.values())))
+    with watched("choosing weights", parts + 1) as count:
+
+        def choose(held: int | None, others: Pools) -> Choice:
+            if options["optimize"]:
+                choice = _optimise(others, options)
+            else:
+                groups = None if held is None else np.arange(parts) != held
+                choice = best_in(configurations, tallies, metric, classes, groups)
+            count(1)
+            return choice
+
+        choice = choose(None, pools)
+        if folds is not None:
+            judgement = judge_crossfitted(pools, choose, folds, judged_by, classes, rng)
+            protocol = f"cross-fitted: chosen on {parts - 1} parts of {parts}, judged on the other"
+        else:
+            other = pools if report is fit else {way: each.pool() for way, each in report.items()}
+            judgement = judge_on(pools, other, choice, judged_by, classes, rng)
+            protocol = "chosen and judged on the same rows"
+    if report is not fit:
+        protocol = f"chosen on {first.benchmark}, judged on {next(iter(report.values())).benchmark}"
+        _warn_of_overlap(first, next(iter(report.values())))
     table = tables[first.benchmark]
     axes = [part.strip() for part in options["pareto"].split(",")]
     values = np.column_stack([table[name] if name in table else np.zeros(len(table)) for name in axes])
@@ -172,7 +179,7 @@ def _named(benchmarks: Mapping[str, Any], split: str) -> str:
 def _optimise(pools: Pools, options: Mapping[str, Any]) -> Choice:
     if options["optimize"] == "nll":
         return choose_likeliest(pools, options["space"])
-    return choose_greedily(pools, options["space"], options["optimize"])
+    return choose_greedily(pools, options["space"], options["optimize"], workers=os.cpu_count() or 1)
 
 
 def _warn_of_overlap(fit: TeacherSet, report: TeacherSet) -> None:

@@ -22,7 +22,11 @@ from fer_mlflow.commands.export import command as export_command
 from fer_mlflow.commands.exporting import export
 from fer_mlflow.commands.inspect import command as inspect_command
 from fer_mlflow.commands.inspecting import inspect
+from fer_mlflow.commands.reproduce import command as reproduce_command
+from fer_mlflow.commands.reproducing import reproduce
 from fer_mlflow.commands.students import Reader
+from fer_mlflow.commands.sweep import command as sweep_command
+from fer_mlflow.commands.sweeping import sweep
 from fer_mlflow.commands.train import command as train_command
 from fer_mlflow.commands.training import read_plan, train
 from fer_mlflow.commands.triage import command as triage_command
@@ -63,6 +67,7 @@ def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
         boards = {split: [each for each in board if each.kind != "student"] for split, board in boards.items()}
         _judge(run, boards)
+        _search(run, manifest, teachers, digests, boards)
         _distill(run, manifest, teachers, digests["val"], options)
         _say("triage")
         given = _typed(triage_command, {})
@@ -156,7 +161,7 @@ def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options:
     # Bad ones too: what triage says of a run after the first tour must not change the second.
     is_ensemble = "tags.`fer.kind` = 'export'"
     best = find_best(run.client, "macro_f1", val, where=is_ensemble, even_bad=True).run.data.params
-    _, source = _exported(run, manifest, teachers, "train", best["weights"], best["space"])
+    _, source = _exported(run, manifest, teachers, "train", best["ensemble"], best["ensemble/space"])
     epochs = str(min(options["epochs"], STUDENT_EPOCHS))
     common = STUDENT | {"manifest": str(manifest), "epochs": epochs, "seed": str(options["seed"])}
     for name, own in STUDENTS.items():
@@ -182,6 +187,23 @@ def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:
     _follow(run, calibrate_command, calibrate, {"run": best, "fit_run": on_val[0]} if on_val else {"run": best})
     _follow(run, inspect_command, inspect, {"run": best})
     _follow(run, compare_command, compare, {"run_a": best, "run_b": second})
+
+
+def _search(
+    run: TrackedRun,
+    manifest: Path,
+    teachers: Path,
+    digests: Mapping[str, str],
+    boards: Mapping[str, list[Entry]],
+) -> None:
+    """Search all weights where four were tried, and find again where the numbers of the best ensemble came from."""
+    splits = {"fit_split": "val", "report_split": "test"}
+    _follow(run, sweep_command, sweep, {"manifest": str(manifest), "teachers": str(teachers), **splits, "log_top": "3"})
+    if boards["test"]:
+        best = boards["test"][0].metrics
+        numbers = {name: f"{best[name]:.3f}" for name in ("accuracy", "macro_f1", "ece")}
+        given = {"benchmark": ",".join(digest[:12] for digest in digests.values()), **numbers, "tolerance": "0.0005"}
+        _follow(run, reproduce_command, reproduce, given)
 
 
 def _follow(run: TrackedRun, command: click.Command, call: Callable, given: Mapping[str, str]) -> None:

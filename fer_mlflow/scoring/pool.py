@@ -195,7 +195,7 @@ def tally(
     over = np.ones(len(weights)) if temperatures is None else temperatures
     M, G, C = len(weights), pool.n_groups, pool.n_classes
     found = Tallies(
-        confusion=np.empty((M, G, C, C), np.int64),
+        confusion=np.empty((M, G, C, C), np.int32),
         gaps=np.empty((M, G, ECE_BINS)),
         p99_confidence=np.empty(M),
         **{name: np.empty((M, G)) for name in ("loss", "squared_loss", "brier", "squared_brier", "confidence")},

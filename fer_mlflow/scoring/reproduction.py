@@ -56,7 +56,9 @@ class Target:
         """Return a configuration with its distance."""
         (distance,), (greatest,) = self.distances({name: np.array([value]) for name, value in scores.items()})
         is_match = bool(greatest <= 1 + _ROUNDING)
-        return Setting(benchmark, part.name, part.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match)
+        return Setting(
+            benchmark, part.name, part.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match
+        )
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ class _Search:
         if target.seeks_temperature:
             fixed = {name: values for name, values in own.items() if name not in WITH_TEMPERATURE}
             by = target.distances(fixed)[1] if fixed else distance
-            self.candidates += [(float(by[m]), benchmark, part, m) for m in range(len(by))]
+            kept = np.argsort(by, kind="stable")[: max(_NEAREST, int((by <= 1 + _ROUNDING).sum()))]
+            self.candidates += [(float(by[m]), benchmark, part, m) for m in kept.tolist()]
 
     def setting(self, benchmark: str, part: Part, m: int) -> Setting:
         """Return a configuration at the target's temperature, or 1."""

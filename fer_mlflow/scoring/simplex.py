@@ -53,7 +53,7 @@ def finest_step(teachers: int, most: int) -> float:
 
 
 def simplex_grid(teachers: int, steps: int) -> np.ndarray:
-    """Return all weightings whose shares are multiples of 1 / steps, (M, K) float64, the last teacher's first.
+    """Return all weightings whose shares are multiples of 1 / steps, (M, K) float64 in rising order.
 
     >>> simplex_grid(2, 2).tolist()
     [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]

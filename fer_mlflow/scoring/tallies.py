@@ -18,7 +18,7 @@ class Tallies:
 
     Attributes
     ----------
-    confusion : (M, G, C, C) int64 counts of label against prediction
+    confusion : (M, G, C, C) int32 counts of label against prediction
     loss, squared_loss : (M, G) float64 sums of -log p_y and of its square, nats
     brier, squared_brier : (M, G) float64 sums of a row's squared distance to its one-hot label, and of its square
     confidence : (M, G) float64 sums of the predicted class's probability
