@@ -165,7 +165,7 @@ def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options:
     epochs = str(min(options["epochs"], STUDENT_EPOCHS))
     common = STUDENT | {"manifest": str(manifest), "epochs": epochs, "seed": str(options["seed"])}
     for name, own in STUDENTS.items():
-        softlabels = {} if own["loss"] == "ce" else {"softlabels": source}
+        softlabels = {} if own["loss"] == "ce" else {"softlabels": source, "even_bad": "true"}
         typed = _typed(distill_command, common | own | softlabels | {"name": name})
         parsed = _parsed(distill_command, typed)
         key = Reader.of(parsed).read(parsed).plan.key
