@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_best_checkp
     assert "no student of soft labels could be trained" in result.stderr
 
 
-def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_faces, train_bundle):
+def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_faces, train_bundle, monkeypatch):
     own = ["--softlabels", train_bundle.folder, "--loss", "dkd", "--onnx", "true", "--out", "s.pt", "--clahe", "false"]
     result = workplace.run("distill", "--manifest", split_faces, *SMALL, *own)
     run = by_kind(workplace, "distill")
@@ -244,12 +244,8 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
     assert f"model       {uri}" in result.stdout
     from mlflow.pyfunc.scoring_server import invocations
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(workplace.uri)
-    try:
-        model = mlflow.pyfunc.load_model(uri)
-    finally:
-        mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", workplace.uri)
+    model = mlflow.pyfunc.load_model(uri)
     assert [column.name for column in model.metadata.signature.inputs.inputs] == ["image"]
     assert model.metadata.saved_input_example_info is not None
     part = read_benchmark(split_faces, FER7, split="test")
