@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Two processes that share nothing, a file's tests in one of them; one thread each, since they would fight for cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 READY  := $(VENV)/.ready
 PINS   := $(VENV)/pins.txt
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -14,10 +16,10 @@ demo: $(READY)                 ## from nothing to a leaderboard, through `mlflow
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mlflow run . -e demo --env-manager local
 
 test: $(READY)                 ## every test, slow ones included
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(READY)                 ## all but the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)                 ## style
 	$(BIN)/ruff check .
