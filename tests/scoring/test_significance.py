@@ -1,5 +1,7 @@
 """Intervals and tests from tables of counts, against the same done row by row."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -8,6 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring import significance
 from fer_mlflow.scoring.significance import (
+    Interval,
     bootstrap_intervals,
     holm,
     mcnemar_p_value,
@@ -107,6 +110,85 @@ def test_p_values_are_those_of_exchanging_a_and_b_row_by_row():
     assert 0.0001 < ours[0] < 0.2  # neither trivially small nor trivially large
 
 
+def test_p_values_of_few_rows_are_shares_of_all_exchanges():
+    labels = np.array([0, 0, 1, 1, 2, 2, 2, 0])
+    a = np.array([0, 1, 2, 2, 0, 0, 0, 1])
+    b = np.array([1, 0, 1, 1, 2, 2, 2, 0])
+    observed = np.abs(np.subtract(scores(labels, b), scores(labels, a)))
+    extreme = np.zeros(2 + C)
+    for swap in itertools.product([False, True], repeat=8):
+        drawn = np.subtract(scores(labels, np.where(swap, a, b)), scores(labels, np.where(swap, b, a)))
+        extreme += np.abs(drawn) >= observed - 1e-12
+    expected = extreme / 2**8
+    found = paired_differences(labels, a, b, C, np.random.default_rng(0), replicates=20_000)
+    ours = [found.macro_f1.p_value, *(each.p_value for each in found.f1)]
+    assert np.isnan(ours[-1])  # the last class has no row
+    assert ours[:-1] == pytest.approx(expected[1:-1], abs=4 * 0.5 / np.sqrt(20_000))
+    assert expected[1] < 0.2  # it is no test of nothing
+
+
+def test_the_observed_difference_counts_as_one_of_the_replicates():
+    labels, a, b = np.zeros(40, int), np.full(40, 1), np.zeros(40, int)
+    found = paired_differences(labels, a, b, 2, np.random.default_rng(0), replicates=99)
+    assert found.f1[0].p_value == found.macro_f1.p_value == 1 / 100
+    assert found.accuracy.p_value == pytest.approx(2 / 2**40)
+    assert (found.f1[0].value, found.accuracy.value) == (1, 1)
+
+
+def test_only_the_table_of_counts_matters_and_not_the_order_or_the_type_of_the_rows():
+    labels, a, b = make(200, 12)
+    first = paired_differences(labels, a, b, C, np.random.default_rng(0), replicates=300)
+    order = np.random.default_rng(1).permutation(200)
+    small = (each[order].astype(np.int8) for each in (labels, a, b))
+    assert paired_differences(*small, C, np.random.default_rng(0), replicates=300) == first
+    alone = bootstrap_intervals(labels, a, C, np.random.default_rng(0), replicates=300)
+    again = bootstrap_intervals(labels[order].astype(np.int8), a[order], C, np.random.default_rng(0), replicates=300)
+    assert alone == again
+
+
+def test_a_permutation_of_the_classes_moves_only_their_f1():
+    labels, a, b = make(300, 13)
+    named = np.array([2, 0, 3, 1])
+    found = paired_differences(labels, a, b, C, np.random.default_rng(0))
+    moved = paired_differences(named[labels], named[a], named[b], C, np.random.default_rng(0))
+    assert (moved.accuracy.value, moved.macro_f1.value) == pytest.approx((found.accuracy.value, found.macro_f1.value))
+    for k in range(C):
+        assert moved.f1[named[k]].value == pytest.approx(found.f1[k].value)
+        assert moved.f1[named[k]].p_value == pytest.approx(found.f1[k].p_value, abs=0.03)
+
+
+def test_a_class_without_rows_has_neither_difference_nor_p_value():
+    labels = np.array([0, 0, 1, 1, 1])
+    found = paired_differences(labels, np.array([0, 1, 1, 2, 1]), labels, C, np.random.default_rng(0), replicates=200)
+    for k in (2, 3):
+        each = found.f1[k]
+        assert np.isnan([each.value, each.interval.low, each.interval.high, each.p_value]).all()
+    assert found.macro_f1.value == pytest.approx(1 - (2 / 3 + 2 / 3) / 2)
+    one = paired_differences(np.array([1]), np.array([0]), np.array([1]), C, np.random.default_rng(0), replicates=100)
+    assert (one.accuracy.value, one.accuracy.interval.low, one.accuracy.p_value, one.macro_f1.p_value) == (1, 1, 1, 1)
+
+
+def test_an_interval_of_accuracy_holds_the_truth_in_95_of_100_benchmarks():
+    held = 0
+    for seed in range(300):
+        labels, a, _ = make(200, seed, skill=(0.6, 0.6))
+        found = bootstrap_intervals(labels, a, C, np.random.default_rng(seed), replicates=400).accuracy
+        held += found.low <= 0.7 <= found.high  # 0.6, and a quarter of the rest by luck
+    assert 0.95 - 4 * np.sqrt(0.95 * 0.05 / 300) <= held / 300 <= 0.985
+
+
+@pytest.mark.parametrize("replicates", [1, 7, 1000])
+def test_there_are_as_many_replicates_as_asked_for(monkeypatch, replicates):
+    monkeypatch.setattr(significance, "_CELLS_AT_ONCE", 90)
+    labels, a, b = make(50, 14)
+    drawn = []
+    monkeypatch.setattr(significance, "_central", lambda values: drawn.append(len(values)) or Interval(0, 0))
+    bootstrap_intervals(labels, a, C, np.random.default_rng(0), replicates)
+    found = paired_differences(labels, a, b, C, np.random.default_rng(0), replicates)
+    assert set(drawn) == {replicates}
+    assert found.macro_f1.p_value * (1 + replicates) == pytest.approx(round(found.macro_f1.p_value * (1 + replicates)))
+
+
 def test_equal_models_do_not_differ():
     labels, a, _ = make(100, 5)
     found = paired_differences(labels, a, a, C, np.random.default_rng(0))
@@ -177,7 +259,20 @@ def test_the_mean_of_losses_is_compared_by_the_paired_t_test():
     assert (shifted.value, shifted.interval.low, shifted.p_value) == (1, 1, 0)
 
 
+def test_the_t_test_of_two_rows_by_hand():
+    found = paired_mean_difference(np.array([0.0, 0.0]), np.array([1.0, 3.0]))
+    # mean 2, error 1, and Student's t with one degree of freedom is Cauchy's
+    assert (found.value, found.p_value) == pytest.approx((2, 1 - 2 * np.arctan(2) / np.pi))
+    half = np.tan(0.475 * np.pi)
+    assert (found.interval.low, found.interval.high) == pytest.approx((2 - half, 2 + half))
+
+
 def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.011, 0.04])).tolist() == pytest.approx(
+        [0.03, 0.03, 0.04]
+    )  # never below the one before
+    tied = holm(np.array([0.2, 0.01, 0.01, 0.3]))
+    assert tied.tolist() == pytest.approx([0.4, 0.04, 0.04, 0.4])
     assert holm(np.array([0.04, 0.01, 0.02, 0.6])).tolist() == pytest.approx([0.08, 0.04, 0.06, 0.6])
     assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
     assert holm(np.array([])).tolist() == []
@@ -193,5 +288,10 @@ def test_holm_by_hand():
     ],
 )
 def test_tables_that_make_no_sense_are_refused(labels, predictions, said):
+    labels, predictions = np.array(labels, int), np.array(predictions, int)
     with pytest.raises(ContractError, match=said):
-        bootstrap_intervals(np.array(labels, int), np.array(predictions, int), C, np.random.default_rng(0))
+        bootstrap_intervals(labels, predictions, C, np.random.default_rng(0))
+    with pytest.raises(ContractError, match=said):
+        paired_differences(labels, labels.clip(0, 3), predictions, C, np.random.default_rng(0))
+    with pytest.raises(ContractError, match=said):
+        paired_differences(labels, predictions, labels.clip(0, 3), C, np.random.default_rng(0))

@@ -50,6 +50,45 @@ def test_it_is_scipys_optimum_for_few_rows_and_for_many(rows):
     assert fit.status == "ok" or rows <= 2
 
 
+@pytest.mark.parametrize(("right", "rows"), [(3, 4), (51, 100), (999, 1000), (45_000, 60_000)])
+@pytest.mark.parametrize("gap", [1e-3, 1.0, 250.0])
+def test_two_classes_and_one_gap_by_hand(gap, right, rows):
+    # softmax(z / T) is the share of right rows q: T = gap / log(q / (1 - q)), and 1/T has the binomial's error.
+    z = np.tile([0.0, gap], (rows, 1))
+    labels = (np.arange(rows) * 7 % rows < right).astype(int) if rows % 7 else (np.arange(rows) < right).astype(int)
+    assert labels.sum() == right
+    fit = fit_temperature(z, labels)
+    q = right / rows
+    temperature = gap / np.log(q / (1 - q))
+    assert fit.temperature == pytest.approx(temperature, rel=1e-9)
+    error = 1 / (gap * np.sqrt(rows * q * (1 - q)))
+    assert fit.standard_error == pytest.approx(error * temperature**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("odd", ["right", "upside down", "sharp", "usual"])
+def test_every_second_row_may_be_unlike_the_others(odd):
+    # More than 40,000 rows are first looked at in part: the part may have no optimum, or one far away.
+    z, labels = make(44_000, 2.0)
+    if odd == "right":
+        labels[::2] = z[::2].argmax(axis=1)
+    if odd == "upside down":
+        z[::2] *= -0.2
+    if odd == "sharp":
+        z[::2] *= 1e3
+    fit = fit_temperature(z, labels)
+    assert fit.status == "ok"
+    assert fit.temperature == pytest.approx(by_scipy(z, labels, fit.temperature), rel=1e-6)
+
+
+def test_one_row_by_hand():
+    assert fit_temperature(np.array([[2.0, 0.0, 0.0]]), np.array([0])).status == "separable"
+    assert fit_temperature(np.array([[2.0, 0.0, 0.0]]), np.array([1])).status == "no_positive_optimum"
+    assert fit_temperature(np.array([[3.0, 0.0]]), np.array([1])).status == "no_positive_optimum"
+    # E z = z_y = 2 for logits 3, 2, 0: e^b = 2 e^0 / e^0 ..., that is exp(3b) = 2 exp(0), b = log(2) / 3
+    fit = fit_temperature(np.array([[3.0, 2.0, 0.0]]), np.array([1]))
+    assert fit.temperature == pytest.approx(3 / np.log(2), rel=1e-9)
+
+
 def test_it_does_not_depend_on_how_the_same_logits_are_written():
     z, labels = make(3000, 2.0)
     rng = np.random.default_rng(1)
@@ -187,6 +226,29 @@ def test_no_grid_that_ends_and_no_cap():
     fit = fit_temperature(z, labels)
     assert fit.temperature == pytest.approx(22.5, rel=0.05)
     assert nll(z, labels, fit.temperature) < nll(z, labels, 8.0) - 0.1 < nll(z, labels, 5.0) - 0.3
+
+
+@pytest.mark.parametrize(
+    "values", [(1.3, 0.7, 0.1), (0.1, 0.2, 0.3), (-4.1, 9.7, 0.3), (5.0, 1e4, -1e4), (1e-9, 0.0, 3e-9)]
+)
+@pytest.mark.parametrize("rows", [3, 300, 60_000])
+def test_a_teacher_that_says_the_same_of_every_row_has_no_temperature_on_a_balanced_benchmark(values, rows):
+    # The slope at 1/T = 0 is 0, and a rounding error below it made T = 2e16.
+    z, labels = np.tile(values, (rows, 1)), np.arange(rows) % 3
+    assert fit_temperature(z, labels).status == "no_positive_optimum"
+    assert fit_temperature(z + 0.1 * np.arange(rows)[:, None], labels).status == "no_positive_optimum"
+
+
+def test_balanced_labels_of_repeated_logits_have_no_temperature():
+    for seed in range(20):
+        z = np.repeat(np.random.default_rng(seed).normal(0, 3, (5, 7)), 7, axis=0)  # every label once for each
+        assert fit_temperature(z, np.arange(35) % 7).status == "no_positive_optimum"
+
+
+def test_a_gain_that_is_small_and_real_is_found():
+    z, labels = np.tile([1.0, 0.0], (1_000, 1)), np.arange(1_000) % 2
+    labels[1] = 0  # right in 501 of 1,000 rows
+    assert fit_temperature(z, labels).temperature == pytest.approx(1 / np.log(501 / 499), rel=1e-8)
 
 
 def test_extreme_logits_do_not_overflow():
