@@ -4,14 +4,18 @@ from fer_mlflow.scoring.figures.class_scores import draw_class_scores
 from fer_mlflow.scoring.figures.confusion import draw_confusion
 from fer_mlflow.scoring.figures.differences import draw_differences
 from fer_mlflow.scoring.figures.mistakes import draw_mistakes
+from fer_mlflow.scoring.figures.pareto import draw_pareto
 from fer_mlflow.scoring.figures.reliability import draw_reliability
 from fer_mlflow.scoring.figures.sharpness import draw_sharpness
+from fer_mlflow.scoring.figures.weight_map import draw_weight_map
 
 __all__ = [
     "draw_class_scores",
     "draw_confusion",
     "draw_differences",
     "draw_mistakes",
+    "draw_pareto",
     "draw_reliability",
     "draw_sharpness",
+    "draw_weight_map",
 ]
