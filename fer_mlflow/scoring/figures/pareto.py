@@ -34,7 +34,7 @@ def draw_pareto(
 ) -> bytes:
     """Draw two metrics of all configurations, the Pareto front as steps, and named configurations.
 
-    The steps are the border of what the front beats. Where the worst tenth of a metric would take more than a third of
+    The steps are the border of what the front beats. Where the worst tenth of a metric would take more than half of
     its axis, it is drawn at the axis's edge, which is said; a named configuration there has its values written.
 
     Parameters
@@ -100,7 +100,7 @@ def _labels(marks: Mapping[str, int], scored: np.ndarray) -> dict[int, str]:
 
 def _limits(values: np.ndarray, kept: np.ndarray, lower: bool) -> tuple[float, float]:
     """Return an axis's ends, a little beyond the front and all values but those far worse."""
-    ends = [*scale_ends(values, lower), *kept]
+    ends = [*scale_ends(values, lower, 0.5), *kept]
     low, high = float(min(ends)), float(max(ends))
     pad = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - pad, high + pad

@@ -132,11 +132,11 @@ def check_mask(name: str, mask: np.ndarray, M: int) -> np.ndarray:
     return mask
 
 
-def scale_ends(values: np.ndarray, lower: bool) -> tuple[float, float]:
+def scale_ends(values: np.ndarray, lower: bool, most: float = 1 / 3) -> tuple[float, float]:
     """Return the values at the worst and at the better end of a scale.
 
     A teacher of noise would leave one colour to all that matters: so the worst tenth of the values lies beyond the
-    scale where it would otherwise take more than a third of it.
+    scale where it would otherwise take more of it than `most`.
 
     >>> scale_ends(np.array([0.7, 0.8, 0.75]), lower=False), scale_ends(np.array([0.7, 0.8, 0.75]), lower=True)
     ((0.7, 0.8), (0.8, 0.7))
@@ -146,7 +146,7 @@ def scale_ends(values: np.ndarray, lower: bool) -> tuple[float, float]:
     losses = values if lower else -values
     best, worst = float(losses.min()), float(losses.max())
     cut = float(np.quantile(losses, 1 - _CUT, method="lower"))
-    if best < cut < worst - (worst - best) / 3:
+    if best < cut < worst - most * (worst - best):
         worst = cut
     return (worst, best) if lower else (-worst, -best)
 

@@ -104,6 +104,8 @@ def _draw_configurations(
         steps = np.round(weights[on & near] * n).astype(int)[:, :2]
         _outline(axes, at[on & near], steps, radius, whole)
     dot = 144 * (radius if not n else 0.55 * radius)  # points across
+    if on.all():
+        return radius
     dots_x, dots_y = at[~on].T
     axes.scatter(
         dots_x,
