@@ -140,12 +140,12 @@ def scale_ends(values: np.ndarray, lower: bool, most: float = 1 / 3) -> tuple[fl
 
     >>> scale_ends(np.array([0.7, 0.8, 0.75]), lower=False), scale_ends(np.array([0.7, 0.8, 0.75]), lower=True)
     ((0.7, 0.8), (0.8, 0.7))
-    >>> scale_ends(np.array([0.1, *np.linspace(0.7, 0.8, 11)]), lower=False)
-    (0.7, 0.8)
+    >>> scale_ends(np.array([0.1, *np.arange(70, 80) / 100]), lower=False)
+    (0.7, 0.79)
     """
     losses = values if lower else -values
     best, worst = float(losses.min()), float(losses.max())
-    cut = float(np.quantile(losses, 1 - _CUT, method="lower"))
+    cut = float(np.quantile(losses, 1 - _CUT, method="higher"))
     if best < cut < worst - most * (worst - best):
         worst = cut
     return (worst, best) if lower else (-worst, -best)

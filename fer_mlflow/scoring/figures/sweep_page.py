@@ -17,7 +17,7 @@ PLATEAU = VERMILLION
 UNSCORED = (0.85, 0.85, 0.84, 1.0)
 _PALEST = 0.05  # of the colours, so that the worst can be told from paper
 _HEAD, _FOOT, _EDGE = 1.2, 1.0, 0.25
-_ONE, _SEVERAL = (7.2, 5.8), (5.4, 4.8)  # inches of a panel that is alone, or not
+_ONE, _SEVERAL = (7.2, 5.8), (5.4, 5.0)  # inches of a panel that is alone, or not
 _NAME_LENGTHS = (60, 32, 24, 18, 14, 12)  # characters of a name in a line of several
 
 
@@ -58,7 +58,8 @@ def draw_head(figure: Figure, sweep: Sweep, title: str, more: str = "") -> None:
     if gaps:
         said.append(f"{gaps:,} not scored")
     head(figure, title, " · ".join(said + [more] * bool(more)))
-    value = f"★ best {sweep.metric} {number(sweep.values[sweep.best])}: {sweep.panels[sweep.panel[sweep.best]]}, "
+    where = shortened(sweep.panels[sweep.panel[sweep.best]], _NAME_LENGTHS[2])
+    value = f"★ best {sweep.metric} {number(sweep.values[sweep.best])}: {where}, "
     line = write(figure, _EDGE, height - 0.76, "", va="top", size=11, weight="bold")
     used = int((sweep.weights[sweep.best] > 0).sum())
     shorter = [(_NAME_LENGTHS[-1], terms) for terms in range(used - 1, 0, -1)]

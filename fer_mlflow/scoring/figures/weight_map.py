@@ -43,7 +43,7 @@ def draw_weight_map(
 
     Returns
     -------
-    PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1050 for two, 1695 × 1770 for more
+    PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1080 for two, 1695 × 1830 for more
 
     Raises
     ------

@@ -29,6 +29,7 @@ from fer_mlflow.scoring.figures.sweep_page import (
 _MOST_STEPS = 200  # of a grid that is found
 _FULL = 0.3  # share of a grid's points that must be there for cells to be drawn
 _CELLS, _DOTS = (0.014, 0.28), (0.014, 0.09)  # least and most inches from the middle of a cell or dot to its rim
+_BASE = 0.85  # inches from a panel's bottom to the triangle
 _EQUAL: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mfc": "white", "mec": INK, "mew": 1.5, "zorder": 7}
 _TURNS = np.pi / 3 * np.arange(6)  # from a cell to its neighbours
 _STEPS = np.array([[0, -1], [1, -1], [1, 0], [0, 1], [-1, 1], [-1, 0]])  # their first two weights, in grid steps
@@ -41,9 +42,9 @@ def draw_triangles(figure: Figure, sweep: Sweep, title: str, places: Sequence[Ce
     shade = colours(sweep.goodness())
     for panel, cell in enumerate(places):
         draw_panel_title(figure, cell, sweep, panel)
-        side = min(cell.width - 1.6, (cell.height - 1.75) / np.sin(np.pi / 3))
+        side = min(cell.width - 1.6, (cell.height - _BASE - 1.0) / np.sin(np.pi / 3))
         axes = place(figure, cell.left, cell.bottom, cell.width, cell.height)
-        axes.set(xlim=(-cell.width / 2, cell.width / 2), ylim=(-0.75, cell.height - 0.75))  # inches
+        axes.set(xlim=(-cell.width / 2, cell.width / 2), ylim=(-_BASE, cell.height - _BASE))  # inches
         axes.set_axis_off()
         own = np.flatnonzero(sweep.panel == panel)
         order = own[np.argsort(np.nan_to_num(sweep.goodness()[own], nan=-1), kind="stable")]  # the best on top
