@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.figures import draw_pareto, draw_weight_map
 from fer_mlflow.scoring.figures.labels import place_labels
-from fer_mlflow.scoring.figures.style import page, place
+from fer_mlflow.scoring.figures.style import ORANGE, page, place
 from fer_mlflow.scoring.figures.weight_triangle import corners, grid_steps
 from fer_mlflow.scoring.pareto import pareto_front
 
@@ -257,11 +257,10 @@ def test_the_star_is_at_the_best_and_open_ones_at_other_panels_best(figure_of):
     values = given["values"]
     values[[3, 15 + 7, 30 + 9]] = 0.9, 0.95, 0.8
     figure = figure_of(draw_weight_map, given | {"best": 22})
-    starred = [(named(figure, "best"), 22)] + list(
-        zip(([star] for star in named(figure, "best of its panel")), (3, 39), strict=True)
-    )
-    for stars, row in starred:
-        (star,) = stars
+    (best,) = named(figure, "best")
+    assert best.get_color() == ORANGE
+    for star, row in zip([best, *named(figure, "best of its panel")], (22, 3, 39), strict=True):
+        assert star.get_marker() == "*"
         x, y = position(star)
         side = 2 * np.abs(star.axes.lines[0].get_xdata()).max()  # of the border
         np.testing.assert_allclose((x, y), given["weights"][row] @ corners(side), atol=1e-9)
@@ -269,7 +268,13 @@ def test_the_star_is_at_the_best_and_open_ones_at_other_panels_best(figure_of):
 
 
 @pytest.mark.parametrize(
-    ("rows", "edges"), [([[5, 0, 5]], 6), ([[5, 0, 5], [5, 1, 4]], 10), ([[5, 0, 5], [5, 5, 0]], 12)]
+    ("rows", "edges"),
+    [
+        ([[5, 0, 5]], 6),
+        ([[5, 0, 5], [5, 1, 4]], 10),
+        ([[5, 0, 5], [5, 5, 0]], 12),
+        ([[4, 3, 3], [5, 2, 3], [5, 3, 2], [4, 4, 2], [3, 4, 3], [3, 3, 4], [4, 2, 4]], 18),
+    ],
 )
 def test_the_plateau_is_outlined_as_a_whole(rows, edges, figure_of):
     given = sweep(3, 10, 2)  # cells of two panels touch
@@ -278,6 +283,11 @@ def test_the_plateau_is_outlined_as_a_whole(rows, edges, figure_of):
     given |= {"plateau": plateau, "best": int(np.argmax(plateau))}
     outlines = [outline for outline in named(figure_of(draw_weight_map, given), "plateau") if outline.get_segments()]
     assert [len(outline.get_segments()) for outline in outlines] == [edges, edges]  # a white one below it
+    middles = np.mean(outlines[-1].get_segments(), axis=1)
+    at = given["weights"][plateau] @ corners(1)
+    at *= np.ptp(middles[:, 0]) / (np.ptp(at[:, 0]) + 0.1)  # cells are as wide as a step
+    near = np.linalg.norm(middles[:, None] - at, axis=2) < 1.01 * np.min(np.linalg.norm(middles[:, None] - at, axis=2))
+    assert (near.sum(axis=1) == 1).all()  # an edge between two cells would be near both
 
 
 def test_equal_weights_are_marked_in_the_middle_and_drawn_where_they_are_off_the_grid(figure_of):
