@@ -54,7 +54,8 @@ def board_lines(board: Board, classes: Sequence[str] = (), in_all: int | None = 
     heads = [cell for metric in metrics for cell in ([metric, "95 %"] if metric == "macro_f1" else [metric])]
     header = ["", "", "ensemble", "settings", *heads, "run"]
     lines = _aligned([header, *rows], left={1, 2, 3, len(header) - 1})
-    found = [f"leaderboard of {board.benchmark} · {board.rows:,} rows · {board.selection[:12]}", ""]
+    trained_on = " · teachers were trained on these rows" if board.is_trained_on else ""
+    found = [f"leaderboard of {board.benchmark} · {board.rows:,} rows · {board.selection[:12]}{trained_on}", ""]
     found += [f"  {lines[0]}", f"  {'-' * len(lines[0])}", *(f"  {line}" for line in lines[1:])]
     if in_all is not None and in_all > len(board.entries):
         found.append(f"  … and {in_all - len(board.entries):,} more")
@@ -109,7 +110,9 @@ def board_markdown(boards: Sequence[Board], rows: Sequence[AcrossRow], all_board
     parts = []
     for board in boards:
         metrics = _columns(board.metric, ())
-        parts += [f"## {_escaped(board.benchmark)}", "", f"{board.rows:,} rows, selection `{board.selection[:12]}`", ""]
+        rows_of = f"{board.rows:,} rows, selection `{board.selection[:12]}`"
+        rows_of += "; teachers were trained on these rows" if board.is_trained_on else ""
+        parts += [f"## {_escaped(board.benchmark)}", "", rows_of, ""]
         parts += [f"| | | ensemble | settings | {' | '.join(metrics)} | 95 % | run |"]
         parts += ["| ---: | --- | --- | --- |" + " ---: |" * len(metrics) + " --- | --- |"]
         for rank, entry in enumerate(board.entries, start=1):

@@ -9,6 +9,8 @@ from fer_mlflow.scoring.leads import RIVALS
 from fer_mlflow.softlabels.fusion import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_key
 
+_PANELS = 4
+
 
 def log_sweep(run: TrackedRun, result: Sweep) -> None:
     """Log the table, figures, what was chosen and what it is worth."""
@@ -51,31 +53,35 @@ def log_sweep(run: TrackedRun, result: Sweep) -> None:
 
 
 def _log_figures(run: TrackedRun, result: Sweep, fitted: str) -> None:
-    table, configurations = result.tables[fitted], result.configurations
-    run.log_figure(
-        "weights.png",
-        draw_weight_map(
-            configurations.weights,
-            result.values,
-            configurations.panels,
+    """Log the map of weights and the front; what no configuration has a score of is not drawn."""
+    table, every = result.tables[fitted], list(map(str, result.configurations.panels))
+    # A figure has room for four panels: those with the best configurations.
+    drawn = list(dict.fromkeys(every[m] for m in result.order))[:_PANELS]
+    shown = np.array([m for m, panel in enumerate(every) if panel in drawn])
+    panels = [every[m] for m in shown]
+    if result.metric in table:
+        figure = draw_weight_map(
+            result.configurations.weights[shown],
+            result.values[shown],
+            panels,
             result.names,
             metric=result.metric,
             title=fitted,
-            best=result.best,
-            plateau=result.plateau,
-        ),
-    )
+            best=int(np.searchsorted(shown, result.best)),
+            plateau=result.plateau[shown],
+        )
+        run.log_figure("weights.png", figure)
     x, y = result.axes
     if x in table and y in table:
         figure = draw_pareto(
-            table[x].to_numpy(),
-            table[y].to_numpy(),
-            result.front,
-            configurations.panels,
+            table[x].to_numpy()[shown],
+            table[y].to_numpy()[shown],
+            result.front[shown],
+            panels,
             x_metric=x,
             y_metric=y,
             title=fitted,
-            marks=_marks(result),
+            marks={label: int(np.searchsorted(shown, m)) for label, m in _marks(result).items()},
         )
         run.log_figure("pareto.png", figure)
 

@@ -80,10 +80,11 @@ def triage(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         _write(client, table, runs, changed)
     shown = [board for board in boards if _is_of(board.selection, board.benchmark, options["benchmark"])]
     shown = [_tested(_cut(board, options["top"]), runs, store, options["deep"]) for board in shown]
-    rows = across(boards) if options["across"] else []
+    fair = [board for board in boards if not board.is_trained_on]
+    rows = across(fair) if options["across"] else []
     view = None
     if not options["dry_run"]:
-        view = _log(client, runs, judgements, shown, boards, rows, options, typed)
+        view = _log(client, runs, judgements, shown, fair, rows, options, typed)
     _print_boards(shown, boards, rows, options)
     _print_summary(runs, judgements, len(changed), options["dry_run"], view)
 
@@ -278,13 +279,13 @@ def _print_changes(runs, changed) -> None:
         click.echo(one_line(f"would tag {run_id[:8]} {by_id[run_id].name}: {said}"))
 
 
-def _log(client, runs, judgements, shown, boards, rows, options, typed) -> str:
+def _log(client, runs, judgements, shown, fair, rows, options, typed) -> str:
     """Log leaderboards and bad runs to a triage run, and make the UI show them; return the view's address."""
     name = options["name"] or f"triage · {len(runs):,} runs"
     files = {
-        "leaderboard.md": board_markdown(shown, rows, boards),
+        "leaderboard.md": board_markdown(shown, rows, fair),
         "leaderboard.csv": board_csv(shown),
-        "leaderboard.html": board_page(shown, rows, boards, run_address),
+        "leaderboard.html": board_page(shown, rows, fair, run_address),
         "bad_runs.csv": bad_runs_csv(runs, judgements),
     }
     with open_run("triage", name, options["experiment"] or "") as run:
@@ -308,7 +309,11 @@ def _print_boards(shown: Sequence[Board], boards: Sequence[Board], rows, options
         whole = next(each for each in boards if each.selection == board.selection)
         click.echo("\n".join(board_lines(board, classes, len(whole.entries))) + "\n")
     if rows:
-        click.echo("\n".join(across_table(rows, boards)) + "\n")
+        fair = [board for board in boards if not board.is_trained_on]
+        click.echo("\n".join(across_table(rows, fair)))
+        if left_out := [board.benchmark for board in boards if board.is_trained_on]:
+            click.echo(f"  left out, since teachers were trained on these rows: {', '.join(left_out)}")
+        click.echo()
 
 
 def _print_summary(runs, judgements, changed: int, dry_run: bool, view: str | None) -> None:

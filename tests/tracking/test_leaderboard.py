@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Param, RunTag
 from runs import evidence_of, record
 from scipy import stats
 
-from fer_mlflow.commands.board_views import across_table
+from fer_mlflow.commands.board_views import across_table, board_lines
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.significance import Interval, bootstrap_intervals, mcnemar_p_value, paired_differences
 from fer_mlflow.tracking.evidence import Evidence
@@ -391,3 +391,12 @@ def test_an_interval_is_two_numbers():
     low, high = board_with().entries[0].interval.low, board_with().entries[0].interval.high
     assert Interval(low, high) == board_with().entries[0].interval
     assert low < EVIDENCE["first"].metrics["macro_f1"] < high
+
+
+def test_a_board_says_that_a_teacher_was_trained_on_its_rows():
+    fair = run("a", 0.6, "A=1", selection="11" * 32, benchmark="test", tags={"fer.in_sample": "false"})
+    known = run("b", 0.9, "A=1", selection="22" * 32, benchmark="train", tags={"fer.in_sample": "true"})
+    found = boards(fair, known)
+    assert [(board.benchmark, board.is_trained_on) for board in found] == [("test", False), ("train", True)]
+    assert board_lines(found[1])[0].endswith(" · teachers were trained on these rows")
+    assert "trained" not in board_lines(found[0])[0]
