@@ -23,7 +23,6 @@ from fer_mlflow.tracking.bundles import derived_params, find_runs, publish_bundl
 from fer_mlflow.tracking.runs import TrackedRun
 
 _SEED = 0  # of the resampling, as `evaluate` has it
-_PARENT = "mlflow.parentRunId"
 
 
 def log_best(
@@ -46,7 +45,7 @@ def log_best(
             if benchmark != teachers.benchmark:
                 scores = table.drop(columns=["asked", "space", *(f"w/{name}" for name in result.names)])
                 metrics |= {f"{benchmark}/{name}": float(value) for name, value in scores.iloc[m].items()}
-        with run.sibling(f"#{rank} {name_configuration(bundle)}", time.time()) as own:
+        with run.sibling(f"#{rank} {name_configuration(bundle)}", time.time(), nested=True) as own:
             given = {key: typed[key] for key in ("manifest", "root", "teachers") if typed.get(key)}
             own.log_params({**given, **describe_ensemble(bundle), **derived_params(bundle)})
             own.log_benchmark(teachers.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
@@ -57,7 +56,6 @@ def log_best(
                     "fer.benchmark": teachers.benchmark,
                     "fer.selection_sha256": bundle.selection_sha256,
                     "fer.sweep_rank": str(rank),
-                    _PARENT: run.run_id,
                 }
             )
         nested.append(own.run_id)
@@ -117,11 +115,14 @@ def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, 
     own = {"manifest": str(options["manifest"]), "split": options["split"] or "", "space": choice.space}
     own |= {"clahe": str(options["clahe"]).lower(), "weights": format_weights(weights), "dtype": "float32"}
     tags = {f"fer.teacher_run/{each}": teachers.run_ids[each] for each in weights}
-    with run.sibling(name, time.time()) as exported, tempfile.TemporaryDirectory(prefix="swept.") as folder:
+    with (
+        run.sibling(name, time.time(), nested=True) as exported,
+        tempfile.TemporaryDirectory(prefix="swept.") as folder,
+    ):
         if choice.temperature != 1:
             bundle = write_calibrated(Path(folder) / FOLDER, bundle, bundle.logits / choice.temperature, calibration)
             tags["fer.calibration_in_sample"] = str(calibration["in_sample"]).lower()
         kept = {key: typed[key] for key in ("teachers", "root", "clahe_clip", "clahe_tile") if typed.get(key)}
         exported.log_params({**kept, **own})
-        publish_bundle(exported, bundle, key, {"fer.kind": "export", _PARENT: run.run_id, **tags})
+        publish_bundle(exported, bundle, key, {"fer.kind": "export", **tags})
     return name, exported.run_id
