@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Two processes that share nothing, a file's tests in one of them; one thread each, since they would fight for cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# One that dies is a failure at once: pytest-xdist waits for ever for the files of one that it replaced.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 READY  := $(VENV)/.ready
 PINS   := $(VENV)/pins.txt
 export MLFLOW_DISABLE_TELEMETRY := true
