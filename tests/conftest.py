@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,6 +189,7 @@ class Server:
         folder.mkdir()
         shutil.copyfile(store, folder / "mlflow.db")
         move_experiments(folder / "mlflow.db", "mlflow-artifacts:/0")
+        shutil.copyfile(folder / "mlflow.db", folder / "empty.db")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -213,6 +215,13 @@ class Server:
             except OSError:
                 assert time.monotonic() < deadline, "mlflow server does not answer"
                 time.sleep(0.2)
+
+    def empty(self) -> None:
+        """Take its store back to no runs while it runs, as a writer of its database may."""
+        names = ("empty.db", "mlflow.db")
+        empty, store = (sqlite3.connect(self.folder / name) for name in names)
+        with closing(empty), closing(store):
+            empty.backup(store)
 
     def stop(self) -> None:
         """Kill it with all its workers."""
@@ -241,27 +250,28 @@ def shared_server(tmp_path_factory, migrated_store):
 
 @dataclass
 class Place(Workplace):
-    """A workplace whose store is local or a server's, and where on this disk the store keeps artifacts."""
+    """A workplace whose store is local or a server's, and the folder of that store on this disk."""
 
-    artifacts: Path
+    store: Path
 
     def stored(self, run_id: str) -> Path:
         """Return the folder in which the store keeps a run's bundle."""
-        return self.artifacts / run_id / "artifacts" / "softlabels"
+        kept = "artifacts" if self.uri.startswith("http") else "mlruns"
+        return self.store / kept / "0" / run_id / "artifacts" / "softlabels"
 
 
 @pytest.fixture(scope="module")
 def local_place(tmp_path_factory, migrated_store) -> Place:
     """Return a workplace with a local store for a module's tests."""
     own = new_workplace(tmp_path_factory.mktemp("local") / "workplace", migrated_store)
-    return Place(own.folder, own.uri, own.folder / "mlruns/0")
+    return Place(own.folder, own.uri, own.folder)
 
 
 @pytest.fixture(scope="module")
 def server_place(tmp_path_factory, shared_server) -> Place:
     """Return a workplace whose store is a real `mlflow server`'s."""
     folder = tmp_path_factory.mktemp("served")
-    return Place(folder, shared_server.uri, shared_server.folder / "artifacts/0")
+    return Place(folder, shared_server.uri, shared_server.folder)
 
 
 @pytest.fixture(scope="module", params=["local", "server"])

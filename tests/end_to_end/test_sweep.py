@@ -286,7 +286,7 @@ def test_a_sweep_that_is_killed_takes_over_what_it_had(migrated_store, tmp_path)
 def test_sweep_works_against_a_server(shared_server, tmp_path):
     folder = tmp_path / "served"
     folder.mkdir()
-    own = Place(folder, shared_server.uri, shared_server.folder / "artifacts/0")
+    own = Place(folder, shared_server.uri, shared_server.folder)
     teachers, labels = make_teachers(60, seed=5)
     publish_teachers(own, tmp_path, teachers, labels, benchmark="served:sweep", paths=named("s", 60))
     said = own.run("sweep", "--benchmark", "served:sweep", "--step", "0.5", "--log-top", "1").stdout
