@@ -11,8 +11,8 @@ import click
 import numpy as np
 
 from fer_mlflow.commands.calibration_report import calibration_metrics, describe_fit, print_result
-from fer_mlflow.commands.ensemble import warn
-from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices
+from fer_mlflow.commands.ensemble import Ensemble, warn
+from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices, split_names
 from fer_mlflow.commands.sources import (
     Source,
     opened_source,
@@ -28,9 +28,9 @@ from fer_mlflow.scoring.calibration.temperature import OK, TemperatureFit, fit_t
 from fer_mlflow.scoring.evaluation import Evaluation
 from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
 from fer_mlflow.scoring.figures import draw_reliability
-from fer_mlflow.softlabels.bundle import FOLDER
+from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.calibration import fit_of, write_calibrated
-from fer_mlflow.softlabels.protocol import describe_protocol
+from fer_mlflow.softlabels.protocol import describe_ensemble, describe_protocol
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 
@@ -65,17 +65,17 @@ def calibrate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
     found = read_source(options, typed)
     other = read_run_or_folder(options["fit_run"]) if options["fit_run"] else None
-    _check_options(options, found, other)
+    known = _check_options(options, found, other)
+    parts = {column: read_slices(found, column, known) for column in split_names(options["by"])}
     warn_of_experiment(options["experiment"])
     name = options["name"] or f"calibrate · {source_name(found)}"
     with open_run("calibrate", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:
         bundle = source.bundle
-        known = check_labelled(source)
         run.log_params(source.params_with(typed))
         benchmark = bundle.report["benchmark"]["name"]
         run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
         inputs = _inputs(source, options["per_teacher"])
-        result = _calibrate(source, inputs, known, other, options)
+        result = _calibrate(source, inputs, known, parts, other, options)
         run.log_metrics(calibration_metrics(result, bundle))
         if result.after is not None:
             panels = {when: getattr(result, when) for when in ("before", "after")}
@@ -97,37 +97,46 @@ def calibrate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     print_result(source, result, options, run, exported)
 
 
-def _check_options(options: Mapping[str, Any], found, other: Source | None) -> None:
-    """Refuse options that contradict each other."""
+def _check_options(options: Mapping[str, Any], found: Source | Ensemble, other: Source | None) -> np.ndarray:
+    """Refuse options that contradict each other; return the (N,) bool mask of the labelled rows."""
     if options["per_teacher"] and options["method"] != "temperature":
         raise ContractError(f"--per-teacher true fits temperatures; it does not go with --method {options['method']}")
     if options["in_sample"] and other is not None:
         raise ContractError("--fit-run fits on other rows and --in-sample true on the same: leave one out")
     if not (options["in_sample"] or other or options["crossfit"]):
         raise ContractError("nothing says on which rows to fit: give --crossfit K, --fit-run RUN or --in-sample true")
-    check_labelled(found)
-    if isinstance(found, Source) and other is not None:
+    if other is not None:
         check_fit_source(found, other)
+    return check_labelled(found)
 
 
-def check_fit_source(source: Source, other: Source) -> None:
+def check_fit_source(found: Source | Ensemble, other: Source) -> None:
     """Check that what is fitted on one bundle makes sense on another: the same ensemble on other rows.
+
+    Of an ensemble that is yet to be asked, this is what can be told before.
 
     Raises
     ------
     ContractError
-        the bundles are of different ensembles, classes or checkpoints, or of the same rows
+        they are different ensembles, or have other classes or checkpoints, or the same rows
     """
     check_labelled(other)
-    a, b = source.bundle, other.bundle
-    if a.classes != b.classes:
-        raise ContractError(f"--fit-run: its classes are {', '.join(b.classes)}, not {', '.join(a.classes)}")
-    mine, others = describe_protocol(a), describe_protocol(b)
-    differ = [f"{key} {others[key]} for {mine[key]}" for key in _SAME_ENSEMBLE if others[key] != mine[key]]
-    differ += ["other checkpoints"] if a.checkpoints != b.checkpoints else []
+    b = other.bundle
+    if isinstance(found, Source):
+        a = found.bundle
+        classes, checkpoints, selection = a.classes, a.checkpoints, a.selection_sha256
+        mine, others = describe_protocol(a), describe_protocol(b)
+    else:
+        classes, checkpoints = found.benchmark.classes.names, found.checkpoints
+        selection = found.benchmark.selection_sha256
+        mine, others = found.described, describe_ensemble(b)
+    if classes != b.classes:
+        raise ContractError(f"--fit-run: its classes are {', '.join(b.classes)}, not {', '.join(classes)}")
+    differ = [f"{key} {others[key]} for {mine[key]}" for key in _SAME_ENSEMBLE if mine.get(key) != others.get(key)]
+    differ += ["other checkpoints"] if checkpoints != b.checkpoints else []
     if differ:
         raise ContractError(f"--fit-run: it is another ensemble ({', '.join(differ)}); fit on a run of the same one")
-    if a.selection_sha256 == b.selection_sha256:
+    if selection == b.selection_sha256:
         raise ContractError("--fit-run: it has the same rows; name a run on another split, or use --crossfit 5")
 
 
@@ -146,7 +155,9 @@ def _inputs(source: Source, per_teacher: bool) -> np.ndarray:
     return np.stack([logits[name].astype(np.float64) for name in names])
 
 
-def _calibrate(source: Source, inputs: np.ndarray, known: np.ndarray, other: Source | None, options) -> Calibration:
+def _calibrate(
+    source: Source, inputs: np.ndarray, known: np.ndarray, parts: Mapping, other: Source | None, options
+) -> Calibration:
     """Fit, and measure on rows that were not fitted on unless that was asked for."""
     bundle = source.bundle
     ensemble, labels = bundle.report["ensemble"], bundle.labels[known]
@@ -190,7 +201,7 @@ def _calibrate(source: Source, inputs: np.ndarray, known: np.ndarray, other: Sou
         },
         before=before,
         after=after,
-        by_slice=_fit_slices(source, known, options["by"]),
+        by_slice=_fit_slices(bundle, known, parts),
     )
 
 
@@ -211,11 +222,8 @@ def _warn_of_overlap(source: Source, other: Source) -> None:
         warn(f"--fit-run: {shared:,} images are in both benchmarks, so what is measured is partly in-sample")
 
 
-def _fit_slices(source: Source, known: np.ndarray, by: str) -> dict:
+def _fit_slices(bundle: SoftLabels, known: np.ndarray, parts: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
     """Return the temperature of each value of each column, on its own rows."""
-    columns = [name.strip() for name in by.split(",") if name.strip()]
-    parts = {column: read_slices(source, column, known) for column in columns}
-    bundle = source.bundle
     return {
         column: {
             value: (rows[known], fit_temperature(bundle.logits[rows], bundle.labels[rows]))

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from fer_mlflow.commands.progress import Progress
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.files import sha256_of_json
 from fer_mlflow.data.images import Clahe, describe_preprocessing, hash_images
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
-from fer_mlflow.errors import BundleError, ImageError
+from fer_mlflow.errors import BundleError, ImageError, ManifestError
 from fer_mlflow.softlabels.ensemble import matches, outputs_of_teacher
-from fer_mlflow.softlabels.fusion import parse_weights
+from fer_mlflow.softlabels.fusion import format_weights, parse_weights
 from fer_mlflow.teachers.outputs import TeacherOutputs, stale_rows, unreadable_message
 from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
 
@@ -65,6 +66,17 @@ class Ensemble:
         return {"weights": weights, "space": self.options["space"], "dtype": self.options["dtype"]}
 
     @property
+    def described(self) -> dict[str, str]:
+        """What `softlabels.protocol.describe_ensemble` will say of its bundle, but for CLAHE's parameters."""
+        return {
+            "weights": format_weights(self.weights),
+            "space": self.options["space"],
+            "dtype": self.options["dtype"],
+            "clahe": str(self.clahe is not None).lower(),
+            "precision": self.options["precision"],
+        }
+
+    @property
     def config_key(self) -> str:
         """The key of the ensemble's bundle: benchmark, teachers' logits, weights, space, dtype."""
         shares = sorted((self.keys[name], share) for name, share in self.weights.items())
@@ -77,6 +89,20 @@ class Ensemble:
         if not self.options["verify_paths"]:
             return None
         return hash_images(self.benchmark.root, self.benchmark.paths.tolist())
+
+    def column(self, name: str) -> np.ndarray:
+        """Return the (N,) text of a column of the manifest.
+
+        Raises
+        ------
+        ManifestError
+            it has no such column
+        """
+        frame = self.benchmark.frame
+        if name not in frame:
+            there = ", ".join(map(str, frame.columns))
+            raise ManifestError(f"manifest {self.benchmark.manifest_path}: no column {name}; there are {there}")
+        return frame[name].to_numpy(object)
 
 
 def read_ensemble(options: Mapping[str, Any]) -> Ensemble:

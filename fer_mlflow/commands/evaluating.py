@@ -27,14 +27,13 @@ _SHOWN = ("accuracy", "macro_f1", "nll", "ece")
 def evaluate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
     found = read_source(options, typed)
-    check_labelled(found)
+    known = check_labelled(found)
+    parts = {column: read_slices(found, column, known) for column in split_names(options["by"])}
     warn_of_experiment(options["experiment"])
     temperature = options["temperature"]
     name = options["name"] or f"evaluate · {source_name(found)}" + (f" · T {temperature:g}" if temperature != 1 else "")
     with open_run("evaluate", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:
         bundle = source.bundle
-        known = check_labelled(source)
-        parts = {column: read_slices(source, column, known) for column in _columns(options["by"])}
         run.log_params(source.params_with(typed))
         benchmark = bundle.report["benchmark"]["name"]
         run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
@@ -68,11 +67,12 @@ def check_labelled(found: Source | Ensemble) -> np.ndarray:
     return known
 
 
-def _columns(by: str) -> list[str]:
+def split_names(by: str) -> list[str]:
+    """Return the names in a comma-separated list."""
     return [name for name in (part.strip() for part in by.split(",")) if name]
 
 
-def read_slices(source: Source, column: str, known: np.ndarray) -> dict[str, np.ndarray]:
+def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dict[str, np.ndarray]:
     """Return value -> (N,) bool mask of the labelled rows that have it in a column; nothing where all have the same.
 
     Raises
@@ -80,7 +80,7 @@ def read_slices(source: Source, column: str, known: np.ndarray) -> dict[str, np.
     ContractError
         the column is not to be had, or has too many values
     """
-    parts = dict(slices(source.column(column), known))
+    parts = dict(slices(found.column(column), known))
     if len(parts) > MOST_SLICES:
         raise ContractError(f"--by {column}: {len(parts):,} different values; name a column of at most {MOST_SLICES}")
     keys: dict[str, str] = {}

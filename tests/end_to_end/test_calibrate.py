@@ -539,6 +539,24 @@ def test_options_that_make_no_sense_are_refused_before_a_run_is_opened(place, te
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            [],
+            "--fit-run: it is another ensemble (weights A=0.25,B=0.75 for C=1, other checkpoints); fit on a run of the",
+        ),
+        (["--by", "mood"], "no column mood; there are path, label, split, source"),
+    ],
+)
+def test_an_ensemble_is_checked_before_its_teachers_are_asked(place, toy_faces, toy_teachers, val_split, options, said):
+    before = count_runs(place)
+    fit = [] if options else ["--fit-run", val_split[0]]
+    ensemble = ["--manifest", toy_faces, "--teachers", toy_teachers, "--weights", "C=1", "--limit", "20"]
+    assert said in error_line(place.run("calibrate", *ensemble, *fit, *options, status=2))
+    assert count_runs(place) == before
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"weights": {"A": 0.5, "B": 0.5}}, "it is another ensemble (weights A=0.5,B=0.5 for A=0.25,B=0.75); fit on"),
