@@ -19,16 +19,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from limits import finish, verdict
 
 ARCHS = ("resnet18", "tf_efficientnet_b3", "convnext_tiny")
 SIZE, BATCH, WORKERS = 224, 32, 1
 CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
-
-
-def verdict(ratio: float, wanted: float, at_least: bool = True) -> str:
-    """Return the claim and whether it holds."""
-    holds = ratio >= wanted if at_least else ratio <= wanted
-    return f"{'>=' if at_least else '<='} {wanted:g}  {'ok' if holds else 'MISSED'}"
 
 
 def write_images(folder: Path, count: int, side: int) -> list[str]:
@@ -165,9 +160,10 @@ def speed(rows: int, rounds: int) -> None:
         print(f"  {'':14} {'rows/s':>7} {'models alone':>13} {'ratio':>6}  {'':11} {'usual loop':>11} {'ratio':>6}")
         for name, (way, wanted) in ways.items():
             rate, most, usual = max(ours[name]), max(limit[name]), max(loop)
+            beside_most = verdict(rate / most, 0.9, at_least=True)
             print(
-                f"  {name:14} {rate:7.2f} {most:13.2f} {rate / most:6.2f}  {verdict(rate / most, 0.9):11} "
-                f"{usual:11.2f} {rate / usual:6.2f}  {verdict(rate / usual, wanted)}"
+                f"  {name:14} {rate:7.2f} {most:13.2f} {rate / most:6.2f}  {beside_most:11} "
+                f"{usual:11.2f} {rate / usual:6.2f}  {verdict(rate / usual, wanted, at_least=True)}"
                 + (f"   (compilation {way.compilation:.0f} s)" if "compiled" in name else ""),
                 flush=True,
             )
@@ -292,7 +288,7 @@ def reuse(rows: int = 50_000) -> None:
         second = export_in_child(folder, manifest, teachers, "A=0.3,B=0.7", "--space", "prob", what="")
     print(f"reuse: {rows:,} rows, two teachers, work after imports")
     print(f"  first export {first['seconds']:.1f} s, second ensemble {second['seconds']:.2f} s", end="   ")
-    print(verdict(second["seconds"], 5, at_least=False))
+    print(verdict(second["seconds"], 5))
 
 
 def memory(few: int = 2_000, many: int = 200_000) -> None:
@@ -310,7 +306,7 @@ def memory(few: int = 2_000, many: int = 200_000) -> None:
     for kind, label in (("own_mib", "the process (RSS)"), ("all_mib", "with its workers (PSS)")):
         growth = long[kind] - short[kind]
         print(f"  {label:24} {short[kind]:7.0f} {long[kind]:7.0f} MiB, grows by {growth:.0f}", end="   ")
-        print(verdict(growth, 300, at_least=False))
+        print(verdict(growth, 300))
     print(f"  the long export took {long['seconds']:.0f} s")
 
 
@@ -325,6 +321,7 @@ def main() -> None:
     for name in arguments.parts:
         parts[name]()
         print(flush=True)
+    finish()
 
 
 if __name__ == "__main__":

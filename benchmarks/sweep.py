@@ -11,6 +11,7 @@ import resource
 import time
 
 import numpy as np
+from limits import finish, verdict
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
@@ -65,9 +66,10 @@ def main() -> None:
         assert abs(ask_scikit_learn(logits, labels, weights[m]) - scores[m]) < 1e-3  # it does not round to float32
     peer = (time.perf_counter() - began) / PEERS * CONFIGURATIONS
     mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"all {CONFIGURATIONS:,}: {total:.1f} s <= {SECONDS} s {'ok' if total <= SECONDS else 'MISSED'}")
+    print(f"all {CONFIGURATIONS:,}: {total:.1f} s  {verdict(total, SECONDS)}")
     print(f"one scikit-learn call each: {peer:,.0f} s (scaled from {PEERS}), {peer / total:.1f} x as long")
-    print(f"peak memory {mib:,.0f} MiB <= {MEMORY_MIB:,} MiB {'ok' if mib <= MEMORY_MIB else 'MISSED'}")
+    print(f"peak memory {mib:,.0f} MiB  {verdict(mib, MEMORY_MIB)}")
+    finish()
 
 
 if __name__ == "__main__":

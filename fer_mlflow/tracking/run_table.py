@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
 
 from fer_mlflow.data.files import written_file
-from fer_mlflow.tracking.searching import all_experiments, search_runs
+from fer_mlflow.tracking.searching import all_experiments, collector_paused, search_runs
 from fer_mlflow.tracking.store import redact, sqlite_path, tracking_errors
 from fer_mlflow.tracking.triage_tags import is_by_person
 
@@ -170,12 +170,13 @@ class RunTable:
     def _load(self) -> bool:
         """Take what the file has; False where it is of no use."""
         try:
-            content = json.loads(self.path.read_bytes())
-            if content["format"] != _FORMAT:
-                return False
-            self.experiments, self.generation = dict(content["experiments"]), str(content["generation"])
-            for name in ("active", "deleted"):
-                setattr(self, name, {each["run_id"]: RunRecord(**each) for each in content[name]})
+            with collector_paused():
+                content = json.loads(self.path.read_bytes())
+                if content["format"] != _FORMAT:
+                    return False
+                self.experiments, self.generation = dict(content["experiments"]), str(content["generation"])
+                for name in ("active", "deleted"):
+                    setattr(self, name, {each["run_id"]: RunRecord(**each) for each in content[name]})
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return True

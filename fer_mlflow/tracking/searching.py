@@ -1,6 +1,8 @@
 """Every run that fulfils a condition, page by page."""
 
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
@@ -21,6 +23,21 @@ def all_experiments(client: MlflowClient) -> Iterator[Experiment]:
         token = page.token
         if not token:
             return
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python from looking for cycles of garbage while many objects are made in a block, which takes half the time.
+
+    Short blocks only: cycles that were made within are found after.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def search_runs(
@@ -46,9 +63,10 @@ def search_runs(
         there = [each.experiment_id for each in all_experiments(client)] if experiments is None else list(experiments)
         token = None
         while there:
-            page = client.search_runs(
-                there, condition, view, _PAGE, order_by=["attributes.start_time DESC"], page_token=token
-            )
+            with collector_paused():
+                page = client.search_runs(
+                    there, condition, view, _PAGE, order_by=["attributes.start_time DESC"], page_token=token
+                )
             found += page
             token = page.token
             if not token:
