@@ -12,7 +12,8 @@ import numpy as np
 
 from fer_mlflow.commands.calibration_report import calibration_metrics, describe_fit, print_result
 from fer_mlflow.commands.ensemble import Ensemble, warn
-from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices, split_names
+from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices
+from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.sources import (
     Source,
     opened_source,
@@ -125,14 +126,14 @@ def check_fit_source(found: Source | Ensemble, other: Source) -> None:
     if isinstance(found, Source):
         a = found.bundle
         classes, checkpoints, selection = a.classes, a.checkpoints, a.selection_sha256
-        mine, others = describe_protocol(a), describe_protocol(b)
+        mine, others = ({key: of[key] for key in _SAME_ENSEMBLE} for of in (describe_protocol(a), describe_protocol(b)))
     else:
         classes, checkpoints = found.benchmark.classes.names, found.checkpoints
         selection = found.benchmark.selection_sha256
         mine, others = found.described, describe_ensemble(b)
     if classes != b.classes:
         raise ContractError(f"--fit-run: its classes are {', '.join(b.classes)}, not {', '.join(classes)}")
-    differ = [f"{key} {others[key]} for {mine[key]}" for key in _SAME_ENSEMBLE if mine.get(key) != others.get(key)]
+    differ = [f"{key} {others.get(key, 'none')} for {text}" for key, text in mine.items() if others.get(key) != text]
     differ += ["other checkpoints"] if checkpoints != b.checkpoints else []
     if differ:
         raise ContractError(f"--fit-run: it is another ensemble ({', '.join(differ)}); fit on a run of the same one")

@@ -1,6 +1,7 @@
 """What `distill` does, apart from its options, so that `--help` imports nothing heavy."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from fer_mlflow.commands.student_scores import (
     score_student,
     short_name,
 )
-from fer_mlflow.commands.students import Reader, Student
-from fer_mlflow.commands.training import FOLDER, carry_out, copy_checkpoint, read_split
+from fer_mlflow.commands.students import Reader, Student, train_student
+from fer_mlflow.commands.training import FOLDER, copy_checkpoint, read_split
 from fer_mlflow.data.images import read_image_bytes
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
 from fer_mlflow.teachers.training_state import Epoch
@@ -50,16 +51,6 @@ def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     _print_student(student, best, run, options["out"], scored, model)
 
 
-def train_student(run: TrackedRun, student: Student, options: Mapping[str, Any]) -> Epoch:
-    """Train one student and log it."""
-    if student.objective and student.objective.missing:
-        warn(f"{student.objective.missing:,} rows have no soft labels and are trained on their labels alone")
-    run.log_params(student.params())
-    run.log_metrics(student.metrics())
-    run.set_tags(student.tags())
-    return carry_out(run, student.plan, options)
-
-
 def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Train every student of a grid as a run below this one, and look closer at the best."""
     test = read_split(options, options["test_split"]) if options["test_split"] else None
@@ -67,7 +58,7 @@ def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, st
     name = options["name"] or f"distill {options['grid']} · {grid.train.name}"
     with open_run("distill", name, options["experiment"] or "") as run:
         run.log_params({**typed, "benchmark": grid.train.name, "rows": len(grid.train)})
-        result = run_grid(run, grid, test, options, typed, train_student)
+        result = run_grid(run, grid, test, options, typed)
         if options["out"]:
             with fetched_checkpoint(run.client, result.best.run_id, result.best.student) as checkpoint:
                 copy_checkpoint(checkpoint, Path(options["out"]))
@@ -80,7 +71,7 @@ def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, st
     click.echo(f"  table    {run.artifact_location('tables/grid.parquet')}")
     if options["out"]:
         click.echo(f"  best     {Path(options['out']).absolute()}")
-    _print_model(model)
+    _print_model(model, 9)
     click.echo(f"  look     {describe_way_to_ui(run.experiment_id, run.run_id)}")
     result.raise_failures()
 
@@ -99,7 +90,7 @@ def _log_model(
         card = {
             "classes": list(val.classes.names),
             "img_size": side,
-            "clahe": {"clip": clahe.clip, "tile": clahe.tile} if clahe else None,
+            "clahe": asdict(clahe) if clahe else None,
         }
         uri = log_student(run, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
     run.log_metrics(
@@ -129,16 +120,16 @@ def _print_student(student: Student, best: Epoch, run: TrackedRun, out: str | No
     where = Path(out).absolute() if out else f"{run.artifact_location(FOLDER)}/{plan.recipe.arch}.pt"
     click.echo(f"  run         {run.run_id}")
     click.echo(f"  checkpoint  {where}")
-    _print_model(model, "        ")
+    _print_model(model, 12)
     click.echo(f"  look        {describe_way_to_ui(run.experiment_id, run.run_id)}")
 
 
-def _print_model(model: tuple[str, OnnxCheck] | None, blanks: str = "     ") -> None:
-    """Print where the model is, and how near it is to torch."""
+def _print_model(model: tuple[str, OnnxCheck] | None, width: int) -> None:
+    """Print where the model is, and how near it is to torch, behind names of a width."""
     if model is not None:
         uri, check = model
-        click.echo(f"  model{blanks[:-1]}{uri}")
+        click.echo(f"  {'model':<{width}}{uri}")
         click.echo(
-            f"       {blanks[:-1]}ONNX beside torch on {check.rows:,} validation rows: logits within "
+            f"  {'':<{width}}ONNX beside torch on {check.rows:,} validation rows: logits within "
             f"{check.max_difference:.1e}, {check.changed} other predictions"
         )

@@ -15,9 +15,10 @@ from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.files import sha256_of_json
 from fer_mlflow.data.images import Clahe, describe_preprocessing, hash_images
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
-from fer_mlflow.errors import BundleError, ImageError, ManifestError
+from fer_mlflow.errors import BundleError, ImageError
 from fer_mlflow.softlabels.ensemble import matches, outputs_of_teacher
 from fer_mlflow.softlabels.fusion import format_weights, parse_weights
+from fer_mlflow.softlabels.protocol import describe_settings
 from fer_mlflow.teachers.outputs import TeacherOutputs, stale_rows, unreadable_message
 from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
 
@@ -67,14 +68,11 @@ class Ensemble:
 
     @property
     def described(self) -> dict[str, str]:
-        """What `softlabels.protocol.describe_ensemble` will say of its bundle, but for CLAHE's parameters."""
-        return {
-            "weights": format_weights(self.weights),
-            "space": self.options["space"],
-            "dtype": self.options["dtype"],
-            "clahe": str(self.clahe is not None).lower(),
-            "precision": self.options["precision"],
-        }
+        """What `softlabels.protocol.describe_ensemble` will say of its bundle."""
+        options = self.options
+        return describe_settings(
+            format_weights(self.weights), options["space"], options["dtype"], options["precision"], self.clahe
+        )
 
     @property
     def config_key(self) -> str:
@@ -91,18 +89,8 @@ class Ensemble:
         return hash_images(self.benchmark.root, self.benchmark.paths.tolist())
 
     def column(self, name: str) -> np.ndarray:
-        """Return the (N,) text of a column of the manifest.
-
-        Raises
-        ------
-        ManifestError
-            it has no such column
-        """
-        frame = self.benchmark.frame
-        if name not in frame:
-            there = ", ".join(map(str, frame.columns))
-            raise ManifestError(f"manifest {self.benchmark.manifest_path}: no column {name}; there are {there}")
-        return frame[name].to_numpy(object)
+        """Return the (N,) text of a column, as `Benchmark.column` does."""
+        return self.benchmark.column(name)
 
 
 def read_ensemble(options: Mapping[str, Any]) -> Ensemble:

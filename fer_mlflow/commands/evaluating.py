@@ -9,6 +9,7 @@ import pandas as pd
 
 from fer_mlflow.commands.ensemble import Ensemble, warn
 from fer_mlflow.commands.mistakes import draw_most_confident_mistakes
+from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.sources import Source, opened_source, read_source, source_name, warn_of_experiment
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.evaluation import Evaluation, slices
@@ -65,11 +66,6 @@ def check_labelled(found: Source | Ensemble) -> np.ndarray:
             f"{source_name(found)}: no row has a label, so there is nothing to score; `inspect` needs none"
         )
     return known
-
-
-def split_names(by: str) -> list[str]:
-    """Return the names in a comma-separated list."""
-    return [name for name in (part.strip() for part in by.split(",")) if name]
 
 
 def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,13 +8,10 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.commands.comparing import p_value_text
-from fer_mlflow.commands.evaluating import SEED
-from fer_mlflow.commands.student_scores import SCORES, score_student, short_name
+from fer_mlflow.commands.student_scores import SCORES
 from fer_mlflow.commands.students import Student
-from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import JobError
-from fer_mlflow.scoring.comparison import Comparison, compare_logits
-from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.scoring.comparison import Comparison
 
 
 @dataclass
@@ -83,12 +80,12 @@ class GridResult:
         if table["val_macro_f1"].iloc[0] == _of(table, self.baseline) != _of(table, self.best):
             lines += ["", "  no student of soft labels is better on the validation rows than those of labels alone"]
         if self.comparison is not None:
-            lines += self._test_lines()
+            lines += self._test_lines(self.comparison)
         lines += [f"  failed: {point.name}: {point.failure}" for point in self.points if point.failure]
         return lines
 
-    def _test_lines(self) -> list[str]:
-        lines = ["", f"  on {self.test_name}, {len(self.comparison.labels):,} labelled rows" if self.comparison else ""]
+    def _test_lines(self, comparison: Comparison) -> list[str]:
+        lines = ["", f"  on {self.test_name}, {len(comparison.labels):,} labelled rows"]
         for what, point in (("best", self.best), ("baseline", self.baseline)):
             values = [other.test for other in self.points if other.configuration == point.configuration and other.test]
             spreads = (
@@ -98,10 +95,9 @@ class GridResult:
         seeds = f"seeds {self.best.student.plan.recipe.seed} and {self.baseline.student.plan.recipe.seed}"
         lines += ["", f"  best - baseline, paired over rows, the best {seeds} on the validation rows"]
         for name in SCORES:
-            if self.comparison is not None:
-                each = self.comparison.differences[name]
-                interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
-                lines.append(f"  {name:<8}  {each.value:+.4f}  {interval}  p {p_value_text(each.p_value)}")
+            each = comparison.differences[name]
+            interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
+            lines.append(f"  {name:<8}  {each.value:+.4f}  {interval}  p {p_value_text(each.p_value)}")
         for name, differences in self.seed_differences().items():
             mean, sd = _mean_sd(differences)
             lines.append(
@@ -163,51 +159,7 @@ def configurations(points: list[Point]) -> pd.DataFrame:
     return table.sort_values(["val_macro_f1", "val_accuracy"], ascending=False, kind="stable", ignore_index=True)
 
 
-def judge(run: TrackedRun, points: list[Point], test: Benchmark | None, options: Mapping[str, Any]) -> GridResult:
-    """Choose by the validation rows, measure on the test rows, and log both.
-
-    Raises
-    ------
-    JobError
-        nothing was trained that could be compared
-    """
-    table = configurations(points)
-    best, baseline = (_choose(points, table, kind) for kind in ("soft labels", "labels alone"))
-    result = GridResult(points, best, baseline)
-    if test is not None and (test.labels >= 0).any():
-        chosen = {best.configuration, baseline.configuration}
-        asked = [point for point in points if point.configuration in chosen and not point.failure]
-        for point in asked:
-            name = short_name(point.student)
-            bundle = score_student(run, point.student, point.run_id, test, options, name)
-            point.logits, point.test = bundle.logits, bundle.metrics
-        known = test.labels >= 0
-        if baseline.logits is not None and best.logits is not None:
-            rng = np.random.default_rng(SEED)
-            names = test.classes.names
-            result.comparison = compare_logits(
-                baseline.logits[known], best.logits[known], test.labels[known], names, rng
-            )
-            result.test_name = test.name
-            run.log_metrics(_named(result))
-    run.log_metrics({"best_val_macro_f1": best.metrics["best_val_macro_f1"]})
-    run.log_table("grid", grid_table(points))
-    run.set_tags({"fer.best_run": best.run_id, "fer.baseline_run": baseline.run_id})
-    return result
-
-
-def _choose(points: list[Point], table: pd.DataFrame, kind: str) -> Point:
-    """Return the student with the best seed of the best configuration of a kind."""
-    own = table[(table["loss"] == "ce") == (kind == "labels alone")]
-    if own.empty:
-        why = next((point.failure for point in points if point.failure), "none was planned")
-        raise JobError(f"no student of {kind} could be trained: {why}")
-    name = own["configuration"].iloc[0]
-    trained = [point for point in points if point.configuration == name and not point.failure]
-    return max(trained, key=lambda point: point.metrics["best_val_macro_f1"])
-
-
-def _named(result: GridResult) -> dict[str, float]:
+def metrics_of_grid(result: GridResult) -> dict[str, float]:
     """Return the test scores under `test/…`, without what is not a number."""
     named: dict[str, float] = {}
     for what, point in (("best", result.best), ("baseline", result.baseline)):

@@ -1,18 +1,23 @@
 """A grid of students: each a run below one parent, the best held against the students of labels alone."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import click
+import numpy as np
+import pandas as pd
 
 from fer_mlflow.commands.distill import command as distill_command
-from fer_mlflow.commands.grid_report import GridResult, Point, judge, text
-from fer_mlflow.commands.students import Reader
+from fer_mlflow.commands.evaluating import SEED
+from fer_mlflow.commands.grid_report import GridResult, Point, configurations, grid_table, metrics_of_grid, text
+from fer_mlflow.commands.student_scores import score_student, short_name
+from fer_mlflow.commands.students import Reader, train_student
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError, JobError, TrackingError
+from fer_mlflow.scoring.comparison import compare_logits
 from fer_mlflow.teachers.recipe import Recipe
 from fer_mlflow.tracking.bundles import adopt_run, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
@@ -20,6 +25,8 @@ from fer_mlflow.tracking.runs import TrackedRun
 _OF_LOSS = ("loss", "softlabels", "target", "temperature", "alpha", "beta", "ce_weight", "distill_warmup_epochs")
 _OF_RECIPE = tuple(name for name in Recipe.__dataclass_fields__ if name != "clahe")
 KEYS = (*_OF_LOSS, *_OF_RECIPE)
+# Options that a loss does not use, so that they do not set its students apart.
+_UNUSED = {"ce": (*_OF_LOSS[1:], "missing"), "kd": ("beta",), "dkd": ()}
 
 
 @dataclass
@@ -63,16 +70,10 @@ def _add(grid: Grid, chosen: dict[str, Any], options: Mapping[str, Any], reader:
     student = reader.read(own)
     if student.plan.key in grid.options:
         return
-    used = _used(student.loss)
-    settings = {"loss": student.loss} | {key: value for key, value in chosen.items() if key in used}
+    unused = _UNUSED[student.loss]
+    settings = {"loss": student.loss} | {key: value for key, value in chosen.items() if key not in unused}
     grid.options[student.plan.key] = own
     grid.points.append(Point(student, settings))
-
-
-def _used(loss: str) -> tuple[str, ...]:
-    """Return the options that a loss uses: others do not set its students apart."""
-    unused = {"ce": _OF_LOSS[1:], "kd": ("beta",), "dkd": ()}[loss]
-    return tuple(key for key in (*KEYS, "missing") if key not in unused and (key != "missing" or loss != "ce"))
 
 
 def read_axes(text: str) -> dict[str, list[Any]]:
@@ -110,7 +111,6 @@ def run_grid(
     test: Benchmark | None,
     options: Mapping[str, Any],
     typed: Mapping[str, str],
-    train_student: Callable,
 ) -> GridResult:
     """Train every student that no finished run has, and judge them all.
 
@@ -149,11 +149,55 @@ def run_grid(
         except JobError as error:
             point.failure = str(error)
             click.echo(f"failed: {error}", err=True)
-    return judge(run, grid.points, test, options)
+    return _judge(run, grid.points, test, options)
+
+
+def _judge(run: TrackedRun, points: list[Point], test: Benchmark | None, options: Mapping[str, Any]) -> GridResult:
+    """Choose by the validation rows, measure on the test rows, and log both.
+
+    Raises
+    ------
+    JobError
+        nothing was trained that could be compared
+    """
+    table = configurations(points)
+    best, baseline = (_choose(points, table, kind) for kind in ("soft labels", "labels alone"))
+    result = GridResult(points, best, baseline)
+    if test is not None and (test.labels >= 0).any():
+        chosen = {best.configuration, baseline.configuration}
+        asked = [point for point in points if point.configuration in chosen and not point.failure]
+        for point in asked:
+            name = short_name(point.student)
+            bundle = score_student(run, point.student, point.run_id, test, options, name)
+            point.logits, point.test = bundle.logits, bundle.metrics
+        known = test.labels >= 0
+        if baseline.logits is not None and best.logits is not None:
+            rng = np.random.default_rng(SEED)
+            names = test.classes.names
+            result.comparison = compare_logits(
+                baseline.logits[known], best.logits[known], test.labels[known], names, rng
+            )
+            result.test_name = test.name
+            run.log_metrics(metrics_of_grid(result))
+    run.log_metrics({"best_val_macro_f1": best.metrics["best_val_macro_f1"]})
+    run.log_table("grid", grid_table(points))
+    run.set_tags({"fer.best_run": best.run_id, "fer.baseline_run": baseline.run_id})
+    return result
+
+
+def _choose(points: list[Point], table: pd.DataFrame, kind: str) -> Point:
+    """Return the student with the best seed of the best configuration of a kind."""
+    own = table[(table["loss"] == "ce") == (kind == "labels alone")]
+    if own.empty:
+        why = next((point.failure for point in points if point.failure), "none was planned")
+        raise JobError(f"no student of {kind} could be trained: {why}")
+    name = own["configuration"].iloc[0]
+    trained = [point for point in points if point.configuration == name and not point.failure]
+    return max(trained, key=lambda point: point.metrics["best_val_macro_f1"])
 
 
 def _params(point: Point, typed: Mapping[str, str]) -> dict[str, str]:
     """Return a student's options as they would be typed for it alone; those that its loss does not use are empty."""
-    unused = {name: "" for name in (*_OF_LOSS, "missing") if name not in _used(point.student.loss)}
+    unused = dict.fromkeys(_UNUSED[point.student.loss], "")
     chosen = {name: text(value) for name, value in point.settings.items()}
     return {**typed, "grid": "", "out": "", "onnx": "false", "name": "", **unused, **chosen}

@@ -195,6 +195,15 @@ class Spaces(click.ParamType):
         return tuple(space for space in self._KNOWN if space in named)
 
 
+def split_names(text: str | None) -> list[str]:
+    """Return the names in a comma-separated list, without blanks around them and without empty ones.
+
+    >>> split_names(" val, test,")
+    ['val', 'test']
+    """
+    return [name for name in (part.strip() for part in (text or "").split(",")) if name]
+
+
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:
     """Return the decorator for one option; a default of None makes it required."""
     if default is None:

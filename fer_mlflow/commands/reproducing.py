@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.commands.configurations import Configurations, read_weightings, tally_kept
+from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.report import as_markdown, as_text
 from fer_mlflow.commands.reproduction_report import describe_reproduction
@@ -68,7 +69,7 @@ def read_target(options: Mapping[str, Any], classes: tuple[str, ...]) -> Target:
         no number at all, an unknown class, or an F1 that is none
     """
     values = {name: float(options[name]) for name in _NUMBERS if options[name] is not None}
-    for part in filter(None, (part.strip() for part in options["f1"].split(","))):
+    for part in split_names(options["f1"]):
         name, equals, text = (piece.strip() for piece in part.partition("="))
         try:
             value = float(text)

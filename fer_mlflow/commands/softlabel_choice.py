@@ -10,8 +10,7 @@ from fer_mlflow.commands.sources import Source, read_run_source
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import RunError
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.searching import TEACHING_KINDS, search_runs
-from fer_mlflow.tracking.selection import Chosen, choose_run, is_bad
+from fer_mlflow.tracking.selection import Chosen, choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
 
 _SAME = ("weights", "space")  # of an ensemble: its dtype does not make it another one
@@ -33,13 +32,14 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
     """
     if Path(name).is_dir():
         return Source(SoftLabels.open(name))
-    chosen = choose_run(connect(), name, even_bad=even_bad)
+    client = connect()
+    chosen = choose_run(client, name, even_bad=even_bad)
     if is_bad(chosen.run):
         warn(f"run {chosen.run.info.run_id}: triage called it bad ({chosen.run.data.tags.get('triage.reasons', '')})")
     source = read_run_source(chosen.run.info.run_id)
     if not chosen.how or _has_rows(source.bundle, train):
         return _said(source, chosen)
-    for run_id in _exported(train, chosen):
+    for run_id in _exported(client, train, chosen):
         other = read_run_source(run_id)
         if _is_same(source.bundle, other.bundle):
             return _said(other, chosen)
@@ -61,16 +61,11 @@ def _has_rows(bundle: SoftLabels, train: Benchmark) -> bool:
     return bool(train.paths.isin(set(bundle.index["path"])).any())
 
 
-def _exported(train: Benchmark, chosen: Chosen) -> Iterable[str]:
-    """Yield the finished runs on the training rows with the chosen one's kind and ensemble, newest first."""
-    condition = f"tags.`fer.selection_sha256` = '{train.selection_sha256}' AND attributes.status = 'FINISHED'"
-    for run in search_runs(connect(), condition):
-        is_teaching = run.data.tags.get("fer.kind") in TEACHING_KINDS and "fer.bundle_sha256" in run.data.tags
-        if (
-            is_teaching
-            and not is_bad(run)
-            and run.data.params.get("ensemble") == chosen.run.data.params.get("ensemble")
-        ):
+def _exported(client, train: Benchmark, chosen: Chosen) -> Iterable[str]:
+    """Yield the finished runs on the training rows with the chosen one's ensemble, exports first, then the newest."""
+    ensemble = chosen.run.data.params.get("ensemble")
+    for run in search_soft_labels(client, f"tags.`fer.selection_sha256` = '{train.selection_sha256}'"):
+        if not is_bad(run) and run.data.params.get("ensemble") == ensemble:
             yield run.info.run_id
 
 

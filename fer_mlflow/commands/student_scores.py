@@ -31,17 +31,22 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def short_name(student: Student, given: str | None = None) -> str:
-    """Return a name for a leaderboard: what was given, else loss, temperature, architecture and seed.
-
-    >>> _NOT_IN_NAMES.sub("-", "kd · T 4").strip("-.")
-    'kd-T-4'
-    """
-    if given and (name := _NOT_IN_NAMES.sub("-", given).strip("-._")):
+    """Return a name for a leaderboard: what was given, else loss, temperature, architecture and seed."""
+    if given and (name := _cleaned(given)):
         return name
     recipe = student.plan.recipe
     temperature = [f"T{student.targets.temperature:g}"] if student.targets else []
     parts = [student.loss, *temperature, recipe.arch, f"s{recipe.seed}"]
-    return _NOT_IN_NAMES.sub("-", "-".join(parts)).strip("-._")
+    return _cleaned("-".join(parts))
+
+
+def _cleaned(name: str) -> str:
+    """Return a name with what teachers' names may hold.
+
+    >>> _cleaned("kd · T 4!")
+    'kd-T-4'
+    """
+    return _NOT_IN_NAMES.sub("-", name).strip("-._")
 
 
 @contextmanager

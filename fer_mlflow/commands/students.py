@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.softlabel_choice import choose_soft_labels
 from fer_mlflow.commands.sources import Source
-from fer_mlflow.commands.training import Plan, read_parts, read_recipe
+from fer_mlflow.commands.training import Plan, carry_out, read_parts, read_recipe
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError
 from fer_mlflow.student.distillation import Distillation, SoftObjective, describe_distillation
-from fer_mlflow.student.targets import SoftTargets, make_targets, mean_top_prob
+from fer_mlflow.student.targets import SoftTargets, make_targets
 from fer_mlflow.teachers.training import training_key
+from fer_mlflow.teachers.training_state import Epoch
 from fer_mlflow.tracking.bundles import derived_params
+from fer_mlflow.tracking.runs import TrackedRun
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,17 @@ class Student:
 
     def metrics(self) -> dict[str, float]:
         """Return how hard the targets are."""
-        return {"target_mean_max_prob": mean_top_prob(self.targets)} if self.targets else {}
+        return {"target_mean_max_prob": self.targets.sharpness} if self.targets else {}
+
+
+def train_student(run: TrackedRun, student: Student, options: Mapping[str, Any]) -> Epoch:
+    """Train one student and log it."""
+    if student.objective and student.objective.missing:
+        warn(f"{student.objective.missing:,} rows have no soft labels and are trained on their labels alone")
+    run.log_params(student.params())
+    run.log_metrics(student.metrics())
+    run.set_tags(student.tags())
+    return carry_out(run, student.plan, options)
 
 
 @dataclass

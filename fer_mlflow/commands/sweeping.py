@@ -14,6 +14,7 @@ from fer_mlflow.commands.configurations import (
     tally_kept,
 )
 from fer_mlflow.commands.ensemble import warn
+from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.sweep_logging import log_sweep
@@ -76,7 +77,7 @@ def _with_splits(options: Mapping[str, Any]) -> dict[str, Any]:
         )
     if not named or options["benchmark"] or ":" in (options["manifest"] or ""):
         return dict(options)
-    there = [part.strip() for part in (options["split"] or "").split(",") if part.strip()]
+    there = split_names(options["split"])
     return {**options, "split": ",".join(dict.fromkeys([*named, *there]))}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
 from fer_mlflow.commands.ensemble import Ensemble, Gathered, gathered_outputs, read_ensemble, warn
+from fer_mlflow.commands.options import split_names
 from fer_mlflow.data.files import cache_folder
 from fer_mlflow.data.merging import parse_input
 from fer_mlflow.errors import BundleError, ContractError, RunError
@@ -113,7 +114,7 @@ def read_teacher_sets(options: Mapping[str, Any], typed: Mapping[str, str]) -> F
             f"{' and '.join(missing)} missing: name the rows by --manifest CSV and the teachers by --teachers YAML, or "
             "take stored runs by --benchmark NAME"
         )
-    names = _members(options) or read_teacher_names(options["teachers"])
+    names = split_names(options["members"]) or read_teacher_names(options["teachers"])
     weights = ",".join(f"{name}={1 / len(names)!r}" for name in names)
     ensembles = []
     for manifest, split in _benchmarks(options):
@@ -163,16 +164,12 @@ def benchmarks_of(sets: Sequence[TeacherSet]) -> dict[str, dict[str, TeacherSet]
     return found
 
 
-def _members(options: Mapping[str, Any]) -> list[str]:
-    return [name for name in (part.strip() for part in options["members"].split(",")) if name]
-
-
 def _benchmarks(options: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     """Yield manifest and split of each benchmark: `A.csv:val,B.csv`, where --split is for those without one."""
-    splits: list[str | None] = [part.strip() for part in (options["split"] or "").split(",") if part.strip()] or [None]
+    splits: list[str | None] = [*split_names(options["split"])] or [None]
     manifests = [options["manifest"]]
     if not Path(options["manifest"]).exists():
-        manifests = [part.strip() for part in options["manifest"].split(",") if part.strip()]
+        manifests = split_names(options["manifest"])
     for text in manifests:
         named = parse_input(text)
         for split in [named.split] if named.split else splits:
@@ -181,9 +178,9 @@ def _benchmarks(options: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 def _stored(options: Mapping[str, Any]) -> list[TeacherSet]:
     """Return the logits that the tracking server has on the named benchmarks, by how the teachers were asked."""
-    client, cache, wanted = connect(), cache_folder(), _members(options)
+    client, cache, wanted = connect(), cache_folder(), split_names(options["members"])
     sets: list[TeacherSet] = []
-    for name in filter(None, (part.strip() for part in options["benchmark"].split(","))):
+    for name in split_names(options["benchmark"]):
         runs = [run for run in runs_on(client, name) if run.data.tags["fer.kind"] == "teacher" and not is_bad(run)]
         if not runs:
             raise RunError(f"benchmark {name}: no teacher's run on it that is not bad; name --manifest and --teachers")

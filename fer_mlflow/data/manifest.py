@@ -54,6 +54,17 @@ class Benchmark:
         """The (N,) paths under `root`."""
         return self.frame["path"]
 
+    def column(self, name: str) -> np.ndarray:
+        """Return the (N,) text of a column.
+
+        Raises
+        ------
+        ManifestError
+            there is no such column
+        """
+        _check_column(name, self.frame, self.manifest_path)
+        return self.frame[name].to_numpy(object)
+
     @cached_property
     def selection_sha256(self) -> str:
         """The identity of the benchmark: see `selection_digest`."""
@@ -178,8 +189,7 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
     """
     manifest = Path(manifest)
     raw = read_csv(manifest)
-    if name not in raw:
-        raise ManifestError(f"manifest {manifest}: no column {name}; there are {', '.join(map(str, raw.columns))}")
+    _check_column(name, raw, manifest)
     own, _ = _normalise(raw[find_columns(raw, manifest)["path"]], root)
     there = pd.DataFrame({"path": own, "value": raw[name]})[own.isin(paths)].drop_duplicates()
     if (again := there["path"].duplicated()).any():
@@ -189,6 +199,11 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
     if (where < 0).any():
         raise ManifestError(f'manifest {manifest}: no row has the path "{paths.iloc[int(np.argmin(where))]}"')
     return there["value"].to_numpy(object)[where]
+
+
+def _check_column(name: str, frame: pd.DataFrame, manifest: Path) -> None:
+    if name not in frame:
+        raise ManifestError(f"manifest {manifest}: no column {name}; there are {', '.join(map(str, frame.columns))}")
 
 
 def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int | None) -> pd.DataFrame:

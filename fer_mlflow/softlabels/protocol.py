@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_mlflow.data.images import Clahe
 from fer_mlflow.scoring.calibration_error import ECE_BINS
 from fer_mlflow.softlabels.bundle import SoftLabels
 
@@ -14,14 +15,21 @@ FEWEST_SHARED = 30  # labelled rows below which two models cannot be told apart 
 def describe_ensemble(bundle: SoftLabels) -> dict[str, str]:
     """Return a bundle's ensemble under the names of the options that would make it, as those options are typed."""
     ensemble, clahe = bundle.report["ensemble"], bundle.report["preprocessing"]["clahe"]
-    described = {
-        "weights": bundle.report["name"],
-        "space": ensemble["space"],
-        "dtype": ensemble["dtype"],
-        "clahe": "true" if clahe else "false",
-        "precision": _of_teachers(bundle, lambda each: each["computed_with"][0]["precision"]),
-    }
-    return described | ({"clahe_clip": f"{clahe['clip']:g}", "clahe_tile": str(clahe["tile"])} if clahe else {})
+    precision = _of_teachers(bundle, lambda each: each["computed_with"][0]["precision"])
+    return describe_settings(
+        bundle.report["name"],
+        ensemble["space"],
+        ensemble["dtype"],
+        precision,
+        Clahe(clahe["clip"], clahe["tile"]) if clahe else None,
+    )
+
+
+def describe_settings(weights: str, space: str, dtype: str, precision: str, clahe: Clahe | None) -> dict[str, str]:
+    """Return an ensemble's settings under the names of their options, as those options are typed."""
+    described = {"weights": weights, "space": space, "dtype": dtype}
+    described |= {"clahe": "true" if clahe else "false", "precision": precision}
+    return described | ({"clahe_clip": f"{clahe.clip:g}", "clahe_tile": str(clahe.tile)} if clahe else {})
 
 
 def name_configuration(bundle: SoftLabels) -> str:

@@ -17,7 +17,7 @@ from fer_mlflow.student.targets import SoftTargets
 from fer_mlflow.teachers.objective import LabelObjective
 from fer_mlflow.teachers.recipe import Recipe
 
-LOSSES = ("ce", "kd", "dkd")
+LOSSES = ("kd", "dkd")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Distillation:
 
     def __post_init__(self):
         check_temperature(self.temperature)
-        if self.loss not in LOSSES[1:]:
-            raise ContractError(f"loss {self.loss!r} is not one of {', '.join(LOSSES[1:])}")
+        if self.loss not in LOSSES:
+            raise ContractError(f"loss {self.loss!r} is not one of {', '.join(LOSSES)}")
 
     @property
     def settings(self) -> dict[str, Any]:

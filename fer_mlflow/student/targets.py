@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
+from fer_mlflow.scoring.sharpness import measure_sharpness
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.fusion import fuse
 from fer_mlflow.student.losses import check_temperature
@@ -32,6 +32,11 @@ class SoftTargets:
     kind: str
     temperature: float
     effective_temperature: float
+
+    @property
+    def sharpness(self) -> float:
+        """The mean over rows of the largest probability: how hard the targets are."""
+        return float(measure_sharpness(self.logits, np.array([self.temperature])).mean[0])
 
 
 def mix_tempered(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], temperature: float) -> np.ndarray:
@@ -109,9 +114,3 @@ def make_targets(
     else:
         fused = fuse(teacher_logits, weights, kind) * (temperature / effective)
     return SoftTargets(fused.astype(np.float32), kind, temperature, effective)
-
-
-def mean_top_prob(targets: SoftTargets) -> float:
-    """Return the mean over rows of the largest probability: how hard the targets are."""
-    z = targets.logits.astype(np.float64) / targets.temperature
-    return float(np.exp(z.max(axis=1) - logsumexp(z, axis=1)).mean())

@@ -175,7 +175,9 @@ def train_teacher(
         try:
             loss = train_epoch(model, loader, optimizer, schedule, scaler, recipe, objective, number, where)
         except DivergedError as what:
-            raise NotFiniteError(str(what), trained() if state.history else None) from None
+            if not state.history:
+                raise NotFiniteError(str(what), None) from None
+            raise NotFiniteError(f"{what}. The state after epoch {number} is kept", trained()) from None
         epoch = _validate(model, val, recipe, mean, std, number, optimizer.param_groups[0]["lr"], loss, device, workers)
         state.add(epoch)
         state.write(state_path)

@@ -40,7 +40,7 @@ def train_epoch(model, loader, optimizer, schedule, scaler, recipe, objective: O
     """
     precision = choose_precision(recipe, device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    advice = "lower --lr, or use --precision fp32. The state after the last whole epoch is kept"
+    advice = "lower --lr, or use --precision fp32"
     model.train()
     total = count = 0.0
     for step, (images, labels, rows) in enumerate(loader):

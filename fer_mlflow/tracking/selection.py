@@ -149,14 +149,14 @@ def runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
     """Return the finished runs with soft labels on a benchmark, the bad ones too."""
     found: list[Run] = []
     if _PLAIN.fullmatch(benchmark):
-        found = _search(client, f"tags.`fer.benchmark` = '{benchmark}'")
+        found = search_soft_labels(client, f"tags.`fer.benchmark` = '{benchmark}'")
         if not found and _DIGEST.fullmatch(benchmark):
-            found = _search(client, f"tags.`fer.selection_sha256` LIKE '{benchmark}%'")
+            found = search_soft_labels(client, f"tags.`fer.selection_sha256` LIKE '{benchmark}%'")
     else:  # MLflow's filters know no way to write such a name
-        found = [run for run in _search(client) if run.data.tags.get("fer.benchmark") == benchmark]
+        found = [run for run in search_soft_labels(client) if run.data.tags.get("fer.benchmark") == benchmark]
     if found:
         return found
-    everything = _search(client)
+    everything = search_soft_labels(client)
     uri = redact(mlflow.get_tracking_uri())
     if not everything:
         raise RunError(f"{uri} has no finished runs with soft labels; export some, or look at MLFLOW_TRACKING_URI")
@@ -181,7 +181,7 @@ def describe_selections(runs: Iterable[Run]) -> str:
 def _search_where(client: MlflowClient, where: str) -> list[Run]:
     """Return the runs that a user's filter leaves; where MLflow cannot read it, that is the user's error."""
     try:
-        return _search(client, where)
+        return search_soft_labels(client, where)
     except TrackingError as error:
         cause = error.__cause__
         if isinstance(cause, MlflowException) and cause.error_code == "INVALID_PARAMETER_VALUE":
@@ -190,7 +190,7 @@ def _search_where(client: MlflowClient, where: str) -> list[Run]:
         raise
 
 
-def _search(client: MlflowClient, condition: str = "") -> list[Run]:
+def search_soft_labels(client: MlflowClient, condition: str = "") -> list[Run]:
     """Return the finished runs of every experiment that have a bundle and fulfil a condition."""
     found: list[Run] = []
     for kind in TEACHING_KINDS:  # MLflow's filters have no OR

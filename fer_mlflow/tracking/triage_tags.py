@@ -6,6 +6,7 @@ STATUS, REASONS, BENCHMARK, RANK = "triage.status", "triage.reasons", "triage.be
 WRITTEN, OVERRULED = "triage.written", "triage.overruled"  # the status as a rule wrote it; what a person had us write
 TAGS = (STATUS, REASONS, BENCHMARK, RANK, WRITTEN, OVERRULED)
 GOOD, WARN, BAD, SUPERSEDED = "good", "warn", "bad", "superseded"
+STATUSES = (GOOD, WARN, BAD, SUPERSEDED)
 
 
 def is_by_person(tags: Mapping[str, str]) -> bool:

@@ -545,12 +545,16 @@ def test_options_that_make_no_sense_are_refused_before_a_run_is_opened(place, te
             [],
             "--fit-run: it is another ensemble (weights A=0.25,B=0.75 for C=1, other checkpoints); fit on a run of the",
         ),
+        (
+            ["--clahe", "true", "--clahe-clip", "3"],
+            "weights A=0.25,B=0.75 for C=1, clahe false for true, clahe_clip none for 3, clahe_tile none for 8, other",
+        ),
         (["--by", "mood"], "no column mood; there are path, label, split, source"),
     ],
 )
 def test_an_ensemble_is_checked_before_its_teachers_are_asked(place, toy_faces, toy_teachers, val_split, options, said):
     before = count_runs(place)
-    fit = [] if options else ["--fit-run", val_split[0]]
+    fit = [] if "--by" in options else ["--fit-run", val_split[0]]
     ensemble = ["--manifest", toy_faces, "--teachers", toy_teachers, "--weights", "C=1", "--limit", "20"]
     assert said in error_line(place.run("calibrate", *ensemble, *fit, *options, status=2))
     assert count_runs(place) == before

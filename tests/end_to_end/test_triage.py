@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from toys import CLASSES, draw_logits, error_line, publish, publish_ensemble, write_bundle
 
-from fer_mlflow.commands import triaging
+from fer_mlflow.commands import triage_judging, triage_writing, triaging
 from fer_mlflow.tracking import tagging
 
 TRIAGE = ("triage.status", "triage.reasons", "triage.benchmark", "triage.rank", "triage.written", "triage.overruled")
@@ -404,13 +404,13 @@ def test_a_dead_run_is_ended_on_request(place, tmp_path, monkeypatch):
     assert (statuses(place)[dead], statuses(place)[alive]) == ("bad", "good")
     assert client.get_run(dead).info.status == "RUNNING"
     assert "tags changed on 0 runs" in place.run("triage").stdout
-    judge = triaging.judge
+    judge = triage_judging.judge
 
     def judge_slowly(*arguments):
         client.set_tag(back, "fer.heartbeat", now)  # a sign of life while bundles are read
         return judge(*arguments)
 
-    monkeypatch.setattr(triaging, "judge", judge_slowly)
+    monkeypatch.setattr(triage_judging, "judge", judge_slowly)
     said = place.run("triage", "--reap", "true").stdout
     assert f"ended dead run {dead}" in said
     assert back not in said
@@ -511,13 +511,13 @@ def test_what_a_killed_triage_changed_is_seen_by_another_machine(place, tmp_path
     class KilledError(BaseException):
         """Ends a triage where a kill -9 would."""
 
-    inner = triaging.write_tags
+    inner = triage_writing.write_tags
 
     def write_and_die(*arguments, **more):
         inner(*arguments, **more)
         raise KilledError
 
-    monkeypatch.setattr(triaging, "write_tags", write_and_die)
+    monkeypatch.setattr(triage_writing, "write_tags", write_and_die)
     with pytest.raises((KilledError, AssertionError)):
         place.run("triage", "--deep", "true")
     monkeypatch.undo()

@@ -207,10 +207,21 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_epoch(parts
     epochs = []
     with pytest.raises(NotFiniteError, match=r"^epoch 2, step 2: the loss is nan") as caught:
         train_student(parts, tmp_path, objective, on_epoch=epochs.append)
+    assert str(caught.value).endswith("use --precision fp32. The state after epoch 1 is kept")
     assert (tmp_path / "last.pt").exists()
     assert caught.value.kept.history == tuple(epochs)
     assert caught.value.kept.checkpoint["epoch"] == 1
     assert all(bool(each.isfinite().all()) for each in caught.value.kept.checkpoint["model"].values())
+
+
+def test_a_first_epoch_that_is_not_finite_says_of_nothing_that_it_is_kept(parts, train_bundle, tmp_path):
+    targets = make_targets(train_bundle, {}, None, 4.0)
+    objective = FailsLater(parts[0], RECIPE, train_bundle, targets, Distillation())
+    objective.calls = 2
+    with pytest.raises(NotFiniteError, match=r"^epoch 1, step 1: .*; lower --lr, or use --precision fp32$") as caught:
+        train_student(parts, tmp_path, objective)
+    assert caught.value.kept is None
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_a_checkpoint_says_how_it_was_distilled(train_part, partial):

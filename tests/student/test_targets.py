@@ -7,7 +7,7 @@ from toys import SHARES, logits_of, write_soft_labels
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.softlabels.calibration import write_calibrated
-from fer_mlflow.student.targets import make_targets, mean_top_prob, mix_tempered
+from fer_mlflow.student.targets import make_targets, mix_tempered
 
 T = 3.0
 
@@ -39,7 +39,7 @@ def test_each_target_is_its_definition_from_either_bundle(tmp_path, train_part, 
     targets = make_targets(train_bundle, teachers, kind, T)
     np.testing.assert_allclose(shown(targets), expected(kind, teachers, T), atol=1e-6)
     assert (targets.kind, targets.temperature, targets.effective_temperature) == (kind, T, T)
-    assert mean_top_prob(targets) == pytest.approx(expected(kind, teachers, T).max(axis=1).mean(), abs=1e-6)
+    assert targets.sharpness == pytest.approx(expected(kind, teachers, T).max(axis=1).mean(), abs=1e-6)
 
 
 def test_the_three_are_different(teachers):
