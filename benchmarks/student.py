@@ -23,11 +23,11 @@ from torchvision import transforms
 
 from fer_mlflow import SoftLabelDataset, kd_loss
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.drawn import write_faces
 from fer_mlflow.data.images import describe_preprocessing, hash_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.softlabels.ensemble import write_ensemble
 from fer_mlflow.teachers.outputs import TeacherOutputs
+from fer_mlflow.tour import write_faces
 
 LIMIT = 1.02
 SIDE, BATCH = 64, 32

@@ -15,9 +15,9 @@ from limits import finish, verdict
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from fer_mlflow.scoring.plateau import find_plateau
-from fer_mlflow.scoring.pool import Pool, tally
-from fer_mlflow.scoring.simplex import simplex_grid
+from fer_mlflow.search.plateau import find_plateau
+from fer_mlflow.search.pool import Pool, tally
+from fer_mlflow.search.simplex import simplex_grid
 
 ROWS, CLASSES, TEACHERS, CONFIGURATIONS = 50_000, 7, 3, 5_000
 SECONDS, MEMORY_MIB = 60, 2048

@@ -284,5 +284,5 @@ def place(request) -> Place:
 def coarse_figures():
     """Draw figures with a ninth of their pixels, whose compression takes a third of a command's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fer_mlflow.scoring.figures.style.DPI", 50)
+        patch.setattr("fer_mlflow.figures.style.DPI", 50)
         yield

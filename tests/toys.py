@@ -117,8 +117,8 @@ def write_bundle(
 
     from fer_mlflow import SoftLabels
     from fer_mlflow.data.manifest import selection_digest
+    from fer_mlflow.scoring.fusion import format_weights
     from fer_mlflow.scoring.metrics import score
-    from fer_mlflow.softlabels.fusion import format_weights
 
     rows, weights, labels = len(logits), weights or {"A": 0.5, "B": 0.5}, np.asarray(labels)
     paths = [f"images/f{row:04d}.jpg" for row in range(rows)] if paths is None else paths
@@ -189,7 +189,7 @@ def publish_ensemble(
     workplace, folder: Path, logits: dict[str, np.ndarray], labels, weights: dict[str, float], **parts
 ):
     """Log teacher runs and the export run of their mean in a space, and return the export run's id and bundle."""
-    from fer_mlflow.softlabels.fusion import fuse
+    from fer_mlflow.scoring.fusion import fuse
 
     teachers = {}
     for name, own in logits.items():

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fer_mlflow.commands.ensemble import Ensemble, Gathered
-from fer_mlflow.data.files import written_folder
+from fer_mlflow.files import written_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.ensemble import write_ensemble
 from fer_mlflow.teachers.shards import ShardStore

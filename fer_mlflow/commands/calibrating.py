@@ -10,6 +10,8 @@ from typing import Any
 import click
 import numpy as np
 
+from fer_mlflow.calibration.folds import crossfit, stratified_folds
+from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
 from fer_mlflow.commands.calibration_report import calibration_metrics, describe_fit, print_result
 from fer_mlflow.commands.ensemble import Ensemble, warn
 from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices
@@ -22,13 +24,11 @@ from fer_mlflow.commands.sources import (
     source_name,
     warn_of_experiment,
 )
-from fer_mlflow.data.files import sha256_of_json
 from fer_mlflow.errors import ContractError, JobError
-from fer_mlflow.scoring.calibration.folds import crossfit, stratified_folds
-from fer_mlflow.scoring.calibration.temperature import OK, TemperatureFit, fit_temperature
+from fer_mlflow.figures import draw_reliability
+from fer_mlflow.files import sha256_of_json
 from fer_mlflow.scoring.evaluation import Evaluation
 from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
-from fer_mlflow.scoring.figures import draw_reliability
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.calibration import fit_of, write_calibrated
 from fer_mlflow.softlabels.protocol import describe_ensemble, describe_protocol

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fer_mlflow.calibration.affine import AffineFit
+from fer_mlflow.calibration.coefficients import CoefficientsFit
+from fer_mlflow.calibration.temperature import OK, TemperatureFit
 from fer_mlflow.commands.sources import Source
-from fer_mlflow.scoring.calibration.affine import AffineFit
-from fer_mlflow.scoring.calibration.coefficients import CoefficientsFit
-from fer_mlflow.scoring.calibration.temperature import OK, TemperatureFit
 from fer_mlflow.scoring.calibration_error import expected_calibration_error
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.calibration import PooledFit

@@ -9,8 +9,8 @@ import pandas as pd
 
 from fer_mlflow.commands.evaluating import SEED
 from fer_mlflow.commands.sources import Source, read_run_or_folder, warn_of_experiment
+from fer_mlflow.figures import draw_differences
 from fer_mlflow.scoring.comparison import Comparison, compare_logits
-from fer_mlflow.scoring.figures import draw_differences
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.protocol import SharedRows, describe_protocol, find_shared_rows
 from fer_mlflow.tracking.runs import metric_key, open_run

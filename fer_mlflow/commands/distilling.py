@@ -21,9 +21,9 @@ from fer_mlflow.commands.students import Reader, Student, train_student
 from fer_mlflow.commands.training import FOLDER, copy_checkpoint, read_split
 from fer_mlflow.data.images import read_image_bytes
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
-from fer_mlflow.teachers.training_state import Epoch
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.training.state import Epoch
 
 
 def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:

@@ -12,9 +12,9 @@ from fer_mlflow.commands.mistakes import draw_most_confident_mistakes
 from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.sources import Source, opened_source, read_source, source_name, warn_of_experiment
 from fer_mlflow.errors import ContractError
+from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_reliability
 from fer_mlflow.scoring.evaluation import Evaluation, slices
 from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
-from fer_mlflow.scoring.figures import draw_class_scores, draw_confusion, draw_reliability
 from fer_mlflow.scoring.metrics import confusion_matrix, precision_and_recall, row_losses, score
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui

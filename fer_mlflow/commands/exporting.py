@@ -10,8 +10,8 @@ import click
 
 from fer_mlflow.commands.bundling import copy_bundle, forget, publish_teachers, write_bundle
 from fer_mlflow.commands.ensemble import gathered_outputs, read_ensemble, warn
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
+from fer_mlflow.files import cache_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run

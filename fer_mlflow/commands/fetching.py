@@ -11,9 +11,9 @@ import click
 from fer_mlflow.commands.bundling import copy_bundle
 from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.local_rows import check_manifest_options, read_local_rows
-from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError, JobError
+from fer_mlflow.files import sha256_of_file
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.protocol import name_configuration
 from fer_mlflow.softlabels.reading import FILES, HASHES

@@ -18,9 +18,9 @@ from fer_mlflow.commands.students import Reader, train_student
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError, JobError, TrackingError
 from fer_mlflow.scoring.comparison import compare_logits
-from fer_mlflow.teachers.recipe import Recipe
 from fer_mlflow.tracking.bundles import adopt_run, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.training.recipe import Recipe
 
 _OF_LOSS = ("loss", "softlabels", "target", "temperature", "alpha", "beta", "ce_weight", "distill_warmup_epochs")
 _OF_RECIPE = tuple(name for name in Recipe.__dataclass_fields__ if name != "clahe")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.commands.sources import opened_source, read_source, source_name, warn_of_experiment
-from fer_mlflow.scoring.figures import draw_sharpness
+from fer_mlflow.figures import draw_sharpness
 from fer_mlflow.scoring.sharpness import Sharpness, measure_sharpness, recommended_temperatures
 from fer_mlflow.tracking.runs import metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui

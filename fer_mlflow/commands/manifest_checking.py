@@ -11,13 +11,13 @@ import numpy as np
 from fer_mlflow.commands.manifesting import read_classes
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.report import Block, as_text, table_rows, write_report
-from fer_mlflow.data.builders.codes import CODES, dataset_called
 from fer_mlflow.data.checking import ERROR, NOTE, WARNING, Check, check_manifest
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.examining import examine_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.merging import Input, parse_input
 from fer_mlflow.data.relating import DIFFERENT, PERMUTED, SAME, SUBSET, SUPERSET, Relation, relate
+from fer_mlflow.datasets.codes import CODES, dataset_called
 from fer_mlflow.errors import ContractError, ManifestError
 
 _SIZES_SHOWN = 8

@@ -9,9 +9,9 @@ import click
 
 from fer_mlflow.commands.manifesting import build_manifest, merge_manifests, read_classes
 from fer_mlflow.commands.report import write_report
-from fer_mlflow.data.builders import BUILDERS
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
+from fer_mlflow.datasets import BUILDERS
 from fer_mlflow.errors import ContractError
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui

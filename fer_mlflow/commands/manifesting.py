@@ -9,15 +9,15 @@ import pandas as pd
 
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.report import Block, as_text, table_rows, write_report
-from fer_mlflow.data.builders import build
-from fer_mlflow.data.builders.codes import CODES
-from fer_mlflow.data.builders.listing import Built
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.merging import Input, Merged, check_inputs, merge, parse_input
 from fer_mlflow.data.splitting import parse_shares, split_rows
 from fer_mlflow.data.support import compare_support
 from fer_mlflow.data.writing import paths_from, write_manifest
+from fer_mlflow.datasets import build
+from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.datasets.listing import Built
 from fer_mlflow.errors import ContractError
 
 _SHOWN = 10

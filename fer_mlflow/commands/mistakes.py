@@ -8,7 +8,7 @@ from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.sources import Source
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ImageError
-from fer_mlflow.scoring.figures import draw_mistakes
+from fer_mlflow.figures import draw_mistakes
 
 MOST = 30
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fer_mlflow.data.files import written_file
+from fer_mlflow.files import written_file
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|])")
 

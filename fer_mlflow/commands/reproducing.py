@@ -23,11 +23,11 @@ from fer_mlflow.commands.teacher_sets import (
     names_of,
     read_teacher_sets,
 )
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import ContractError
+from fer_mlflow.files import cache_folder
 from fer_mlflow.scoring.parts import parts_of
-from fer_mlflow.scoring.reproduction import Reproduction, Searched, Target, search_settings
-from fer_mlflow.scoring.selection import Pools, equal_weights
+from fer_mlflow.search.reproduction import Reproduction, Searched, Target, search_settings
+from fer_mlflow.search.selection import Pools, equal_weights
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 

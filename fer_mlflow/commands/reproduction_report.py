@@ -7,7 +7,7 @@ import numpy as np
 from fer_mlflow.commands.configurations import Configurations, format_span
 from fer_mlflow.commands.report import Block
 from fer_mlflow.commands.teacher_sets import TeacherSet
-from fer_mlflow.scoring.reproduction import WITH_TEMPERATURE, Reproduction, Setting, Target
+from fer_mlflow.search.reproduction import WITH_TEMPERATURE, Reproduction, Setting, Target
 from fer_mlflow.softlabels.protocol import describe_protocol
 
 _PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")

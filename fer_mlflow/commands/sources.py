@@ -12,9 +12,9 @@ import numpy as np
 
 from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
 from fer_mlflow.commands.ensemble import Ensemble, gathered_outputs, read_ensemble, warn
-from fer_mlflow.data.files import cache_folder, sha256_of_file
 from fer_mlflow.data.manifest import read_column
 from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
+from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_bundle_of, read_run

@@ -15,10 +15,10 @@ from fer_mlflow.commands.ensemble import Ensemble, gathered_outputs
 from fer_mlflow.commands.evaluating import SEED
 from fer_mlflow.commands.students import Student
 from fer_mlflow.commands.training import FOLDER
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.data.images import describe_preprocessing
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError
+from fer_mlflow.files import cache_folder
 from fer_mlflow.scoring.significance import bootstrap_intervals
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints

@@ -12,10 +12,10 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError
 from fer_mlflow.student.distillation import Distillation, SoftObjective, describe_distillation
 from fer_mlflow.student.targets import SoftTargets, make_targets
-from fer_mlflow.teachers.training import training_key
-from fer_mlflow.teachers.training_state import Epoch
 from fer_mlflow.tracking.bundles import derived_params
 from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.training.loop import training_key
+from fer_mlflow.training.state import Epoch
 
 
 @dataclass(frozen=True)

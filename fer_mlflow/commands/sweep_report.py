@@ -7,9 +7,9 @@ import numpy as np
 
 from fer_mlflow.commands.configurations import format_span
 from fer_mlflow.commands.sweep_result import Sweep
-from fer_mlflow.scoring.leads import RIVALS
 from fer_mlflow.scoring.metrics import is_lower_better
-from fer_mlflow.scoring.selection import Choice
+from fer_mlflow.search.leads import RIVALS
+from fer_mlflow.search.selection import Choice
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import describe_way_to_ui
 

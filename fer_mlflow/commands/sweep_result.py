@@ -7,9 +7,9 @@ import pandas as pd
 
 from fer_mlflow.commands.configurations import Configurations
 from fer_mlflow.commands.teacher_sets import TeacherSet
-from fer_mlflow.scoring.leads import Judgement
 from fer_mlflow.scoring.metrics import is_lower_better
-from fer_mlflow.scoring.selection import Choice
+from fer_mlflow.search.leads import Judgement
+from fer_mlflow.search.selection import Choice
 
 _DIGITS = 6
 

@@ -12,12 +12,12 @@ import numpy as np
 from fer_mlflow.commands.bundling import write_bundle
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.commands.teacher_sets import TeacherSet
-from fer_mlflow.data.files import cache_folder, sha256_of_json
+from fer_mlflow.files import cache_folder, sha256_of_json
 from fer_mlflow.scoring.evaluation import evaluate
-from fer_mlflow.scoring.selection import Choice
+from fer_mlflow.scoring.fusion import format_weights
+from fer_mlflow.search.selection import Choice
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.calibration import write_calibrated
-from fer_mlflow.softlabels.fusion import format_weights
 from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
 from fer_mlflow.tracking.bundles import derived_params, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_mlflow.calibration.folds import stratified_folds
 from fer_mlflow.commands.configurations import (
     Configurations,
     best_in,
@@ -30,14 +31,13 @@ from fer_mlflow.commands.teacher_sets import (
     names_of,
     read_teacher_sets,
 )
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.calibration.folds import stratified_folds
-from fer_mlflow.scoring.leads import judge_crossfitted, judge_on
+from fer_mlflow.files import cache_folder
 from fer_mlflow.scoring.metrics import is_lower_better
-from fer_mlflow.scoring.pareto import pareto_front
-from fer_mlflow.scoring.plateau import check_metric, find_plateau
-from fer_mlflow.scoring.selection import Choice, Pools, choose_greedily, choose_likeliest
+from fer_mlflow.search.leads import judge_crossfitted, judge_on
+from fer_mlflow.search.pareto import pareto_front
+from fer_mlflow.search.plateau import check_metric, find_plateau
+from fer_mlflow.search.selection import Choice, Pools, choose_greedily, choose_likeliest
 from fer_mlflow.tracking.runs import open_run
 
 OPTIMISED = ("macro_f1", "accuracy", "nll")

@@ -11,10 +11,10 @@ import numpy as np
 from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
 from fer_mlflow.commands.ensemble import Ensemble, Gathered, gathered_outputs, read_ensemble, warn
 from fer_mlflow.commands.options import split_names
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.data.merging import parse_input
 from fer_mlflow.errors import BundleError, ContractError, RunError
-from fer_mlflow.scoring.pool import Pool
+from fer_mlflow.files import cache_folder
+from fer_mlflow.search.pool import Pool
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.protocol import describe_ensemble
 from fer_mlflow.teachers.spec import read_teacher_names

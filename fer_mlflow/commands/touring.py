@@ -32,8 +32,8 @@ from fer_mlflow.commands.training import read_plan, train
 from fer_mlflow.commands.triage import command as triage_command
 from fer_mlflow.commands.triaging import triage
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.drawn import contact_sheet, draw_face, write_faces
-from fer_mlflow.data.files import sha256_of_file, written_file
+from fer_mlflow.files import sha256_of_file, written_file
+from fer_mlflow.tour import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run

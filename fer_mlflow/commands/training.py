@@ -10,14 +10,14 @@ import click
 
 from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.files import cache_folder, sha256_of_file, written_file
 from fer_mlflow.data.images import Clahe
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import ContractError, JobError
-from fer_mlflow.teachers.objective import Objective
-from fer_mlflow.teachers.recipe import Recipe
+from fer_mlflow.files import cache_folder, sha256_of_file, written_file
 from fer_mlflow.teachers.shards import held_keys
-from fer_mlflow.teachers.training import (
+from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.training.loop import (
     NotFiniteError,
     Trained,
     check_recipe,
@@ -26,9 +26,9 @@ from fer_mlflow.teachers.training import (
     training_key,
     write_checkpoint,
 )
-from fer_mlflow.teachers.training_state import Epoch
-from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.training.objective import Objective
+from fer_mlflow.training.recipe import Recipe
+from fer_mlflow.training.state import Epoch
 
 FOLDER = "teacher"  # the artifact folder of a train run
 

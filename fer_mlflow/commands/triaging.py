@@ -11,8 +11,8 @@ from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.triage_judging import judge_runs, tags_of_runs
 from fer_mlflow.commands.triage_report import print_boards, print_changes, print_summary
 from fer_mlflow.commands.triage_writing import clear, overrule, reap, write_changes
-from fer_mlflow.data.files import cache_folder
 from fer_mlflow.errors import ContractError, RunError
+from fer_mlflow.files import cache_folder
 from fer_mlflow.tracking.evidence import EvidenceStore
 from fer_mlflow.tracking.judgement import changes
 from fer_mlflow.tracking.leaderboard import Board, across, build_boards, with_significance

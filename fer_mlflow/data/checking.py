@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.builders.codes import dataset_called
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.examining import Examined, examine_images
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.data.near import near_pairs
 from fer_mlflow.data.steps import Steps, unwatched
 from fer_mlflow.data.support import Support, compare_support
+from fer_mlflow.datasets.codes import dataset_called
 from fer_mlflow.errors import ManifestError
 
 ERROR, WARNING, NOTE = "error", "warning", "note"

@@ -14,9 +14,9 @@ import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.columns import HEADERS, find_columns, read_csv
-from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.data.paths import find_unusable
 from fer_mlflow.errors import ManifestError
+from fer_mlflow.files import sha256_of_file
 
 SHOWN = 10  # offending rows named in a message
 _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)"  # absolute, or with an empty, `.` or `..` part: needs normalising

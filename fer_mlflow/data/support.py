@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from fer_mlflow.data.builders.codes import CODES
-from fer_mlflow.data.builders.folder import SPLIT_WORDS
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.datasets.folder import SPLIT_WORDS
 
 CLOSE = 0.02  # share of the published rows by which a count may differ in all and still be that data set's
 _BETTER = 4.0  # a permutation that is not exact must come so many times closer to be believed

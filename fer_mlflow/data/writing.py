@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from fer_mlflow.data.columns import HEADERS
-from fer_mlflow.data.files import written_file
 from fer_mlflow.errors import ManifestError
+from fer_mlflow.files import written_file
 
 
 def paths_from(root: str | Path, folder: str | Path, paths: pd.Series) -> pd.Series:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.files import sha256_of_file, written_folder
 from fer_mlflow.data.manifest import selection_digest
+from fer_mlflow.files import sha256_of_file, written_folder
 from fer_mlflow.softlabels.reading import (
     ARRAYS,
     CLASSES,

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.scoring.calibration.affine import fit_bias_corrected_temperature, fit_vector_scaling
-from fer_mlflow.scoring.calibration.coefficients import fit_coefficients
-from fer_mlflow.scoring.calibration.temperature import OK, TemperatureFit, fit_temperature
+from fer_mlflow.calibration.affine import fit_bias_corrected_temperature, fit_vector_scaling
+from fer_mlflow.calibration.coefficients import fit_coefficients
+from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
+from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.fusion import fuse, stored
 
 METHODS: Mapping[str, Callable] = {
     "temperature": fit_temperature,

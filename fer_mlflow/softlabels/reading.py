@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.data.manifest import selection_digest
 from fer_mlflow.errors import BundleError
+from fer_mlflow.files import sha256_of_file
 from fer_mlflow.scoring.alignment import Check
-from fer_mlflow.softlabels.fusion import DTYPES
+from fer_mlflow.scoring.fusion import DTYPES
 
 FORMAT = "fer-softlabels/1"
 ARRAYS, INDEX, CLASSES = "softlabels.npz", "softlabels_index.jsonl", "classorder.json"

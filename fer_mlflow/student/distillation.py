@@ -14,8 +14,8 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.joining import check_same_images, join_rows, name_missing
 from fer_mlflow.student.losses import check_temperature, dkd_rows, kd_rows
 from fer_mlflow.student.targets import SoftTargets
-from fer_mlflow.teachers.objective import LabelObjective
-from fer_mlflow.teachers.recipe import Recipe
+from fer_mlflow.training.objective import LabelObjective
+from fer_mlflow.training.recipe import Recipe
 
 LOSSES = ("kd", "dkd")
 

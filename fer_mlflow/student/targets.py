@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_logits
 from fer_mlflow.scoring.sharpness import measure_sharpness
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.fusion import fuse
 from fer_mlflow.student.losses import check_temperature
 
 TARGETS = ("logit", "prob", "mixture")

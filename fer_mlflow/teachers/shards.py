@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from fer_mlflow.data.files import written_file
+from fer_mlflow.files import written_file
 from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
 from fer_mlflow.teachers.provenance import in_sample
 

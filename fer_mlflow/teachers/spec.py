@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from fer_mlflow.data.files import sha256_of_file, sha256_of_json
 from fer_mlflow.errors import TeacherError
+from fer_mlflow.files import sha256_of_file, sha256_of_json
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 FIELDS = ("arch", "checkpoint", "img_size", "mean", "std", "classes")

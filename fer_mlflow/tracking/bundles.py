@@ -9,8 +9,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.errors import RunError
+from fer_mlflow.files import sha256_of_file
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble
 from fer_mlflow.softlabels.reading import HASHES

@@ -4,7 +4,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from fer_mlflow.data.files import cache_folder
+from fer_mlflow.files import cache_folder
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open_if_sound
 from fer_mlflow.tracking.selection import choose_run

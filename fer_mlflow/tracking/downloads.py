@@ -10,8 +10,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from fer_mlflow.data.files import written_folder
 from fer_mlflow.errors import BundleError, JobError, RunError
+from fer_mlflow.files import written_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.reading import ARRAYS, FILES, HASHES, INDEX, BrokenFileError
 from fer_mlflow.tracking.store import tracking_errors

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from mlflow import MlflowClient
 
-from fer_mlflow.data.files import written_file
 from fer_mlflow.errors import BundleError, RunError
+from fer_mlflow.files import written_file
 from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS, REPORT

@@ -19,7 +19,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
 
-from fer_mlflow.data.files import written_file
+from fer_mlflow.files import written_file
 from fer_mlflow.tracking.searching import all_experiments, collector_paused, search_runs
 from fer_mlflow.tracking.store import redact, sqlite_path, tracking_errors
 from fer_mlflow.tracking.triage_tags import is_by_person

@@ -16,9 +16,9 @@ from mlflow import MlflowClient
 from toys import artifact, error_line, write_soft_labels
 
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.data.images import prepare_image
 from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.files import sha256_of_file
 from fer_mlflow.student.distillation import SoftObjective
 from fer_mlflow.teachers.checkpoint import load_teacher
 from fer_mlflow.teachers.spec import TeacherSpec

@@ -392,7 +392,7 @@ def test_from_another_folder_a_relative_manifest_is_missed_only_where_it_is_need
 
 def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_changed_image(place, tmp_path, monkeypatch):
     from fer_mlflow.commands import mistakes
-    from fer_mlflow.data.files import sha256_of_file
+    from fer_mlflow.files import sha256_of_file
 
     manifest = toys.write_faces(tmp_path / "faces", 40)
     logits, labels = draw_logits(40, seed=9)

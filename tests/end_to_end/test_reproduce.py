@@ -6,7 +6,7 @@ import pytest
 from conftest import new_workplace
 from toys import CLASSES, artifact, count_runs, draw_logits, error_line, expected_metrics, publish, write_bundle
 
-from fer_mlflow.softlabels.fusion import fuse
+from fer_mlflow.scoring.fusion import fuse
 
 ROWS = 600
 CLAHE = {"clip": 2.0, "tile": 8, "space": "LAB", "pattern_sha256": "ab" * 32}

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from toys import write_faces
 
-from fer_mlflow.data.files import sha256_of_file
+from fer_mlflow.files import sha256_of_file
 
 SMALL = ("--arch", "test_resnet", "--img-size", "32", "--epochs", "2", "--batch-size", "16", "--workers", "0")
 

@@ -10,10 +10,10 @@ import pytest
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import BundleError, ContractError
+from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.ensemble import matches, outputs_of_teacher, write_ensemble
-from fer_mlflow.softlabels.fusion import fuse, stored
 from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
 
 N = 70

@@ -13,9 +13,9 @@ from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.student.distillation import Distillation, SoftObjective, describe_distillation
 from fer_mlflow.student.losses import dkd_loss, kd_loss
 from fer_mlflow.student.targets import make_targets
-from fer_mlflow.teachers.objective import LabelObjective
-from fer_mlflow.teachers.recipe import Recipe
-from fer_mlflow.teachers.training import NotFiniteError, train_teacher, training_key
+from fer_mlflow.training.loop import NotFiniteError, train_teacher, training_key
+from fer_mlflow.training.objective import LabelObjective
+from fer_mlflow.training.recipe import Recipe
 
 RECIPE = Recipe("test_resnet", img_size=32, epochs=2, lr=0.01, batch_size=16, flip=0.5, affine=5)
 ROWS = torch.tensor([5, 0, 17, 40])

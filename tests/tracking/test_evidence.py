@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from scipy.special import log_softmax
 from toys import CLASSES, draw_logits, expected_metrics, publish, write_bundle
 
-from fer_mlflow.data.files import sha256_of_file
 from fer_mlflow.errors import TrackingError
+from fer_mlflow.files import sha256_of_file
 from fer_mlflow.tracking.evidence import EvidenceStore
 from fer_mlflow.tracking.run_table import record_of
 

@@ -1,0 +1,107 @@
+"""AffectNet, manually annotated: one .npy file for each image, or the older CSV files."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.data.paths import find_unusable
+from fer_mlflow.data.steps import counted
+from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.datasets.labels import parse_code, read_table
+from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, nested, select_labels
+from fer_mlflow.errors import ManifestError
+
+_SETS = {"train_set": "train", "val_set": "val"}
+_TABLES = {"training.csv": "train", "validation.csv": "val"}
+_LISTS = "Manually_Annotated_file_lists"
+_IMAGES = ("Manually_Annotated_Images", "Manually_Annotated", "Manually_Annotated_compressed", "images")
+_ENDING = "_exp.npy"
+_TRIED = 2000  # paths of a CSV that are looked for in each folder that may hold its images
+
+
+def list_affectnet(request: Request) -> Listing:
+    """List the rows of `train_set/` and `val_set/`, or of `training.csv` and `validation.csv`.
+
+    Codes 8 to 10 are no faces and are left out; so is contempt unless the classes have it.
+
+    Raises
+    ------
+    ManifestError
+        neither layout is there, or a label is out of range
+    """
+    wanted = [f"{name}/annotations" for name in _SETS] + [*_TABLES, *(f"{_LISTS}/{name}" for name in _TABLES)]
+    folder = find_inside(request.folder, wanted, "AffectNet")
+    if any((folder / name / "annotations").is_dir() for name in _SETS):
+        return _list_sets(folder, request)
+    return _list_tables(folder, request)
+
+
+def _list_sets(folder: Path, request: Request) -> Listing:
+    """List the layout with ID_exp.npy files."""
+    parts, dropped, unlisted = [], Counter[str](), 0
+    for name, split in _SETS.items():
+        if not (folder / name / "annotations").is_dir():
+            continue
+        annotations = list(nested(folder / name, "annotations"))[-1]
+        files = sorted(path.name for path in annotations.iterdir() if path.name.endswith(_ENDING))
+        if not files:
+            raise ManifestError(f"{annotations}: no ID{_ENDING} in it; unpack the annotations there")
+        words = [
+            _word_in(annotations / file)
+            for file in counted(files, f"reading labels of {name}", len(files), request.steps)
+        ]
+        images = list(nested(folder / name, "images"))[-1:] or [folder / name / "images"]
+        there = _by_stem(images[0])
+        stems = [file.removesuffix(_ENDING) for file in files]
+        prefix = images[0].relative_to(folder).as_posix()
+        paths = [f"{prefix}/{there.get(stem, f'{stem}.jpg')}" for stem in stems]
+        unlisted += len(there.keys() - set(stems))
+        labels = select_labels(words, request.classes, dropped)
+        parts.append(pd.DataFrame({"path": paths, "label": labels, "split": split}))
+    rows = pd.concat(parts, ignore_index=True).dropna(subset="label").reset_index(drop=True)
+    return Listing(rows, folder, skipped=dropped, unlisted=unlisted)
+
+
+def _by_stem(folder: Path) -> dict[str, str]:
+    """Return the files of a folder by their names without the ending."""
+    return {path.name.rpartition(".")[0]: path.name for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def _word_in(path: Path) -> str | None:
+    """Return the class in a .npy file of one integer, which some releases store as text."""
+    try:
+        value = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ManifestError(f"{path}: not a .npy file of one label ({' '.join(str(error).split())})") from error
+    if value.size != 1:
+        raise ManifestError(f"{path}: found {value.size} values; the file of one image holds one label")
+    return CODES["affectnet"].name_of(parse_code(str(value.reshape(()).item()), CODES["affectnet"], path))
+
+
+def _list_tables(folder: Path, request: Request) -> Listing:
+    """List the layout with CSV files."""
+    lists = folder / _LISTS if (folder / _LISTS).is_dir() else folder
+    parts, dropped = [], Counter[str]()
+    for name, split in _TABLES.items():
+        path = lists / name
+        if not path.is_file():
+            continue
+        table = read_table(path, ["subDirectory_filePath", "expression"])
+        codes, texts = pd.factorize(table["expression"])
+        first = np.unique(codes, return_index=True)[1]  # the first row with each text, for the message
+        words = [
+            CODES["affectnet"].name_of(parse_code(text, CODES["affectnet"], path, row + 2))
+            for text, row in zip(texts, first, strict=True)
+        ]
+        labels = select_labels([words[code] for code in codes], request.classes, dropped)
+        parts.append(pd.DataFrame({"path": table["subDirectory_filePath"], "label": labels, "split": split}))
+    rows = pd.concat(parts, ignore_index=True).dropna(subset="label").reset_index(drop=True)
+    folders = [folder, folder.parent] if lists == folder else [folder]
+    folders += [each for top in tuple(folders) for name in _IMAGES for each in nested(top, name)]
+    folders += [each for top in tuple(folders) for name in _IMAGES for each in nested(top, name)]
+    images, _ = fullest((each, rows["path"].head(_TRIED)) for each in dict.fromkeys(folders))
+    if find_unusable(rows["path"].head(_TRIED), images)[0].all() and len(folders) > 2:
+        images = folders[2]
+    return Listing(rows, images, skipped=dropped)

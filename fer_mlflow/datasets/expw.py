@@ -1,0 +1,104 @@
+"""ExpW: boxes of faces in photographs, whose crops are written out."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.data.images import decode_image, read_image_bytes
+from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.datasets.labels import parse_code, read_lines
+from fer_mlflow.datasets.listing import Listing, Request, count_images, find_inside, fullest, nested, select_labels
+from fer_mlflow.datasets.pixels import encode_png, flush_images, on_all_cores, write_image
+from fer_mlflow.errors import ImageError, ManifestError
+
+_LIST = "label.lst"
+_UNREADABLE, _OUTSIDE = "whose photograph cannot be decoded", "whose box lies outside its photograph"
+
+
+def list_expw(request: Request) -> Listing:
+    """List the faces of `label.lst`; a line is image, face id, top, left, right, bottom, confidence, label.
+
+    Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` tell the photograph and how sure the
+    box is: faces of one photograph should stay in one split. There are no splits.
+
+    Raises
+    ------
+    ManifestError
+        the list is not there or cut short, or a label or a box is none
+    """
+    folder = find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
+    path = folder / _LIST if (folder / _LIST).is_file() else folder / "label" / _LIST
+    rows, boxes = _read_faces(path)
+    dropped: Counter[str] = Counter()
+    rows["label"] = select_labels(rows["label"], request.classes, dropped)
+    kept = rows["label"].notna().to_numpy(bool)
+    rows, boxes = rows[kept].reset_index(drop=True), boxes[kept]
+    tops = (folder, folder / "data", folder / "image", folder / "data" / "image")
+    candidates = [folder, *(each for top in tops for name in ("image", "origin") for each in nested(top, name))]
+    photos, _ = fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
+    unlisted = max(count_images(photos) - rows["photo"].nunique(), 0)
+
+    def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
+        own = boxes[rows["path"].isin(found["path"]).to_numpy(bool)]
+        return _write_crops(found, own, photos, request)
+
+    return Listing(rows, request.images, photos, rows["photo"], dropped, unlisted, write)
+
+
+def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the faces of a list, and their boxes, (N, 4) int64: top, left, right, bottom."""
+    faces, boxes = [], []
+    for number, line in read_lines(path):
+        fields = line.rsplit(maxsplit=7)
+        try:
+            photo, face, *box, confidence, code = fields
+            top, left, right, bottom = map(int, box)
+            float(confidence)
+        except ValueError as error:
+            raise ManifestError(
+                f'{path} line {number}: found "{line}"; a line is image face_id top left right bottom confidence '
+                "label. Is the file complete?"
+            ) from error
+        if top >= bottom or left >= right:
+            raise ManifestError(
+                f"{path} line {number}: box top {top}, left {left}, right {right}, bottom {bottom} holds no pixel"
+            )
+        word = CODES["expw"].name_of(parse_code(code, CODES["expw"], path, number))
+        faces.append((f"{photo.rpartition('.')[0]}_{face}", word, "", photo, confidence))
+        boxes.append((top, left, right, bottom))
+    frame = pd.DataFrame(faces, columns=["path", "label", "split", "photo", "confidence"], dtype=str)
+    again = frame.groupby("path").cumcount()  # a face id that a photograph has twice
+    frame["path"] = frame["path"] + again.map(lambda n: f"_{n}" if n else "").astype(str) + ".png"
+    return frame, np.array(boxes, np.int64)
+
+
+def _write_crops(
+    found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: Request
+) -> tuple[pd.DataFrame, Counter]:
+    """Write crops, each photograph decoded once; return the faces that have one, and why others have none."""
+    groups = list(found.groupby("photo", sort=False).indices.items())
+
+    def crop(group: tuple[str, np.ndarray]) -> list[tuple[int, str]]:
+        """Return the rows that have no crop, and why."""
+        photo, rows = group
+        try:
+            image = decode_image(read_image_bytes(photos, photo))
+        except ImageError:
+            return [(row, _UNREADABLE) for row in rows]
+        failed = []
+        for row in rows:
+            top, left, right, bottom = boxes[row].clip(0)
+            pixels = image[top:bottom, left:right]
+            if pixels.size:
+                write_image(request.images / found["path"].iloc[row], encode_png(pixels))
+            else:
+                failed.append((row, _OUTSIDE))
+        return failed
+
+    failed = dict(
+        each for group in on_all_cores(crop, groups, "cropping faces", len(groups), request.steps) for each in group
+    )
+    flush_images()
+    return found.drop(index=list(failed)).reset_index(drop=True), Counter(failed.values())
