@@ -184,9 +184,13 @@ def _check_bool(value: Any) -> bool:
     raise ValueError(f"{value!r} is neither true nor false")
 
 
-@cache
-def fields_of(settings: type) -> tuple[Field, ...]:
+def fields_of(settings: Any) -> tuple[Field, ...]:
     """Return the fields of a settings class, in the order in which help texts show them."""
+    return _fields(settings)
+
+
+@cache
+def _fields(settings: Any) -> tuple[Field, ...]:
     hints = get_type_hints(settings, include_extras=True)
     return tuple(_field(each, hints[each.name]) for each in dataclasses.fields(settings))
 
