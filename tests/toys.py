@@ -117,8 +117,8 @@ def write_bundle(
 
     from fer_mlflow import SoftLabels
     from fer_mlflow.data.manifest import selection_digest
-    from fer_mlflow.scoring.fusion import format_weights
     from fer_mlflow.scoring.metrics import score
+    from fer_mlflow.settings.weights import format_weights
 
     rows, weights, labels = len(logits), weights or {"A": 0.5, "B": 0.5}, np.asarray(labels)
     paths = [f"images/f{row:04d}.jpg" for row in range(rows)] if paths is None else paths

@@ -14,12 +14,12 @@ import pandas as pd
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
-from fer_mlflow.scoring.fusion import parse_weights
 from fer_mlflow.scoring.tallies import Tallies
 from fer_mlflow.search.plateau import best_of
 from fer_mlflow.search.pool import Outcomes, Pool, tally
 from fer_mlflow.search.selection import Choice, Pools
 from fer_mlflow.search.simplex import count_weightings, finest_step, simplex_grid, steps_in
+from fer_mlflow.settings.weights import parse_weights
 
 _CHUNK = 128  # configurations that are lost at most when a sweep is stopped
 

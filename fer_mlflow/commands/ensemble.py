@@ -16,7 +16,7 @@ from fer_mlflow.data.images import Clahe, describe_preprocessing, hash_images
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import BundleError, ImageError
 from fer_mlflow.files import sha256_of_json
-from fer_mlflow.scoring.fusion import format_weights, parse_weights
+from fer_mlflow.settings.weights import format_weights, parse_weights
 from fer_mlflow.softlabels.ensemble import matches, outputs_of_teacher
 from fer_mlflow.softlabels.protocol import describe_settings
 from fer_mlflow.teachers.outputs import TeacherOutputs, stale_rows, unreadable_message

@@ -5,8 +5,8 @@ import pandas as pd
 
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.figures import draw_pareto, draw_weight_map
-from fer_mlflow.scoring.fusion import format_weights
 from fer_mlflow.search.leads import RIVALS
+from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_key
 
 _PANELS = 4

@@ -14,8 +14,8 @@ from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.commands.teacher_sets import TeacherSet
 from fer_mlflow.files import cache_folder, sha256_of_json
 from fer_mlflow.scoring.evaluation import evaluate
-from fer_mlflow.scoring.fusion import format_weights
 from fer_mlflow.search.selection import Choice
+from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.calibration import write_calibrated
 from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration

@@ -1,7 +1,5 @@
 """From K teachers' logits to one ensemble's: a weighted mean of logits, or of probabilities."""
 
-import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,71 +7,10 @@ from scipy.special import log_softmax, logsumexp
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
+from fer_mlflow.settings.weights import check_weights
 
 SPACES = ("logit", "prob")
 DTYPES = ("float32", "float16")
-_TOLERANCE = 1e-6  # how far from 1 a sum of weights may be
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # what may stand in a metric key, a param key and a file name
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """Read `NAME=share,NAME=share`; names are unique, shares finite, at least 0 and sum to 1 within 1e-6.
-
-    A share of 0 drops the teacher.
-
-    Raises
-    ------
-    ContractError
-        anything else; for a wrong sum the message gives the normalised weights
-
-    Examples
-    --------
-    >>> parse_weights("RN18=0.4, B3=0.6")
-    {'RN18': 0.4, 'B3': 0.6}
-    """
-    weights: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, share = (piece.strip() for piece in part.partition("="))
-        if not equals or not _NAME.fullmatch(name):
-            raise ContractError(f'weights: "{part}" is not NAME=share; write for example RN18=0.4,B3=0.6')
-        if name in weights:
-            raise ContractError(f"weights: teacher {name} is there twice; give it one share")
-        try:
-            weights[name] = float(share)
-        except ValueError as error:
-            raise ContractError(f'weights: the share "{share}" of {name} is not a number') from error
-    check_weights(weights)
-    return {name: share for name, share in weights.items() if share > 0}
-
-
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Check that shares are finite, at least 0 and sum to 1 within 1e-6.
-
-    Raises
-    ------
-    ContractError
-        they are not; for a wrong sum the message gives the normalised weights
-    """
-    if not weights:
-        raise ContractError("weights: no teacher is named; write for example RN18=0.4,B3=0.6")
-    for name, share in weights.items():
-        if not math.isfinite(share) or share < 0:
-            raise ContractError(f"weights: the share {share:g} of {name} is not a finite number of at least 0")
-    total = math.fsum(weights.values())
-    if total <= 0:
-        raise ContractError("weights: all shares are 0; give at least one teacher a share")
-    if abs(total - 1) > _TOLERANCE:
-        normalised = ",".join(f"{name}={share / total:.6g}" for name, share in weights.items())
-        raise ContractError(f"weights: shares sum to {total:.6g}, not to 1; normalised they are {normalised}")
-
-
-def format_weights(weights: Mapping[str, float]) -> str:
-    """Return the canonical text of an ensemble: names sorted, shares as shortest decimals.
-
-    >>> format_weights({"RN18": 0.40, "B3": 0.6})
-    'B3=0.6,RN18=0.4'
-    """
-    return ",".join(f"{name}={np.format_float_positional(weights[name], trim='-')}" for name in sorted(weights))
 
 
 def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: str) -> np.ndarray:

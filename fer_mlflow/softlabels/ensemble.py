@@ -12,8 +12,9 @@ import pandas as pd
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError
 from fer_mlflow.scoring.alignment import Check, check_statistics
-from fer_mlflow.scoring.fusion import format_weights, fuse, stored
+from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import INDEX_FIELDS, SoftLabels
 from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
 from fer_mlflow.teachers.provenance import UNKNOWN

@@ -7,8 +7,8 @@ import numpy as np
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.alignment import Check, check_statistics
-from fer_mlflow.scoring.fusion import check_weights
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.settings.weights import check_weights
 from fer_mlflow.softlabels.reading import HASHES, METRICS, Reading, label_columns
 
 _TOLERANCE = 1e-6  # of a metric: another NumPy sums in another order

@@ -9,7 +9,8 @@ import pytest
 from conftest import Place, new_workplace
 from toys import artifact, count_runs, draw_logits, error_line, expected_metrics, publish, write_bundle
 
-from fer_mlflow.scoring.fusion import format_weights, fuse
+from fer_mlflow.scoring.fusion import fuse
+from fer_mlflow.settings.weights import format_weights
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 ROWS = 140

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fer_mlflow.errors import ContractError, FerError
 
@@ -221,7 +221,7 @@ class Settings:
             try:
                 value = field.check(getattr(self, field.name))
             except (ValueError, FerError) as error:
-                raise ContractError(f"{field.name}: {error}") from error
+                raise ContractError(f"{field.name}: {str(error).removeprefix(f'{field.name}: ')}") from error
             object.__setattr__(self, field.name, value)
         self.check()
 
@@ -252,41 +252,6 @@ def split_names(text: Any) -> tuple[str, ...]:
     """
     names = text.split(",") if isinstance(text, str) else list(text)
     return tuple(name for name in (str(each).strip() for each in names) if name)
-
-
-P = ParamSpec("P")
-S = TypeVar("S", bound=Settings)
-R = TypeVar("R")
-
-
-class Workflow(Generic[P, S, R]):
-    """A workflow: call it with keywords, or `of` settings that are made already.
-
-    Attributes
-    ----------
-    settings : the class of its settings
-    """
-
-    def __init__(self, settings: Callable[P, S], run: Callable[..., R]):
-        self.settings, self._run = settings, run
-        self.__doc__, self.__name__, self.__module__ = run.__doc__, run.__name__, run.__module__
-
-    def __repr__(self) -> str:
-        return f"<workflow {self.__name__}>"
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Make the settings from keywords, check them, and run the workflow."""
-        values: Any = renamed(self.settings, kwargs)
-        return self.of(self.settings(*args, **values))
-
-    def of(self, settings: S, **context: Any) -> R:
-        """Run the workflow with settings; `progress` is how it reports how far it is."""
-        return self._run(settings, **context)
-
-
-def workflow(settings: Callable[P, S]) -> Callable[[Callable[..., R]], Workflow[P, S, R]]:
-    """Return the decorator that makes a function of settings a workflow."""
-    return lambda run: Workflow(settings, run)
 
 
 def renamed(settings: Any, values: Mapping[str, Any]) -> dict[str, Any]:

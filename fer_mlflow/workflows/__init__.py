@@ -1,0 +1,40 @@
+"""Workflows: one file for each command, settings in, a frozen result out; no printing and no command line."""
+
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from fer_mlflow.settings import Settings, renamed
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=Settings)
+R = TypeVar("R")
+
+
+class Workflow(Generic[P, S, R]):
+    """A workflow: call it with keywords, or `of` settings that are made already.
+
+    Attributes
+    ----------
+    settings : the class of its settings
+    """
+
+    def __init__(self, settings: Callable[P, S], run: Callable[..., R]):
+        self.settings, self._run = settings, run
+        self.__doc__, self.__name__, self.__module__ = run.__doc__, run.__name__, run.__module__
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.__name__}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make the settings from keywords, check them, and run the workflow."""
+        values: Any = renamed(self.settings, kwargs)
+        return self.of(self.settings(*args, **values))
+
+    def of(self, settings: S, **context: Any) -> R:
+        """Run the workflow with settings; `progress` is how it reports how far it is."""
+        return self._run(settings, **context)
+
+
+def workflow(settings: Callable[P, S]) -> Callable[[Callable[..., R]], Workflow[P, S, R]]:
+    """Return the decorator that makes a function of settings a workflow."""
+    return lambda run: Workflow(settings, run)
