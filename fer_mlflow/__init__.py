@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from fer_mlflow.softlabels.bundle import SoftLabels
     from fer_mlflow.student.dataset import SoftLabelDataset
     from fer_mlflow.student.losses import dkd_loss, kd_loss
+    from fer_mlflow.workflows.inspect import inspect
 
-__all__ = ["SoftLabelDataset", "SoftLabels", "dkd_loss", "kd_loss"]
+__all__ = ["SoftLabelDataset", "SoftLabels", "dkd_loss", "inspect", "kd_loss"]
 __version__ = "0.1.0"
 
 
@@ -20,6 +21,7 @@ _HOMES = {
     "SoftLabelDataset": "fer_mlflow.student.dataset",
     "kd_loss": "fer_mlflow.student.losses",
     "dkd_loss": "fer_mlflow.student.losses",
+    "inspect": "fer_mlflow.workflows.inspect",
 }
 
 
@@ -28,3 +30,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

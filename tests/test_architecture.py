@@ -13,7 +13,7 @@ PACKAGE = Path(fer_mlflow.__file__).parent
 ORDER = (
     *("errors", "settings", "files", "progress", "tables", "data", "datasets"),
     *("scoring", "calibration", "search", "figures", "teachers", "training", "softlabels", "student", "tracking"),
-    *("workflows", "tour", "commands", "cli"),
+    *("workflows", "tour", "cli", "commands"),
 )
 # SoftLabels.from_run is the public face of tracking, on the one class that students know. It imports when it is called.
 WAYS_UP = {

@@ -1,14 +1,15 @@
 """MLproject, conda.yaml, pyproject.toml and README say the same things as the code."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
-import tomllib
 import yaml
 
 from fer_mlflow.cli import COMMANDS, main
+from fer_mlflow.cli.options import FieldType
 
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -59,28 +60,37 @@ def test_every_entry_point_is_a_command_and_the_other_way_round():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_parameters_and_defaults_are_those_of_the_command(name):
-    declared = {}
-    for key, value in MLPROJECT["entry_points"][name]["parameters"].items():
-        declared[key] = value.get("default") if isinstance(value, dict) else None
-    options = {p.name: None if p.required else p.default for p in COMMAND[STARTED[name]].params}
-    assert declared == options
+def test_declared_parameters_are_options_with_the_same_default(name):
+    entry = MLPROJECT["entry_points"][name]
+    declared = {
+        key: value.get("default") if isinstance(value, dict) else None
+        for key, value in entry.get("parameters", {}).items()
+    }
+    options = {p.name: p for p in COMMAND[STARTED[name]].params}
+    assert {key for key, option in options.items() if option.required} <= set(declared) <= set(options)
+    for key, default in declared.items():
+        if options[key].required:
+            assert default is None, key
+        else:  # empty gives the option's own default
+            assert default in ("", default_text(options[key])), key
+
+
+def default_text(option: click.Parameter) -> str:
+    """Return an option's default as it is typed."""
+    if isinstance(option.type, FieldType):
+        return option.type.field.default_text
+    return option.default
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_command_passes_every_parameter_unquoted(name):
     entry = MLPROJECT["entry_points"][name]
-    passed = dict(re.findall(r"--([a-z0-9-]+) \{([a-z0-9_]+)\}", entry["command"]))
-    positions = re.findall(
-        r"(?<!--)(?<=[a-z}]) \{([a-z_]+)\}", re.sub(r"--[a-z0-9-]+ \{[a-z0-9_]+\}", "", entry["command"])
-    )
+    words = entry["command"].split()
     arguments = [p.name for p in COMMAND[STARTED[name]].params if isinstance(p, click.Argument)]
-    assert positions == arguments
-    assert {option.replace("-", "_"): key for option, key in passed.items()} == {
-        key: key for key in entry["parameters"] if key not in arguments
-    }
-    assert entry["command"].startswith(f"python -m fer_mlflow {STARTED[name]} ")
-    assert not set("'\"") & set(entry["command"])
+    start = ["python", "-m", "fer_mlflow", *STARTED[name].split()]
+    options = [each for each in entry.get("parameters", {}) if each not in arguments]
+    passed = [word for each in options for word in (f"--{each.replace('_', '-')}", f"{{{each}}}")]
+    assert words == [*start, *passed, *(f"{{{each}}}" for each in arguments)]
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)

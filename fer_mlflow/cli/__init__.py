@@ -1,11 +1,13 @@
 """The command line: sub-commands loaded when they are asked for, errors as one line."""
 
 import importlib
+import logging
 import traceback
 
 import click
 
 from fer_mlflow.errors import FerError, Interrupted
+from fer_mlflow.tracking.context import command_line
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
@@ -13,6 +15,17 @@ COMMANDS = (
     *("sweep", "reproduce"),
     *("triage", "fetch", "verify", "train", "distill", "demo"),
 )
+
+
+_CONVERTED = ("inspect",)
+
+
+class _ToStderr(logging.Handler):
+    """Prints what the package logs on stderr, a line each; warnings say that they are."""
+
+    def emit(self, record):
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(f"{prefix}{record.getMessage()}", err=True)
 
 
 class LazyGroup(click.Group):
@@ -24,11 +37,17 @@ class LazyGroup(click.Group):
     def get_command(self, ctx, name):
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"fer_mlflow.commands.{name}").command
+        home = "cli" if name in _CONVERTED else "commands"
+        return importlib.import_module(f"fer_mlflow.{home}.{name}").command
 
     def invoke(self, ctx):
+        logger = logging.getLogger("fer_mlflow")
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+            logger.addHandler(_ToStderr())
         try:
-            return super().invoke(ctx)
+            with command_line():
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except (FerError, Interrupted) as error:
@@ -43,7 +62,14 @@ class LazyGroup(click.Group):
         return ctx.exit(status)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+# MLflow writes parameters that MLproject does not declare with `_`.
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="fer-mlflow", prog_name="fer-mlflow")
 def main(debug: bool) -> None:

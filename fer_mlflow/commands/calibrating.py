@@ -13,17 +13,8 @@ import numpy as np
 from fer_mlflow.calibration.folds import crossfit, stratified_folds
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
 from fer_mlflow.commands.calibration_report import calibration_metrics, describe_fit, print_result
-from fer_mlflow.commands.ensemble import Ensemble, warn
 from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices
-from fer_mlflow.commands.options import split_names
-from fer_mlflow.commands.sources import (
-    Source,
-    opened_source,
-    read_run_or_folder,
-    read_source,
-    source_name,
-    warn_of_experiment,
-)
+from fer_mlflow.commands.options import source_settings, split_names
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.figures import draw_reliability
 from fer_mlflow.files import sha256_of_json
@@ -34,6 +25,14 @@ from fer_mlflow.softlabels.calibration import fit_of, write_calibrated
 from fer_mlflow.softlabels.protocol import describe_ensemble, describe_protocol
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.workflows.ensemble import Ensemble, warn
+from fer_mlflow.workflows.sources import (
+    Source,
+    opened_source,
+    read_run_or_folder,
+    read_source,
+    source_name,
+)
 
 # What two bundles of one ensemble share, whatever their rows.
 _SAME_ENSEMBLE = ("weights", "space", "dtype", "calibration", "clahe", "decoding", "image size", "precision")
@@ -64,11 +63,10 @@ class Calibration:
 
 def calibrate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(options, typed)
+    found = read_source(source_settings(options, typed))
     other = read_run_or_folder(options["fit_run"]) if options["fit_run"] else None
     known = _check_options(options, found, other)
     parts = {column: read_slices(found, column, known) for column in split_names(options["by"])}
-    warn_of_experiment(options["experiment"])
     name = options["name"] or f"calibrate · {source_name(found)}"
     with open_run("calibrate", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:
         bundle = source.bundle

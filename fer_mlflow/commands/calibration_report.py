@@ -8,12 +8,12 @@ import click
 from fer_mlflow.calibration.affine import AffineFit
 from fer_mlflow.calibration.coefficients import CoefficientsFit
 from fer_mlflow.calibration.temperature import OK, TemperatureFit
-from fer_mlflow.commands.sources import Source
 from fer_mlflow.scoring.calibration_error import expected_calibration_error
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.calibration import PooledFit
 from fer_mlflow.tracking.runs import TrackedRun, metric_key
 from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows.sources import Source
 
 if TYPE_CHECKING:
     from fer_mlflow.commands.calibrating import Calibration

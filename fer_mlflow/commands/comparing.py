@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.commands.evaluating import SEED
-from fer_mlflow.commands.sources import Source, read_run_or_folder, warn_of_experiment
 from fer_mlflow.figures import draw_differences
 from fer_mlflow.scoring.comparison import Comparison, compare_logits
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.protocol import SharedRows, describe_protocol, find_shared_rows
 from fer_mlflow.tracking.runs import metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows.sources import Source, read_run_or_folder
 
 NOT_COMPARABLE = 3  # exit status
 _LEVEL = 0.05
@@ -23,7 +23,6 @@ _LEVEL = 0.05
 def compare(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
     a, b = (read_run_or_folder(options[name]) for name in ("run_a", "run_b"))
-    warn_of_experiment(options["experiment"])
     protocols = describe_protocol(a.bundle), describe_protocol(b.bundle)
     shared = find_shared_rows(a.bundle, b.bundle)
     name = options["name"] or f"compare · {a.name}  with  {b.name}"

@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.grids import Grid, parse_grid, run_grid
-from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.student_scores import (
     SCORES,
     fetched_checkpoint,
@@ -24,6 +22,7 @@ from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_pac
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.training.state import Epoch
+from fer_mlflow.workflows.ensemble import warn
 
 
 def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
@@ -38,7 +37,6 @@ def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     if student.source is None and options["softlabels"]:
         warn(f"--softlabels {options['softlabels']}: --loss ce learns from labels alone and leaves them unused")
     test = read_split(options, options["test_split"]) if options["test_split"] else None
-    warn_of_experiment(options["experiment"])
     with open_run("distill", options["name"] or student.name, options["experiment"] or "") as run:
         run.log_params(typed)
         best = train_student(run, student, options)
@@ -54,7 +52,6 @@ def distill(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
 def _distill_grid(grid: Grid, options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Train every student of a grid as a run below this one, and look closer at the best."""
     test = read_split(options, options["test_split"]) if options["test_split"] else None
-    warn_of_experiment(options["experiment"])
     name = options["name"] or f"distill {options['grid']} · {grid.train.name}"
     with open_run("distill", name, options["experiment"] or "") as run:
         run.log_params({**typed, "benchmark": grid.train.name, "rows": len(grid.train)})

@@ -7,10 +7,8 @@ import click
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.commands.ensemble import Ensemble, warn
 from fer_mlflow.commands.mistakes import draw_most_confident_mistakes
-from fer_mlflow.commands.options import split_names
-from fer_mlflow.commands.sources import Source, opened_source, read_source, source_name, warn_of_experiment
+from fer_mlflow.commands.options import source_settings, split_names
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_reliability
 from fer_mlflow.scoring.evaluation import Evaluation, slices
@@ -18,6 +16,8 @@ from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
 from fer_mlflow.scoring.metrics import confusion_matrix, precision_and_recall, row_losses, score
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows.ensemble import Ensemble, warn
+from fer_mlflow.workflows.sources import Source, opened_source, read_source, source_name
 
 MOST_SLICES = 50
 _KEPT = 150  # characters of a value that surely fit into a metric's name
@@ -27,10 +27,9 @@ _SHOWN = ("accuracy", "macro_f1", "nll", "ece")
 
 def evaluate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(options, typed)
+    found = read_source(source_settings(options, typed))
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in split_names(options["by"])}
-    warn_of_experiment(options["experiment"])
     temperature = options["temperature"]
     name = options["name"] or f"evaluate · {source_name(found)}" + (f" · T {temperature:g}" if temperature != 1 else "")
     with open_run("evaluate", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:

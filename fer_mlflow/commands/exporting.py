@@ -8,14 +8,22 @@ from typing import Any
 
 import click
 
-from fer_mlflow.commands.bundling import copy_bundle, forget, publish_teachers, write_bundle
-from fer_mlflow.commands.ensemble import gathered_outputs, read_ensemble, warn
+from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import describe_way_to_ui, is_joined
+from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows.ensemble import (
+    copy_bundle,
+    forget,
+    gathered_outputs,
+    publish_teachers,
+    read_ensemble,
+    warn,
+    write_bundle,
+)
 
 
 def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
@@ -24,10 +32,8 @@ def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     Everything is computed and on disk before the first file is uploaded, so that a server that goes away costs
     nothing but the upload.
     """
-    ensemble = read_ensemble(options)
+    ensemble = read_ensemble(fusion_settings(options))
     out = _check_out(options["out"], ensemble)
-    if options["experiment"] and is_joined():
-        warn("--experiment is left alone: `mlflow run` has opened the run already; use its --experiment-name")
     cache, started_s = cache_folder(), time.time()
     with open_run("export", options["name"] or ensemble.name, options["experiment"] or "") as run:
         run.log_params(typed)

@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from fer_mlflow.commands.bundling import copy_bundle
-from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.local_rows import check_manifest_options, read_local_rows
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError, JobError
@@ -22,6 +20,7 @@ from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.selection import Chosen, choose_run, find_best
 from fer_mlflow.tracking.store import connect
+from fer_mlflow.workflows.ensemble import copy_bundle, warn
 
 
 @dataclass(frozen=True)

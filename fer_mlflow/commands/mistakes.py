@@ -4,11 +4,11 @@ import hashlib
 
 import pandas as pd
 
-from fer_mlflow.commands.ensemble import warn
-from fer_mlflow.commands.sources import Source
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ImageError
 from fer_mlflow.figures import draw_mistakes
+from fer_mlflow.workflows.ensemble import warn
+from fer_mlflow.workflows.sources import Source
 
 MOST = 30
 

@@ -1,9 +1,11 @@
 """Options as MLproject has them too: every one takes a value, and an empty one means it was not given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import click
+
+from fer_mlflow.settings.groups import FusionSettings, SourceSettings
 
 _TYPED = "fer_mlflow.typed_options"
 
@@ -202,6 +204,18 @@ def split_names(text: str | None) -> list[str]:
     ['val', 'test']
     """
     return [name for name in (part.strip() for part in (text or "").split(",")) if name]
+
+
+def fusion_settings(options: Mapping[str, Any]) -> FusionSettings:
+    """Return the settings of an ensemble that options name."""
+    known = {name: options.get(name) for name in FusionSettings.__dataclass_fields__}
+    return FusionSettings(**{name: value for name, value in known.items() if value is not None})
+
+
+def source_settings(options: Mapping[str, Any], typed: Mapping[str, str]) -> SourceSettings:
+    """Return the source of soft labels that options name; what was not typed is left out."""
+    known = {n: options.get(n) for n in SourceSettings.__dataclass_fields__ if typed.get(n)}
+    return SourceSettings(**{name: value for name, value in known.items() if value is not None})
 
 
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:

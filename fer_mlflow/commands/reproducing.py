@@ -13,7 +13,6 @@ from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.report import as_markdown, as_text
 from fer_mlflow.commands.reproduction_report import describe_reproduction
-from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.teacher_sets import (
     TeacherSet,
     benchmarks_of,
@@ -40,7 +39,6 @@ def reproduce(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     target = read_target(options, classes_of(found))
     names = names_of(found)
     weightings = read_weightings(options, names, count_ways(found) * len(options["space"]))
-    warn_of_experiment(options["experiment"])
     said = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
     with open_run("reproduce", options["name"] or f"reproduce · {said}", options["experiment"] or "") as run:
         run.log_params(typed)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from fer_mlflow.commands.ensemble import warn
-from fer_mlflow.commands.sources import Source, read_run_source
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import RunError
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.selection import Chosen, choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
+from fer_mlflow.workflows.ensemble import warn
+from fer_mlflow.workflows.sources import Source, read_run_source
 
 _SAME = ("weights", "space")  # of an ensemble: its dtype does not make it another one
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.commands.bundling import forget, write_bundle
-from fer_mlflow.commands.ensemble import Ensemble, gathered_outputs
 from fer_mlflow.commands.evaluating import SEED
+from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.commands.students import Student
 from fer_mlflow.commands.training import FOLDER
 from fer_mlflow.data.images import describe_preprocessing
@@ -24,6 +23,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints
 from fer_mlflow.tracking.bundles import fetch_bundle, fetch_checkpoint, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.workflows.ensemble import Ensemble, forget, gathered_outputs, write_bundle
 
 KIND = "student"
 SCORES = ("accuracy", "macro_f1", "nll")  # that a student's run has of other rows
@@ -109,7 +109,16 @@ def _alone(spec: TeacherSpec, test: Benchmark, student: Student, options: Mappin
         {spec.name: key},
         preprocessing,
         clahe,
-        {**how, **asked, "on_bad_image": "fail"},
+        fusion_settings(
+            {
+                **how,
+                **asked,
+                "manifest": options["manifest"],
+                "teachers": "student",
+                "weights": {spec.name: 1.0},
+                "on_bad_image": "fail",
+            }
+        ),
     )
 
 

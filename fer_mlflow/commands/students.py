@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.softlabel_choice import choose_soft_labels
-from fer_mlflow.commands.sources import Source
 from fer_mlflow.commands.training import Plan, carry_out, read_parts, read_recipe
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError
@@ -16,6 +14,8 @@ from fer_mlflow.tracking.bundles import derived_params
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.training.loop import training_key
 from fer_mlflow.training.state import Epoch
+from fer_mlflow.workflows.ensemble import warn
+from fer_mlflow.workflows.sources import Source
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.commands.bundling import write_bundle
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.commands.teacher_sets import TeacherSet
 from fer_mlflow.files import cache_folder, sha256_of_json
@@ -21,6 +20,7 @@ from fer_mlflow.softlabels.calibration import write_calibrated
 from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
 from fer_mlflow.tracking.bundles import derived_params, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.workflows.ensemble import write_bundle
 
 _SEED = 0  # of the resampling, as `evaluate` has it
 
@@ -91,8 +91,9 @@ def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, 
     weights = result.weights_of(choice)
     total = sum(weights.values())  # rounded
     weights = {name: share / total for name, share in weights.items()} if abs(total - 1) > 1e-7 else weights
-    ensemble = replace(teachers.ensemble, weights=weights, options={**teachers.ensemble.options, "space": choice.space})
-    options = ensemble.options
+    space: Any = choice.space
+    settings = replace(teachers.ensemble.settings, weights=weights, space=space)
+    ensemble = replace(teachers.ensemble, weights=weights, settings=settings)
     key, name = ensemble.config_key, ensemble.name
     if choice.temperature != 1:
         calibration = {
@@ -112,8 +113,8 @@ def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, 
         return name, there[0].info.run_id
     cache = cache_folder()
     bundle = write_bundle(ensemble, teachers.gathered, cache)
-    own = {"manifest": str(options["manifest"]), "split": options["split"] or "", "space": choice.space}
-    own |= {"clahe": str(options["clahe"]).lower(), "weights": format_weights(weights), "dtype": "float32"}
+    own = {"manifest": settings.manifest, "split": settings.split or "", "space": choice.space}
+    own |= {"clahe": str(settings.clahe).lower(), "weights": format_weights(weights), "dtype": "float32"}
     tags = {f"fer.teacher_run/{each}": teachers.run_ids[each] for each in weights}
     with (
         run.sibling(name, time.time(), nested=True) as exported,

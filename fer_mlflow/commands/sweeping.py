@@ -14,10 +14,8 @@ from fer_mlflow.commands.configurations import (
     read_weightings,
     tally_kept,
 )
-from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
-from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.sweep_logging import log_sweep
 from fer_mlflow.commands.sweep_report import print_sweep
 from fer_mlflow.commands.sweep_result import Sweep
@@ -39,6 +37,7 @@ from fer_mlflow.search.pareto import pareto_front
 from fer_mlflow.search.plateau import check_metric, find_plateau
 from fer_mlflow.search.selection import Choice, Pools, choose_greedily, choose_likeliest
 from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.workflows.ensemble import warn
 
 OPTIMISED = ("macro_f1", "accuracy", "nll")
 
@@ -50,7 +49,6 @@ def sweep(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     _check_options(options, found)
     names = names_of(found)
     weightings = read_weightings(options, names, count_ways(found) * len(options["space"]))
-    warn_of_experiment(options["experiment"])
     name = options["name"] or f"sweep · {', '.join(names)} · {' and '.join(options['space'])}"
     with open_run("sweep", name, options["experiment"] or "") as run:
         run.log_params(typed)

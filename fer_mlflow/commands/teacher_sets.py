@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
-from fer_mlflow.commands.ensemble import Ensemble, Gathered, gathered_outputs, read_ensemble, warn
-from fer_mlflow.commands.options import split_names
+from fer_mlflow.commands.options import fusion_settings, split_names
 from fer_mlflow.data.merging import parse_input
 from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.files import cache_folder
@@ -22,6 +20,16 @@ from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.selection import describe_selections, is_bad, newest_of_each, runs_on
 from fer_mlflow.tracking.store import connect
+from fer_mlflow.workflows.ensemble import (
+    Ensemble,
+    Gathered,
+    forget,
+    gathered_outputs,
+    publish_teachers,
+    read_ensemble,
+    warn,
+    write_bundle,
+)
 
 # Options that say which images are asked, and how; stored runs have said so already.
 _OF_MANIFESTS = ("manifest", "teachers", "root", "split", "limit", "classes", "precision")
@@ -94,7 +102,7 @@ def classes_of(found: Found) -> tuple[str, ...]:
 
 def count_ways(found: Found) -> int:
     """Return in how many ways teachers were asked, or will be."""
-    return len({each.asked if isinstance(each, TeacherSet) else each.options["clahe"] for each in found})
+    return len({each.asked if isinstance(each, TeacherSet) else each.settings.clahe for each in found})
 
 
 def read_teacher_sets(options: Mapping[str, Any], typed: Mapping[str, str]) -> Found:
@@ -120,7 +128,7 @@ def read_teacher_sets(options: Mapping[str, Any], typed: Mapping[str, str]) -> F
     for manifest, split in _benchmarks(options):
         for clahe in {"false": (False,), "true": (True,), "both": (False, True)}[options["clahe"]]:
             own = {"manifest": manifest, "split": split, "clahe": clahe, "weights": weights}
-            ensembles.append(read_ensemble({**options, **own, "space": "logit", "dtype": "float32"}))
+            ensembles.append(read_ensemble(fusion_settings({**options, **own, "space": "logit", "dtype": "float32"})))
             check_labelled_rows(ensembles[-1].benchmark.name, ensembles[-1].benchmark.labels)
     return ensembles
 
@@ -133,8 +141,8 @@ def gather_teacher_sets(found: Found, run: TrackedRun, typed: Mapping[str, str])
             sets.append(each)
             continue
         started_s = time.time()
-        own = {"manifest": each.options["manifest"], "split": each.options["split"] or ""}
-        own["clahe"] = str(each.options["clahe"]).lower()
+        own = {"manifest": each.settings.manifest, "split": each.settings.split or ""}
+        own["clahe"] = str(each.settings.clahe).lower()
         with gathered_outputs(each, run.client, cache) as gathered:
             publish_teachers(each, gathered, cache, run, {**typed, **own}, started_s)
             bundle = write_bundle(each, gathered, cache)

@@ -9,19 +9,18 @@ import click
 import cv2
 from tqdm import tqdm
 
+from fer_mlflow.cli.inspect import command as inspect_command
 from fer_mlflow.commands.calibrate import command as calibrate_command
 from fer_mlflow.commands.calibrating import calibrate
 from fer_mlflow.commands.compare import command as compare_command
 from fer_mlflow.commands.comparing import compare
 from fer_mlflow.commands.distill import command as distill_command
 from fer_mlflow.commands.distilling import distill
-from fer_mlflow.commands.ensemble import Ensemble, read_ensemble
 from fer_mlflow.commands.evaluate import command as evaluate_command
 from fer_mlflow.commands.evaluating import evaluate
 from fer_mlflow.commands.export import command as export_command
 from fer_mlflow.commands.exporting import export
-from fer_mlflow.commands.inspect import command as inspect_command
-from fer_mlflow.commands.inspecting import inspect
+from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.commands.reproduce import command as reproduce_command
 from fer_mlflow.commands.reproducing import reproduce
 from fer_mlflow.commands.students import Reader
@@ -38,6 +37,7 @@ from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.selection import find_best
+from fer_mlflow.workflows.ensemble import Ensemble, read_ensemble
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
 TEACHERS = {
@@ -146,13 +146,13 @@ def _exported(
     """Export an ensemble on a split, unless a finished run has it; return it with the newest such run."""
     given = {"manifest": str(manifest), "teachers": str(teachers), "split": split}
     typed = _typed(export_command, given | {"weights": weights, "space": space})
-    ensemble = read_ensemble(_parsed(export_command, typed))
+    ensemble = read_ensemble(fusion_settings(_parsed(export_command, typed)))
     key = ensemble.config_key
     if find_runs(run.client, "export", [key])[key]:
         _say(f"exported already: {ensemble.name} on {ensemble.benchmark.name}")
     else:
         _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
-        export(ensemble.options, typed)
+        export(_parsed(export_command, typed), typed)
     return ensemble, find_runs(run.client, "export", [key])[key][0].info.run_id
 
 
@@ -185,7 +185,7 @@ def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:
     on_val = [each.run_id for each in boards["val"] if each.configuration == boards["test"][0].configuration]
     _follow(run, evaluate_command, evaluate, {"run": best})
     _follow(run, calibrate_command, calibrate, {"run": best, "fit_run": on_val[0]} if on_val else {"run": best})
-    _follow(run, inspect_command, inspect, {"run": best})
+    _follow(run, inspect_command, None, {"run": best})
     _follow(run, compare_command, compare, {"run_a": best, "run_b": second})
 
 
@@ -206,7 +206,7 @@ def _search(
         _follow(run, reproduce_command, reproduce, given)
 
 
-def _follow(run: TrackedRun, command: click.Command, call: Callable, given: Mapping[str, str]) -> None:
+def _follow(run: TrackedRun, command: click.Command, call: Callable | None, given: Mapping[str, str]) -> None:
     """Run a command on runs that are there, unless a finished run has done the same."""
     is_option = {str(each.name): isinstance(each, click.Option) for each in command.params}
     said = " ".join(f"--{name.replace('_', '-')} {text}" if is_option[name] else text for name, text in given.items())
@@ -215,4 +215,7 @@ def _follow(run: TrackedRun, command: click.Command, call: Callable, given: Mapp
         return
     _say(f"{command.name} {said}")
     typed = _typed(command, given)
-    call(_parsed(command, typed), typed)
+    if call is None:
+        command.callback(**_parsed(command, typed))  # type: ignore[misc]
+    else:
+        call(_parsed(command, typed), typed)

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from fer_mlflow.commands.ensemble import warn
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.images import Clahe
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
@@ -29,6 +28,7 @@ from fer_mlflow.training.loop import (
 from fer_mlflow.training.objective import Objective
 from fer_mlflow.training.recipe import Recipe
 from fer_mlflow.training.state import Epoch
+from fer_mlflow.workflows.ensemble import warn
 
 FOLDER = "teacher"  # the artifact folder of a train run
 

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from fer_mlflow.commands.board_views import bad_runs_csv, board_csv, board_markdown, board_page
-from fer_mlflow.commands.ensemble import warn
-from fer_mlflow.commands.sources import warn_of_experiment
 from fer_mlflow.commands.triage_judging import judge_runs, tags_of_runs
 from fer_mlflow.commands.triage_report import print_boards, print_changes, print_summary
 from fer_mlflow.commands.triage_writing import clear, overrule, reap, write_changes
@@ -22,12 +20,13 @@ from fer_mlflow.tracking.searching import BUNDLED_KINDS
 from fer_mlflow.tracking.store import connect, run_address, ui_address
 from fer_mlflow.tracking.triage_tags import GOOD, STATUSES
 from fer_mlflow.tracking.ui_views import furnish_experiment
+from fer_mlflow.workflows.ensemble import warn
 
 
 def triage(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
     _check_options(options)
-    client, cache = connect(options["experiment"] or ""), cache_folder()
+    client, cache = connect(), cache_folder()
     table = RunTable(client, cache)
     if options["bad"] or options["keep"]:
         overrule(client, options)
@@ -38,7 +37,6 @@ def triage(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     if options["clear"]:
         clear(client, table, runs, options["dry_run"])
         return
-    warn_of_experiment(options["experiment"])
     _check_benchmark(options["benchmark"], runs)
     store = EvidenceStore(client, cache)
     judgements, around = judge_runs(runs, store, options)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ImageError, JobError
+from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.teachers.outputs import TeacherOutputs, unreadable_message
 from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, StoredShard, assemble, row_ranges
 from fer_mlflow.teachers.spec import TeacherSpec
@@ -27,7 +28,7 @@ def compute_outputs(
     image_sha256: Callable[[], np.ndarray] | None = None,
     skip_unreadable: bool = False,
     shard_rows: int = SHARD_ROWS,
-    progress=None,
+    progress: Progress = no_progress,
     warn: Callable[[str], None] = lambda message: None,
 ) -> dict[str, TeacherOutputs]:
     """Return every named teacher's outputs on a benchmark, computing only what no shard in `cache` holds.
@@ -41,7 +42,7 @@ def compute_outputs(
     image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
         image that changed since is computed again; None trusts what was kept
     skip_unreadable : leave rows out that cannot be decoded; otherwise they are an error
-    progress : an object with `start(total, done, teachers)`, `advance(rows)` and `close()`
+    progress : reports the rows that are done
     warn : called with each sentence that a user should read
 
     Raises
@@ -78,7 +79,7 @@ def _forget_changed(kept: _Kept, current_sha256: np.ndarray, warn) -> None:
     for name, shards in kept.items():
         for span, shard in shards.items():
             if shard is not None and (shard.image_sha256 != current_sha256[shard.rows]).any():
-                warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} was asked; asking again")
+                warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} predicted them; predicting again")
                 shards[span] = None
 
 
@@ -101,15 +102,16 @@ def _compute_missing(
     teachers = {name: load_teacher(specs[name], benchmark.classes) for name in names}
     for teacher in teachers.values():
         if teacher.assumed:
-            warn(f"teacher {teacher.name}: nothing says so, assuming {', '.join(teacher.assumed)}")
+            warn(
+                f"teacher {teacher.name}: assuming {', '.join(teacher.assumed)}; neither teachers.yaml nor the "
+                "checkpoint says so"
+            )
     device = choose_device(settings.device)
     compiled = choose_compile(settings.compile, len(benchmark), device)
     described = describe_settings(settings, device, compiled)
     paths = benchmark.paths.to_numpy(object)
-    if progress is not None:
-        left = sum(stop - start for start, stop in missing)
-        progress.start(total=len(benchmark), done=len(benchmark) - left, teachers=names)
-    try:
+    left = sum(stop - start for start, stop in missing)
+    with progress(f"predicting with {', '.join(names)}", len(benchmark), len(benchmark) - left) as count:
         # Ranges that lack the same teachers form one pass: usually all of them do.
         for needed in sorted({tuple(needed) for needed in missing.values()}):
             spans = [span for span, lacking in missing.items() if tuple(lacking) == needed]
@@ -121,7 +123,7 @@ def _compute_missing(
                 settings,
                 compiled=compiled,
                 skip_unreadable=skip_unreadable,
-                on_rows=progress.advance if progress is not None else None,
+                on_rows=count,
             )
             for span, shard in zip(spans, shards, strict=True):
                 for name in needed:
@@ -136,9 +138,6 @@ def _compute_missing(
                     )
                     _keep(stores[name], span, part)
                     kept[name][span] = part
-    finally:
-        if progress is not None:
-            progress.close()
 
 
 def _keep(store: ShardStore, span: tuple[int, int], shard: StoredShard) -> None:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -104,7 +104,7 @@ def _stale(run: RunRecord, around: Surroundings) -> str | None:
     alive_ms = last_alive_ms(run)
     if around.now_ms - alive_ms <= around.stale_after_s * 1000:
         return None
-    at = datetime.fromtimestamp(alive_ms / 1000, timezone.utc)  # how long ago would be another text every time
+    at = datetime.fromtimestamp(alive_ms / 1000, UTC)  # how long ago would be another text every time
     return f"{run.status}, last alive at {at:%Y-%m-%d %H:%M} UTC"
 
 

@@ -1,6 +1,7 @@
 """Runs: opened once per command, ended with the right status whatever happens, logged in few calls."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -19,7 +20,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from fer_mlflow.errors import Interrupted
-from fer_mlflow.tracking.store import HELD, connect, is_joined, redact, tracking_errors
+from fer_mlflow.tracking.context import is_joined, owns_process
+from fer_mlflow.tracking.store import HELD, connect, experiment_id_of, redact, tracking_errors
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 60
 _TAG_LENGTH = 5000
@@ -145,19 +149,21 @@ class TrackedRun:
         return str(path / artifact_path) if path.is_dir() else f"runs:/{self.run_id}/{artifact_path}"
 
     @contextmanager
-    def sibling(self, name: str, started_s: float, *, nested: bool = False) -> Iterator["TrackedRun"]:
-        """Open another run in the same experiment for a block, FINISHED only when the block is.
+    def sibling(
+        self, name: str, started_s: float, *, nested: bool = False, experiment_id: str | None = None
+    ) -> Iterator["TrackedRun"]:
+        """Open another run for a block, FINISHED only when the block is; in the same experiment by default.
 
-        Where it is `nested`, the UI shows it below this one, and it says that it is alive, since it may take hours.
+        Where it is `nested`, the UI shows it below this one, and it has a heartbeat, since it may take hours.
         """
         with tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
             inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
             inherited |= {PARENT: self.run_id} if nested else {}
             run = self.client.create_run(
-                self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
+                experiment_id or self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
             )
-        other = TrackedRun(self.client, run.info.run_id, self.experiment_id)
+        other = TrackedRun(self.client, run.info.run_id, run.info.experiment_id)
         try:
             with _heartbeat(other) if nested else nullcontext():
                 yield other
@@ -181,29 +187,39 @@ def _status_after(error: BaseException) -> str:
 
 
 @contextmanager
-def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]:
-    """Open the command's run, or join the one that `mlflow run` opened, and end it with the status it earned.
+def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[TrackedRun]:
+    """Open a run for a block, and end it with the status it earned.
 
-    An exception ends it FAILED with its message in the tag `fer.error`; SIGINT, SIGTERM and SIGHUP end it KILLED
-    and leave the block as `Interrupted`. While it is open the tag `fer.heartbeat` says which process is alive.
+    An exception ends it FAILED with its message in the tag `fer.error`, an interruption KILLED. While it is open the
+    tag `fer.heartbeat` says which process is alive.
 
-    Within a command that has a run open (`demo`), it opens one more beside it.
+    On the command line the run is the one that `mlflow run` opened, if it did, and SIGINT, SIGTERM and SIGHUP leave
+    the block as `Interrupted`. Called from Python it is a new run: below the caller's active run, else below the run
+    of a surrounding `mlflow run`, else on its own; the process's experiment and signal handlers are left alone.
+
+    Parameters
+    ----------
+    experiment : name of the experiment, made when missing; None leaves MLflow's own choice
 
     Raises
     ------
     TrackingError
         the store cannot be opened
     """
-    client = connect(experiment)
-    if (outer := mlflow.active_run()) is not None:
-        beside = TrackedRun(client, outer.info.run_id, outer.info.experiment_id)
-        with beside.sibling(name, time.time()) as run:
+    client = connect()
+    if experiment and is_joined():
+        logger.warning("--experiment has no effect: `mlflow run` has opened the run; use its --experiment-name")
+        experiment = None
+    chosen = experiment_id_of(client, experiment) if experiment else None
+    if (outer := _outer_run(client)) is not None:
+        # Within `demo`, which is our own command line, runs stand beside each other.
+        with outer.sibling(name, time.time(), nested=not owns_process(), experiment_id=chosen) as run:
             run.set_tags({"fer.kind": kind})
             yield run
         return
     with _signals_raise():
         with tracking_errors("opening a run"):
-            active = mlflow.start_run(run_name=None if is_joined() else name)
+            active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen)
         run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
         try:
             run.set_tags({"fer.kind": kind, "mlflow.runName": name})
@@ -219,11 +235,22 @@ def open_run(kind: str, name: str, experiment: str = "") -> Iterator[TrackedRun]
             mlflow.end_run("FINISHED")
 
 
+def _outer_run(client: MlflowClient) -> TrackedRun | None:
+    """Return the run that a new one belongs to: the active one, or one that `mlflow run` opened for a caller."""
+    if (active := mlflow.active_run()) is not None:
+        return TrackedRun(client, active.info.run_id, active.info.experiment_id)
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if not run_id or owns_process():
+        return None
+    with tracking_errors("reading the surrounding run"):
+        return TrackedRun(client, run_id, client.get_run(run_id).info.experiment_id)
+
+
 @contextmanager
 def joined_run(kind: str, name: str) -> Iterator[TrackedRun | None]:
     """Join the run that `mlflow run` opened; give None elsewhere, for a command that leaves the store as it is.
 
-    Signals leave the block as `Interrupted` either way, so that it can put away what is unfinished.
+    On the command line signals leave the block as `Interrupted` either way, so that it can remove what is unfinished.
     """
     if is_joined():
         with open_run(kind, name) as run:
@@ -235,9 +262,9 @@ def joined_run(kind: str, name: str) -> Iterator[TrackedRun | None]:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Make SIGINT, SIGTERM and SIGHUP raise Interrupted in a block; a second one stops the process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may have handlers
+    """Make SIGINT, SIGTERM and SIGHUP raise Interrupted in a block of our command line; a second one stops it."""
+    if not owns_process() or threading.current_thread() is not threading.main_thread():
+        yield  # a caller's process keeps its handlers, and only the main thread may have some
         return
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -268,7 +295,7 @@ def _heartbeat(run: TrackedRun) -> Iterator[None]:
 
     def beat():
         while True:
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
             with suppress(Exception):  # a server that is away for a while is no reason to stop
                 run.set_tags(
                     {"fer.heartbeat": json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "at": now})}

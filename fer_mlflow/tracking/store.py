@@ -64,16 +64,11 @@ def tracking_errors(doing: str) -> Iterator[None]:
             raise pending
 
 
-def connect(experiment: str = "") -> MlflowClient:
+def connect() -> MlflowClient:
     """Return a client of the tracking store that MLFLOW_TRACKING_URI names (else MLflow's default).
 
     A new SQLite store is made under a file lock beside it: several processes that make one at the same time
-    break it for good (mlflow#19943). Under `mlflow run` the run is already open, and neither URI nor experiment
-    may be touched.
-
-    Parameters
-    ----------
-    experiment : name of the experiment to use, made when missing; empty leaves MLflow's own choice
+    break it for good (mlflow#19943).
 
     Raises
     ------
@@ -88,14 +83,31 @@ def connect(experiment: str = "") -> MlflowClient:
     with tracking_errors("opening the store"), _first_touch():
         client = MlflowClient()  # makes and migrates a SQLite store
         client.search_experiments(max_results=1)
-        if experiment and not is_joined():
-            mlflow.set_experiment(experiment)
     return client
 
 
-def is_joined() -> bool:
-    """Return whether `mlflow run` has opened a run for this process."""
-    return bool(os.environ.get("MLFLOW_RUN_ID"))
+def experiment_id_of(client: MlflowClient, name: str) -> str:
+    """Return the id of the experiment that has a name, which is made when it is missing.
+
+    Raises
+    ------
+    TrackingError
+        the server cannot be reached, or the experiment was deleted
+    """
+    with tracking_errors(f"opening the experiment {name}"):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return client.create_experiment(name)
+            except MlflowException:  # another process made it meanwhile
+                if (experiment := client.get_experiment_by_name(name)) is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {name} was deleted; restore it with `mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}`, or name another"
+            )
+        return experiment.experiment_id
 
 
 def _first_touch():

@@ -1,6 +1,7 @@
 """Workflows: one file for each command, settings in, a frozen result out; no printing and no command line."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from fer_mlflow.settings import Settings, renamed
@@ -38,3 +39,22 @@ class Workflow(Generic[P, S, R]):
 def workflow(settings: Callable[P, S]) -> Callable[[Callable[..., R]], Workflow[P, S, R]]:
     """Return the decorator that makes a function of settings a workflow."""
     return lambda run: Workflow(settings, run)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunResult:
+    """What a workflow that logs a run returns.
+
+    Attributes
+    ----------
+    run_id : the run
+    ui : how to see it: an address, or the command that starts MLflow's UI on the store
+    """
+
+    run_id: str
+    ui: str
+
+    def __repr__(self) -> str:
+        """Return one line: the numbers, names and run ids, not the arrays and tables."""
+        shown = {name: value for name, value in vars(self).items() if isinstance(value, str | int | float)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

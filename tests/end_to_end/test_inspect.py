@@ -155,7 +155,6 @@ def test_an_ensemble_without_labels_is_inspected_from_its_teachers(place, toy_te
         ("--temperatures", "1,nan", "is not rising numbers above 0"),
         ("--temperatures", "1,inf", "is not rising numbers above 0"),
         ("--temperatures", "1;2", "is not rising numbers above 0"),
-        ("--temperatures", "", "'' is not rising numbers above 0"),
         ("--band", "0.5", "'0.5' is not 2 rising numbers above 0, comma-separated"),
         ("--band", "0.8,0.5", "is not 2 rising numbers above 0"),
         ("--band", "0.2,0.5,0.8", "is not 2 rising numbers above 0"),

@@ -10,6 +10,7 @@ from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ImageError, JobError
+from fer_mlflow.progress import no_progress
 from fer_mlflow.teachers import asking, computation, inference
 from fer_mlflow.teachers.asking import Settings
 from fer_mlflow.teachers.computation import compute_outputs
@@ -107,10 +108,9 @@ def ask(tmp_path, toy_faces, toy_teachers):
         specs = read_teachers(toy_teachers, list(names))
         computed.clear()
 
-        class Counter:
-            start = staticmethod(lambda total, done, teachers: computed.append((total - done, teachers)))
-            advance = staticmethod(lambda rows: None)
-            close = staticmethod(lambda: None)
+        def counter(description, total, done=0):
+            computed.append((total - done, description.removeprefix("predicting with ").split(", ")))
+            return no_progress(description, total, done)
 
         return compute_outputs(
             benchmark,
@@ -120,7 +120,7 @@ def ask(tmp_path, toy_faces, toy_teachers):
             Settings(workers=0, device="cpu"),
             tmp_path / "cache",
             shard_rows=20,
-            progress=Counter,
+            progress=counter,
             image_sha256=lambda: hash_images(benchmark.root, benchmark.paths),
             **options,
         )
@@ -161,7 +161,7 @@ def test_a_changed_image_is_asked_again_with_its_shard_alone(ask):
     said = []
     after = ask("A", warn=said.append)
     assert ask.computed == [(20, ["A"])]
-    assert said == ["rows 21-40: images changed since A was asked; asking again"]
+    assert said == ["rows 21-40: images changed since A predicted them; predicting again"]
     moved = np.flatnonzero((before["A"].logits != after["A"].logits).any(axis=1))
     assert 25 in moved
     np.testing.assert_allclose(after["A"].logits[25], before["A"].logits[1], atol=1e-4)

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from fer_mlflow.tracking.rules import METRIC_TOLERANCE, RULES, last_alive_ms, su
 
 LABELS = [0, 0, 1, 1, 2, 2]
 SOUND = evidence_of(LABELS, [0, 0, 1, 1, 2, 0])
-NOW = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
 HOUR_MS = 3_600_000
 BROKEN = Evidence(problem="softlabels.npz: SHA-256 is 12")

@@ -1,4 +1,4 @@
-"""Where `evaluate`, `calibrate`, `inspect` and `compare` take soft labels from: a run, a folder, or an ensemble."""
+"""Sources of soft labels: a run, a folder, or an ensemble whose soft labels are fused when they are needed."""
 
 import shlex
 import time
@@ -6,27 +6,30 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fer_mlflow.commands.bundling import forget, publish_teachers, write_bundle
-from fer_mlflow.commands.ensemble import Ensemble, gathered_outputs, read_ensemble, warn
 from fer_mlflow.data.manifest import read_column
 from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_bundle_of, read_run
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.tracking.store import connect, is_joined
+from fer_mlflow.tracking.store import connect
+from fer_mlflow.workflows.ensemble import (
+    Ensemble,
+    forget,
+    gathered_outputs,
+    publish_teachers,
+    read_ensemble,
+    warn,
+    write_bundle,
+)
 
 _TEACHER_RUN = "fer.teacher_run/"
-# Options that say which rows are asked, how, and how answers are fused.
-_OF_ENSEMBLES = (
-    *("split", "limit", "verify_paths", "classes", "space", "dtype"),
-    *("clahe", "clahe_clip", "clahe_tile", "precision"),
-)
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,13 @@ class Source:
         """The configuration and the benchmark, for people."""
         return f"{name_configuration(self.bundle)}  on  {self.bundle.report['benchmark']['name']}"
 
-    def params_with(self, typed: Mapping[str, str]) -> dict[str, object]:
-        """Return a run's params: what was typed, and of the bundle what was not."""
+    def params_with(self, params: Mapping[str, str]) -> dict[str, object]:
+        """Return a run's params: the given ones, and what the bundle adds to them."""
         return {
             **{key: self.params[key] for key in ("manifest", "root", "split", "teachers") if self.params.get(key)},
             **describe_ensemble(self.bundle),
             **derived_params(self.bundle),
-            **{key: text for key, text in typed.items() if text},
+            **params,
         }
 
     def tags(self) -> dict[str, str]:
@@ -105,36 +108,21 @@ class Source:
         return next((Path(each) for each in candidates if each and Path(each).exists()), None)
 
 
-def read_source(options: Mapping[str, Any], typed: Mapping[str, str]) -> "Source | Ensemble":
-    """Return what the options name, verified: a bundle that is there, or an ensemble that is to be fused.
+def read_source(settings: SourceSettings) -> "Source | Ensemble":
+    """Return what the settings name, verified: soft labels that are stored, or an ensemble that is to be fused.
 
-    Beside a bundle that is there `--manifest` and `--root` say where the files that it was made from are now.
+    Beside stored soft labels `manifest` and `root` say where the files that they were made from are now.
 
     Raises
     ------
     FerError
-        nothing is named, or more than one thing; options that say how to fuse beside a bundle that is fused already; or
         what is named cannot be used
     """
-    asked = {name for name in ("run", "bundle") if options[name]}
-    if options["teachers"] or options["weights"]:
-        asked.add("ensemble")
-    if len(asked) != 1:
-        found = f"found {', '.join(sorted(asked))}" if asked else "found none of them"
-        raise ContractError(
-            f"name one source of soft labels: --run RUN_ID, or --bundle FOLDER, or --manifest CSV with --teachers and "
-            f"--weights ({found})"
-        )
-    if "ensemble" not in asked:
-        if idle := [f"--{name.replace('_', '-')}" for name in _OF_ENSEMBLES if typed.get(name)]:
-            raise ContractError(f"{', '.join(idle)}: {asked.pop()} names soft labels that are made; leave this out")
-        source = read_run_source(options["run"]) if options["run"] else Source(SoftLabels.open(options["bundle"]))
-        moved = {name: options[name] for name in ("manifest", "root") if options[name]}
-        return replace(source, params={**source.params, **moved})
-    missing = [f"--{name}" for name in ("manifest", "teachers", "weights") if not options[name]]
-    if missing:
-        raise ContractError(f"an ensemble needs {' and '.join(missing)} too")
-    return read_ensemble(options)
+    if (fusion := settings.fusion()) is not None:
+        return read_ensemble(fusion)
+    source = read_run_source(settings.run) if settings.run else Source(SoftLabels.open(settings.bundle or ""))
+    moved = {name: text for name in ("manifest", "root") if (text := getattr(settings, name))}
+    return replace(source, params={**source.params, **moved})
 
 
 def read_run_source(run_id: str) -> Source:
@@ -174,27 +162,23 @@ def read_run_or_folder(name: str) -> Source:
 
 
 @contextmanager
-def opened_source(found: "Source | Ensemble", run: TrackedRun, typed: Mapping[str, str]) -> Iterator[Source]:
+def opened_source(
+    found: "Source | Ensemble", run: TrackedRun, params: Mapping[str, str], progress: Progress = no_progress
+) -> Iterator[Source]:
     """Give the soft labels for a block; an ensemble's are fused from teacher runs, which are made where they lack."""
     if isinstance(found, Source):
         yield found
         return
     cache, started_s = cache_folder(), time.time()
-    with gathered_outputs(found, run.client, cache) as gathered:
-        publish_teachers(found, gathered, cache, run, typed, started_s)
+    with gathered_outputs(found, run.client, cache, progress) as gathered:
+        publish_teachers(found, gathered, cache, run, params, started_s)
         bundle = write_bundle(found, gathered, cache)
         forget(found, gathered, cache)
     logits = {name: each.logits for name, each in gathered.outputs.items()}
-    params = {name: str(found.options[name]) for name in ("manifest", "root", "split") if found.options[name]}
-    yield Source(bundle, "", params, lambda: logits)
+    files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
+    yield Source(bundle, "", files, lambda: logits)
 
 
 def source_name(found: "Source | Ensemble") -> str:
     """Return the configuration and the benchmark, for the name of a run."""
     return found.name if isinstance(found, Source) else f"{found.name}  on  {found.benchmark.name}"
-
-
-def warn_of_experiment(experiment: str | None) -> None:
-    """Say that MLflow has chosen the experiment already."""
-    if experiment and is_joined():
-        warn("--experiment is left alone: `mlflow run` has opened the run already; use its --experiment-name")

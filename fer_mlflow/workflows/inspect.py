@@ -1,0 +1,108 @@
+"""`inspect`: how peaked soft labels are at each temperature."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.figures import draw_sharpness
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.sharpness import Sharpness, measure_sharpness, recommended_temperatures
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.scoring import InspectSettings
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.tracking.runs import metric_key, open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows.sources import opened_source, read_source, source_name
+
+COLUMNS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class InspectResult(RunResult):
+    """How peaked soft labels are.
+
+    Attributes
+    ----------
+    name : the configuration and the benchmark
+    sharpness : statistics of the top probability at each temperature
+    band : the mean top probabilities that suit distillation, lowest and highest
+    recommended : temperatures whose mean top probability lies in the band; None where there are none
+    """
+
+    name: str
+    soft_labels: SoftLabels
+    sharpness: Sharpness
+    band: tuple[float, ...]
+    recommended: tuple[float, float] | None
+
+
+@workflow(InspectSettings)
+def inspect(settings: InspectSettings, progress: Progress = no_progress) -> InspectResult:
+    """Measure how peaked softmax(z / T) is over temperatures, and which of them suit distillation.
+
+    Raises
+    ------
+    FerError
+        the soft labels cannot be had
+    TrackingError
+        the server cannot be reached
+    """
+    found, params = read_source(settings), params_of(settings)
+    name = settings.name or f"inspect · {source_name(found)}"
+    with (
+        open_run("inspect", name, settings.experiment) as run,
+        opened_source(found, run, params, progress) as source,
+    ):
+        soft_labels, low_and_high = source.bundle, (settings.band[0], settings.band[1])
+        recommended = recommended_temperatures(soft_labels.logits, low_and_high)
+        sharpness = measure_sharpness(soft_labels.logits, np.array(settings.temperatures))
+        run.log_params(source.params_with(params))
+        benchmark = soft_labels.report["benchmark"]["name"]
+        run.log_benchmark(benchmark, soft_labels.selection_sha256, soft_labels.manifest_sha256, len(soft_labels))
+        table = sharpness_table(sharpness, soft_labels.classes)
+        run.log_metrics(_metrics(table, recommended))
+        run.log_table("sharpness", table)
+        figure = draw_sharpness(
+            sharpness.temperatures,
+            {name: getattr(sharpness, name) for name in ("mean", "median", "p90", "p99")},
+            sharpness.entropy,
+            sharpness.nearly_sure,
+            classes=soft_labels.classes,
+            mean_by_class=sharpness.mean_by_class,
+            band=low_and_high,
+            recommended=recommended,
+        )
+        run.log_figure("sharpness.png", figure)
+        run.set_tags(source.tags())
+    return InspectResult(
+        run_id=run.run_id,
+        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        name=source.name,
+        soft_labels=soft_labels,
+        sharpness=sharpness,
+        band=settings.band,
+        recommended=recommended,
+    )
+
+
+def sharpness_table(sharpness: Sharpness, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return a row for each temperature: the top probability over all rows, then its mean by predicted class."""
+    table = pd.DataFrame({"temperature": sharpness.temperatures})
+    for name in COLUMNS:
+        table[name] = getattr(sharpness, name)
+    for name, column in zip(classes, sharpness.mean_by_class.T, strict=True):
+        table[f"mean/{name}"] = column
+    return table
+
+
+def _metrics(table: pd.DataFrame, recommended: tuple[float, float] | None) -> dict[str, float]:
+    """Return every number of the table under `T <temperature>/<name>`, and the recommended range."""
+    metrics: dict[str, float] = {}
+    for row in table.to_dict("records"):
+        at = f"T {row.pop('temperature'):g}"
+        metrics |= {metric_key(at, *str(name).split("/")): v for name, v in row.items() if not np.isnan(v)}
+    if recommended is not None:
+        metrics |= {"recommended_temperature_low": recommended[0], "recommended_temperature_high": recommended[1]}
+    return metrics
