@@ -53,8 +53,15 @@ def _parameters(field: Field) -> list[click.Parameter]:
         return [click.Argument([field.name], required=field.required, type=kind, metavar=field.name.upper())]
     help_text = field.option.help + (f"  [default: {field.default_text}]" if field.default_text else "")
     parameters: list[click.Parameter] = [
-        click.Option([option_name(field.name)], required=field.required, type=kind, help=help_text, metavar=kind.name)
+        click.Option(
+            [option_name(field.name)],
+            required=field.required,
+            type=kind,
+            default=None,
+            help=help_text,
+            metavar=kind.name,
+        )
     ]
     if former := field.option.renamed_from:
-        parameters.append(click.Option([option_name(former)], type=kind, hidden=True))
+        parameters.append(click.Option([option_name(former)], type=kind, default=None, hidden=True))
     return parameters

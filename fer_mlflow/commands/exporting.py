@@ -11,6 +11,7 @@ import click
 from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
 from fer_mlflow.files import cache_folder
+from fer_mlflow.progress import show_progress
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
@@ -37,7 +38,7 @@ def export(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     cache, started_s = cache_folder(), time.time()
     with open_run("export", options["name"] or ensemble.name, options["experiment"] or "") as run:
         run.log_params(typed)
-        with gathered_outputs(ensemble, run.client, cache) as gathered:
+        with gathered_outputs(ensemble, run.client, cache, show_progress) as gathered:
             bundle = write_bundle(ensemble, gathered, cache)
             if out is not None:
                 copy_bundle(bundle, out)

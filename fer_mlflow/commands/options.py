@@ -255,7 +255,7 @@ _ENSEMBLE = (
     ("dtype", "float32", _choice("float32", "float16"), "How the bundle stores logits."),
 )
 _PREPROCESSING = (
-    ("clahe", "false", TrueFalse(), "Equalise contrast; must match the teachers' training."),
+    ("clahe", "false", OrElse(TrueFalse(), "false"), "Equalise contrast; must match the teachers' training."),
     ("clahe-clip", "2.0", AboveZero(), "CLAHE's clip limit."),
     ("clahe-tile", "8", click.IntRange(min=1), "CLAHE's tiles along each side."),
 )

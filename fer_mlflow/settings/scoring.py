@@ -7,8 +7,8 @@ from fer_mlflow.settings.fields import Option
 from fer_mlflow.settings.groups import SourceSettings
 
 
-def rising_numbers(value: Any) -> tuple[float, ...]:
-    """Return rising finite numbers above 0, from comma-separated text or a sequence.
+def rising_numbers(value: Any, count: int | None = None) -> tuple[float, ...]:
+    """Return rising finite numbers above 0, `count` of them, from comma-separated text or a sequence.
 
     >>> rising_numbers("1, 2,4.5")
     (1.0, 2.0, 4.5)
@@ -18,8 +18,9 @@ def rising_numbers(value: Any) -> tuple[float, ...]:
     except (TypeError, ValueError):
         numbers = ()
     rising = all(a < b for a, b in zip((0.0, *numbers), (*numbers, float("inf")), strict=True))
-    if not numbers or not rising:
-        raise ValueError(f"{value!r} is not rising numbers above 0, comma-separated")
+    if not numbers or not rising or (count and len(numbers) != count):
+        how_many = f"{count} " if count else ""
+        raise ValueError(f"{value!r} is not {how_many}rising numbers above 0, comma-separated")
     return numbers
 
 
@@ -30,13 +31,6 @@ def format_numbers(numbers: tuple[float, ...]) -> str:
     '1,2.5'
     """
     return ",".join(repr(number).removesuffix(".0") for number in numbers)
-
-
-def _band(value: Any) -> tuple[float, ...]:
-    numbers = rising_numbers(value)
-    if len(numbers) != 2:
-        raise ValueError(f"{value!r} is not 2 rising numbers above 0, comma-separated")
-    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +45,7 @@ class InspectSettings(SourceSettings):
         tuple[float, ...],
         Option(
             "Mean top probability that suits distillation: lowest, highest.",
-            parse=_band,
+            parse=lambda value: rising_numbers(value, 2),
             text=format_numbers,
             kind="numbers",
         ),

@@ -1,6 +1,7 @@
 """One forward pass for all teachers that need one: read kept shards, compute the others, keep them."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from fer_mlflow.teachers.outputs import TeacherOutputs, unreadable_message
 from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, StoredShard, assemble, row_ranges
 from fer_mlflow.teachers.spec import TeacherSpec
 
+logger = logging.getLogger(__name__)
 _Kept = dict[str, dict[tuple[int, int], StoredShard | None]]  # teacher name -> range of rows -> its shard
 
 
@@ -111,6 +113,8 @@ def _compute_missing(
     described = describe_settings(settings, device, compiled)
     paths = benchmark.paths.to_numpy(object)
     left = sum(stop - start for start, stop in missing)
+    kept_rows = f", {len(benchmark) - left:,} kept from an earlier run" if left < len(benchmark) else ""
+    logger.info("predicting with %s: %s rows%s", ", ".join(names), f"{len(benchmark):,}", kept_rows)
     with progress(f"predicting with {', '.join(names)}", len(benchmark), len(benchmark) - left) as count:
         # Ranges that lack the same teachers form one pass: usually all of them do.
         for needed in sorted({tuple(needed) for needed in missing.values()}):

@@ -207,7 +207,7 @@ def test_arguments_and_options_are_kept_as_typed():
     assert "'temperatures': '1.0, 4'" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["evaluate", "calibrate", "inspect"])
+@pytest.mark.parametrize("name", ["evaluate", "calibrate"])
 def test_options_of_an_ensemble_are_empty_until_they_are_typed_and_say_their_defaults(name):
     command = main.get_command(click.Context(main), name)
     for each in command.params:

@@ -336,13 +336,13 @@ def test_the_ensemble_itself_gives_the_same_numbers_and_exports_nothing(place, e
 def test_an_ensemble_of_a_new_teacher_asks_it_and_keeps_its_run(place, ensemble_options, exported):
     options = [*ensemble_options, "--weights", "A=0.5,C=0.5", "--limit", "12"]
     result = place.run("evaluate", *options)
-    assert "asking A, C: 12 rows" in result.stderr  # another selection than the exported one
+    assert "predicting with A, C: 12 rows" in result.stderr  # another selection than the exported one
     made = [run for run in place.runs("teacher") if run.data.params["rows"] == "12"]
     assert {run.data.params["ensemble"] for run in made} == {"A=1", "C=1"}
     assert {run.info.status for run in made} == {"FINISHED"}
     assert len(place.runs("export")) == 1
     result = place.run("inspect", *options)  # and every command finds it
-    assert "asking" not in result.stderr
+    assert "predicting" not in result.stderr
     assert kept(place) == []
 
 

@@ -90,7 +90,7 @@ def test_what_is_printed_is_what_is_stored(workplace, toy_faces, toy_teachers):
     folder = Path(next(line.split()[1] for line in lines if line.startswith("  bundle ")))
     assert SoftLabels.open(folder).sha256 == run.data.tags["fer.bundle_sha256"]
     assert lines[-1] == f"  look     mlflow ui --backend-store-uri {workplace.uri}"
-    assert "asking A, B: 70 rows" in result.stderr
+    assert "predicting with A, B: 70 rows" in result.stderr
     assert not list((workplace.folder / "cache/logits").iterdir())  # nothing is left behind
     assert not list((workplace.folder / "cache/bundles").iterdir())
 
@@ -116,9 +116,9 @@ def test_other_weights_need_no_forward_pass_and_no_checkpoint(workplace, toy_fac
 def test_a_further_teacher_is_the_only_one_asked(workplace, toy_faces, toy_teachers):
     workplace.run(*arguments(toy_faces, toy_teachers, "A=1"))
     result = workplace.run(*arguments(toy_faces, toy_teachers, "A=0.5,C=0.5"))
-    assert "asking C: 70 rows" in result.stderr
+    assert "predicting with C: 70 rows" in result.stderr
     result = workplace.run(*arguments(toy_faces, toy_teachers, "A=1", "--precision", "bf16"))
-    assert "asking A: 70 rows" in result.stderr
+    assert "predicting with A: 70 rows" in result.stderr
 
 
 def test_the_same_command_gives_the_same_bytes(workplace, toy_faces, toy_teachers):
@@ -187,7 +187,7 @@ def test_an_edited_manifest_is_another_benchmark(workplace, own_faces, toy_teach
     text = own_faces.read_text()
     own_faces.write_text(text.replace("f0003.jpg,Happy", "f0003.jpg,Sad"))
     result = workplace.run(*arguments(own_faces, toy_teachers, "A=1"))
-    assert "asking A: 70 rows" in result.stderr
+    assert "predicting with A: 70 rows" in result.stderr
     assert len({run.data.tags["fer.selection_sha256"] for run in workplace.runs("export")}) == 2
 
 
@@ -210,7 +210,7 @@ def test_a_teacher_run_that_does_not_verify_is_asked_again(workplace, toy_faces,
         shutil.copytree(folders["B=1"], damaged)
     result = workplace.run(*arguments(toy_faces, toy_teachers, "A=0.3,B=0.7"))
     assert "warning: teacher A is not reused:" in result.stderr
-    assert "asking A: 70 rows" in result.stderr
+    assert "predicting with A: 70 rows" in result.stderr
     assert len(workplace.runs("teacher")) == 3
 
 
@@ -219,7 +219,7 @@ def test_a_teacher_run_that_triage_called_bad_is_not_used(workplace, toy_faces, 
     (run,) = workplace.runs("teacher")
     MlflowClient(workplace.uri).set_tag(run.info.run_id, "triage.status", "bad")
     result = workplace.run(*arguments(toy_faces, toy_teachers, "A=1"))
-    assert "asking A: 70 rows" in result.stderr
+    assert "predicting with A: 70 rows" in result.stderr
 
 
 def test_suspicious_statistics_are_said_reported_and_tagged(workplace, many_faces, toy_teachers):
@@ -261,4 +261,4 @@ def test_a_checkpoint_that_cannot_be_used_fails_before_the_forward_pass(workplac
     (tmp_path / "teachers/B.pt").write_bytes(b"no checkpoint")
     result = workplace.run(*arguments(toy_faces, tmp_path / "teachers/teachers.yaml"), status=2)
     assert "fer-mlflow: teacher B (" in result.stderr
-    assert "asking" not in result.stderr
+    assert "predicting" not in result.stderr

@@ -94,7 +94,7 @@ def test_a_server_that_goes_away_costs_only_the_upload(workplace, server, many_f
     assert content(kept) == undisturbed
     server.start()
     result = workplace.run_installed(*command(many_faces, toy_teachers, "--out", "out"))
-    assert "asking" not in result.stderr
+    assert "predicting" not in result.stderr
     assert content(workplace.folder / "out") == undisturbed
     newest = workplace.runs("export")[0]
     assert workplace.bundle(newest).sha256 == newest.data.tags["fer.bundle_sha256"]
