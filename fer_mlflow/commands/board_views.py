@@ -6,8 +6,9 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 
+from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.judgement import Judgement
-from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry, one_line
+from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry
 from fer_mlflow.tracking.run_table import RunRecord
 from fer_mlflow.tracking.triage_tags import BAD
 

@@ -8,9 +8,8 @@ from typing import Any
 import click
 import numpy as np
 
-from fer_mlflow.commands.manifesting import read_classes
+from fer_mlflow.commands.manifesting import read_classes, table_rows, write_report
 from fer_mlflow.commands.progress import watched
-from fer_mlflow.commands.report import Block, as_text, table_rows, write_report
 from fer_mlflow.data.checking import ERROR, NOTE, WARNING, Check, check_manifest
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.examining import examine_images
@@ -19,6 +18,7 @@ from fer_mlflow.data.merging import Input, parse_input
 from fer_mlflow.data.relating import DIFFERENT, PERMUTED, SAME, SUBSET, SUPERSET, Relation, relate
 from fer_mlflow.datasets.codes import CODES, dataset_called
 from fer_mlflow.errors import ContractError, ManifestError
+from fer_mlflow.tables import Cell, Section, Table, report_text
 
 _SIZES_SHOWN = 8
 _VERDICTS = {
@@ -54,7 +54,7 @@ def check(options: Mapping[str, Any]) -> None:
     if options["against"]:
         other = parse_input(options["against"], Path(options["against_root"]) if options["against_root"] else None)
         blocks.append(_against(_relate(found, other, classes), other))
-    click.echo(as_text(blocks))
+    click.echo(report_text(blocks))
     if options["report"]:
         write_report(options["report"], blocks)
     errors, warnings = found.count(ERROR), found.count(WARNING)
@@ -74,7 +74,7 @@ def _read_dataset(options: Mapping[str, Any]) -> str | None:
     return dataset
 
 
-def _summary(found: Check, given: Input) -> Block:
+def _summary(found: Check, given: Input) -> Section:
     benchmark = found.benchmark
     verdict = "not to be trusted" if found.count(ERROR) else "has warnings" if found.count(WARNING) else "clean"
     lines = [
@@ -83,34 +83,34 @@ def _summary(found: Check, given: Input) -> Block:
     ]
     if found.refused:
         lines.append(f"{found.refused:,} further rows are refused; what follows is about the others")
-    return Block(f"{given.name}: {verdict}", lines)
+    return Section(f"{given.name}: {verdict}", lines)
 
 
-def _findings(found: Check) -> list[Block]:
+def _findings(found: Check) -> list[Section]:
     """Return one block for each finding, errors first."""
     ranked = sorted(found.findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.level))
     return [
-        Block(f"{each.level}: {each.name}", [each.text, *(f"  {line}" for line in each.examples)]) for each in ranked
+        Section(f"{each.level}: {each.name}", [each.text, *(f"  {line}" for line in each.examples)]) for each in ranked
     ]
 
 
-def _support(found: Check) -> list[Block]:
+def _support(found: Check) -> list[Section]:
     """Return a table for each source and split that published counts are known for."""
     blocks = []
     for each in found.supports:
-        rows: list[list[str | int]] = [[name, each.observed[name], each.published[name]] for name in each.observed]
+        rows: list[list[Cell]] = [[name, each.observed[name], each.published[name]] for name in each.observed]
         title = f"support: {each.source}{f', {each.split}' if each.split else ''}: {each.verdict}"
-        blocks.append(Block(title, (), ["class", "rows", f"{each.dataset} {each.part}"], rows))
+        blocks.append(Section(title, (), Table(["class", "rows", f"{each.dataset} {each.part}"], rows)))
     return blocks
 
 
-def _rows(found: Check) -> Block:
+def _rows(found: Check) -> Section:
     """Return the table of labels, splits and sources."""
     columns = [name or "(no split)" for name in found.table.columns]
-    return Block("rows", (), ["source", "label", *columns], table_rows(found.table))
+    return Section("rows", (), Table(["source", "label", *columns], table_rows(found.table)))
 
 
-def _sizes(found: Check) -> list[Block]:
+def _sizes(found: Check) -> list[Section]:
     """Return the commonest image sizes."""
     sides = found.examined.sides
     sides = sides[sides[:, 0] > 0]
@@ -121,7 +121,7 @@ def _sizes(found: Check) -> list[Block]:
     if len(counts) > _SIZES_SHOWN:
         small, large = sides.min(axis=0), sides.max(axis=0)
         lines.append(f"{len(counts):,} sizes from {small[1]}x{small[0]} to {large[1]}x{large[0]}")
-    return [Block("image sizes (width x height)", lines)]
+    return [Section("image sizes (width x height)", lines)]
 
 
 def _relate(found: Check, other: Input, classes: ClassOrder) -> Relation:
@@ -134,7 +134,7 @@ def _relate(found: Check, other: Input, classes: ClassOrder) -> Relation:
     return relate(found.benchmark, there, np.asarray(found.examined.sha256), examined.sha256)
 
 
-def _against(relation: Relation, other: Input) -> Block:
+def _against(relation: Relation, other: Input) -> Section:
     """Say how the manifest stands to the other one."""
     lines = [_VERDICTS[relation.verdict]]
     if relation.verdict not in (SAME, PERMUTED):
@@ -142,7 +142,7 @@ def _against(relation: Relation, other: Input) -> Block:
     lines += [f"{rows:,} rows with the same path have another {name}" for name, rows in relation.changed.items()]
     lines += [f"  {line}" for line in relation.examples]
     if relation.shared is None:
-        return Block(f"against {other.name}", lines)
+        return Section(f"against {other.name}", lines)
     lines.append(
         f"by content: {relation.shared_images:,} of {relation.images_here:,} images here are among the "
         f"{relation.images_there:,} there"
@@ -151,6 +151,6 @@ def _against(relation: Relation, other: Input) -> Block:
         lines.append(f"{relation.other_labels:,} of them have another label there")
         lines += [f"  {line}" for line in relation.other_label_examples]
     if not relation.shared_images:
-        return Block(f"against {other.name}", lines)
+        return Section(f"against {other.name}", lines)
     columns = [f"there {name or '(no split)'}" for name in relation.shared.columns]
-    return Block(f"against {other.name}", lines, ["split here", *columns], table_rows(relation.shared))
+    return Section(f"against {other.name}", lines, Table(["split here", *columns], table_rows(relation.shared)))

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from fer_mlflow.commands.manifesting import build_manifest, merge_manifests, read_classes
-from fer_mlflow.commands.report import write_report
+from fer_mlflow.commands.manifesting import build_manifest, merge_manifests, read_classes, write_report
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.datasets import BUILDERS

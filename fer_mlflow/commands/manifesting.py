@@ -8,7 +8,6 @@ import click
 import pandas as pd
 
 from fer_mlflow.commands.progress import watched
-from fer_mlflow.commands.report import Block, as_text, table_rows, write_report
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.merging import Input, Merged, check_inputs, merge, parse_input
@@ -19,11 +18,13 @@ from fer_mlflow.datasets import build
 from fer_mlflow.datasets.codes import CODES
 from fer_mlflow.datasets.listing import Built
 from fer_mlflow.errors import ContractError
+from fer_mlflow.files import written_file
+from fer_mlflow.tables import Cell, Section, Table, report_markdown, report_text
 
 _SHOWN = 10
 
 
-def build_manifest(options: Mapping[str, Any]) -> list[Block]:
+def build_manifest(options: Mapping[str, Any]) -> list[Section]:
     """Run `build` with its parsed options; return what was printed."""
     out, root = _places(options)
     classes = read_classes(options)
@@ -45,7 +46,7 @@ def build_manifest(options: Mapping[str, Any]) -> list[Block]:
     return _report(options, [*_describe_built(options, built, classes), _written(out, root, len(frame))])
 
 
-def merge_manifests(options: Mapping[str, Any]) -> list[Block]:
+def merge_manifests(options: Mapping[str, Any]) -> list[Section]:
     """Run `merge` with its parsed options; return what was printed."""
     out, root = _places(options)
     inputs = _read_inputs(options)
@@ -55,7 +56,7 @@ def merge_manifests(options: Mapping[str, Any]) -> list[Block]:
     return _report(options, [*_describe_merged(merged), _written(out, root, len(merged.frame))])
 
 
-def split_manifest(options: Mapping[str, Any]) -> list[Block]:
+def split_manifest(options: Mapping[str, Any]) -> list[Section]:
     """Run `split` with its parsed options; return what was printed."""
     out, root = _places(options)
     shares = parse_shares(options["splits"])
@@ -77,7 +78,7 @@ def split_manifest(options: Mapping[str, Any]) -> list[Block]:
         lines.append(f"{values[values != ''].nunique():,} values of {group}, each in one split")
         if empty := int((values == "").sum()):
             lines.append(f"{empty:,} rows have no {group}: each counts as one of its own")
-    block = Block(f"{given}: {len(frame):,} rows", lines, ["label", *counts.columns], table_rows(counts))
+    block = Section(f"{given}: {len(frame):,} rows", lines, Table(["label", *counts.columns], table_rows(counts)))
     return _report(options, [block, _written(out, root, len(frame))])
 
 
@@ -111,23 +112,39 @@ def _read_inputs(options: Mapping[str, Any]) -> list[Input]:
     return inputs
 
 
-def _report(options: Mapping[str, Any], blocks: list[Block]) -> list[Block]:
+def _report(options: Mapping[str, Any], blocks: list[Section]) -> list[Section]:
     """Print blocks, and write them where that is asked for."""
-    click.echo(as_text(blocks))
+    click.echo(report_text(blocks))
     if options.get("report"):
         write_report(options["report"], blocks)
     return blocks
 
 
-def _written(out: Path, root: Path, rows: int) -> Block:
+def write_report(path: str | Path, sections: Sequence[Section]) -> None:
+    """Write sections as a Markdown file."""
+    with written_file(path) as file:
+        file.write(report_markdown(sections).encode())
+
+
+def table_rows(counts: pd.DataFrame | pd.Series) -> list[list[Cell]]:
+    """Return a count table's rows: the texts of its index, `-` for an empty one, then its numbers."""
+    table = counts.to_frame() if isinstance(counts, pd.Series) else counts
+    rows: list[list[Cell]] = []
+    for names, numbers in zip(table.index, table.to_numpy(), strict=True):
+        texts = names if isinstance(names, tuple) else (names,)
+        rows.append([*(str(text) or "-" for text in texts), *map(int, numbers)])
+    return rows
+
+
+def _written(out: Path, root: Path, rows: int) -> Section:
     """Tell where the manifest is, and how to read it."""
     lines = [f"manifest  {out.absolute()}, {rows:,} rows"]
     if root.absolute() != out.absolute().parent:
         lines.append(f"root      {root.absolute()}: give it as --root to every command that reads this manifest")
-    return Block(lines=lines)
+    return Section(lines=lines)
 
 
-def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrder) -> list[Block]:
+def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrder) -> list[Section]:
     """Say how many images were expected, found and missed, and what was left out."""
     dataset, counts = options["dataset"], built.counts
     published: dict[tuple[str, str], int] = {}
@@ -145,7 +162,7 @@ def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrde
                 )
     rows = []
     for (split, label), row in counts.iterrows():
-        cells: list[str | int] = [split, label, int(row["expected"]), int(row["found"]), int(row["missing"])]
+        cells: list[Cell] = [split, label, int(row["expected"]), int(row["found"]), int(row["missing"])]
         rows.append([*cells, published[split, label]] if published else cells)
     header = ["split", "class", "expected", "found", "missing", *(["published"] if published else [])]
     lines += [f"{count:,} left out: {reason}" for reason, count in built.skipped.items()]
@@ -156,32 +173,36 @@ def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrde
     lines += [f"similar files lie in {place}" for place in built.similar]
     found, expected = len(built.frame), int(counts["expected"].sum())
     title = f"{dataset} in {options['folder']}: {found:,} of {expected:,} images"
-    return [Block(title, lines, header, rows)]
+    return [Section(title, lines, Table(header, rows))]
 
 
-def _describe_merged(merged: Merged) -> list[Block]:
+def _describe_merged(merged: Merged) -> list[Section]:
     """Say what was joined, which images were there twice, and what leaks."""
     lines = [f"{name}: {rows:,} rows" for name, rows in merged.rows.items()]
     lines += [f"{name} has no row of {', '.join(labels)}, others have" for name, labels in merged.lacking.items()]
     repeated, leaked = merged.repeated, merged.leaked
     lines.append(f"{len(repeated):,} rows left out, whose image is there already (same bytes)")
-    blocks = [Block("merged", lines)]
+    blocks = [Section("merged", lines)]
     plain = repeated.drop(leaked.index)
     if len(plain):
         pairs = plain.groupby(["kept_input", "dropped_input"], sort=False).size()
         blocks.append(
-            Block("the same image again", _pairs_told(plain), ["kept", "left out", "images"], table_rows(pairs))
+            Section(
+                "the same image again", _pair_lines(plain), Table(["kept", "left out", "images"], table_rows(pairs))
+            )
         )
     if len(leaked):
         pairs = leaked.groupby(["kept_split", "dropped_split"], sort=False).size()
         title = f"leakage: {len(leaked):,} images are in two splits"
-        blocks.append(Block(title, _pairs_told(leaked), ["kept in", "left out of", "images"], table_rows(pairs)))
+        blocks.append(
+            Section(title, _pair_lines(leaked), Table(["kept in", "left out of", "images"], table_rows(pairs)))
+        )
     counts = pd.crosstab(merged.frame["source"], merged.frame["split"].replace("", "(no split)"))
-    blocks.append(Block("rows", (), ["source", *counts.columns], table_rows(counts)))
+    blocks.append(Section("rows", (), Table(["source", *counts.columns], table_rows(counts))))
     return blocks
 
 
-def _pairs_told(repeated: pd.DataFrame) -> list[str]:
+def _pair_lines(repeated: pd.DataFrame) -> list[str]:
     shown: Sequence[dict] = repeated.head(_SHOWN).to_dict("records")
     lines = [f"{row['dropped']} of {row['dropped_input']} is {row['kept']} of {row['kept_input']}" for row in shown]
     return lines + ([f"and {len(repeated) - _SHOWN:,} more"] if len(repeated) > _SHOWN else [])

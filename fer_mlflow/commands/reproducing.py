@@ -11,7 +11,6 @@ import pandas as pd
 from fer_mlflow.commands.configurations import Configurations, read_weightings, tally_kept
 from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
-from fer_mlflow.commands.report import as_markdown, as_text
 from fer_mlflow.commands.reproduction_report import describe_reproduction
 from fer_mlflow.commands.teacher_sets import (
     TeacherSet,
@@ -27,6 +26,7 @@ from fer_mlflow.files import cache_folder
 from fer_mlflow.scoring.parts import parts_of
 from fer_mlflow.search.reproduction import Reproduction, Searched, Target, search_settings
 from fer_mlflow.search.selection import Pools, equal_weights
+from fer_mlflow.tables import report_markdown, report_text
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 
@@ -47,12 +47,12 @@ def reproduce(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         configurations = Configurations.product(ways_of_all, options["space"], weightings)
         result = _search(target, benchmarks, configurations)
         blocks = describe_reproduction(result, target, benchmarks, configurations, options["show"])
-        run.log_text("reproduction.md", as_markdown(blocks))
+        run.log_text("reproduction.md", report_markdown(blocks))
         table = _table(result, configurations, names)
         run.log_table("matches", table)
         run.log_csv("matches", table)
         run.log_metrics({"matches": float(len(result.matches)), "nearest/distance": result.nearest.distance})
-    click.echo(as_text(blocks))
+    click.echo(report_text(blocks))
     click.echo(f"\n  run      {run.run_id}")
     click.echo(f"  table    {run.artifact_location('tables/matches.csv')}")
     click.echo(f"  look     {describe_way_to_ui(run.experiment_id, run.run_id)}")

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from fer_mlflow.commands.configurations import Configurations, format_span
-from fer_mlflow.commands.report import Block
 from fer_mlflow.commands.teacher_sets import TeacherSet
 from fer_mlflow.search.reproduction import WITH_TEMPERATURE, Reproduction, Setting, Target
 from fer_mlflow.softlabels.protocol import describe_protocol
+from fer_mlflow.tables import Section, Table
 
 _PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
 
@@ -17,7 +17,7 @@ Benchmarks = Mapping[str, Mapping[str, TeacherSet]]
 
 def describe_reproduction(
     result: Reproduction, target: Target, benchmarks: Benchmarks, configurations: Configurations, shown: int
-) -> list[Block]:
+) -> list[Section]:
     """Return the report of a search."""
     names = next(iter(next(iter(benchmarks.values())).values())).names
     numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
@@ -27,14 +27,14 @@ def describe_reproduction(
     sought, settings = result.sought
     if sought < settings:
         searched.append(f"temperatures were sought for the nearest {sought:,} of {settings:,} settings")
-    blocks = [Block(f"target: {', '.join([numbers, *known])}, each within {target.tolerance:g}", searched)]
+    blocks = [Section(f"target: {', '.join([numbers, *known])}, each within {target.tolerance:g}", searched)]
     if unreachable := _out_of_reach(result, target):
-        blocks.append(Block("out of reach, whatever the configuration", unreachable))
+        blocks.append(Section("out of reach, whatever the configuration", unreachable))
     if result.matches:
         title = f"{len(result.matches):,} setting{'s give' if len(result.matches) > 1 else ' gives'} these numbers"
         more = [f"the nearest {shown}; the table has all"] if len(result.matches) > shown else []
         blocks.append(_settings(title, result.matches[:shown], configurations, names, more))
-        blocks.append(Block("what the target leaves open", _open_questions(result, target, configurations, names)))
+        blocks.append(Section("what the target leaves open", _open_questions(result, target, configurations, names)))
         blocks.append(_protocols(result.matches[:shown], benchmarks, configurations))
         return blocks
     blocks.append(_settings("no setting gives these numbers; the nearest", [result.nearest], configurations, names, []))
@@ -50,7 +50,7 @@ def describe_reproduction(
             lines.append(f"changing the {closest} moved closest")
         else:
             lines.append("no single change moved closer")
-        blocks.append(Block("one change at a time, from the usual setting (a distance of 1 is the tolerance)", lines))
+        blocks.append(Section("one change at a time, from the usual setting (a distance of 1 is the tolerance)", lines))
     return blocks
 
 
@@ -65,7 +65,7 @@ def _out_of_reach(result: Reproduction, target: Target) -> list[str]:
     return lines
 
 
-def _settings(title: str, settings: list[Setting], configurations: Configurations, names, more: list[str]) -> Block:
+def _settings(title: str, settings: list[Setting], configurations: Configurations, names, more: list[str]) -> Section:
     metrics = list(settings[0].scores)
     header = ["distance", *metrics, "T", "benchmark", "rows", "configuration"]
     rows = [
@@ -79,7 +79,7 @@ def _settings(title: str, settings: list[Setting], configurations: Configuration
         ]
         for each in settings
     ]
-    return Block(title, more, header, rows)
+    return Section(title, more, Table(header, rows))
 
 
 def _configuration(each: Setting, configurations: Configurations, names) -> str:
@@ -118,10 +118,10 @@ def _open_questions(result: Reproduction, target: Target, configurations: Config
     return lines or ["nothing: they say all"]
 
 
-def _protocols(settings: list[Setting], benchmarks: Benchmarks, configurations: Configurations) -> Block:
+def _protocols(settings: list[Setting], benchmarks: Benchmarks, configurations: Configurations) -> Section:
     """Return how the benchmarks of settings were made and asked."""
     rows = []
     for benchmark, way in dict.fromkeys((s.benchmark, str(configurations.pools[s.configuration])) for s in settings):
         described = describe_protocol(benchmarks[benchmark][way].bundle)
         rows.append([benchmark, *(described[key] for key in _PROTOCOL)])
-    return Block("protocol", [], ["benchmark", *_PROTOCOL], rows)
+    return Section("protocol", [], Table(["benchmark", *_PROTOCOL], rows))

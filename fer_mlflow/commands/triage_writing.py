@@ -9,8 +9,8 @@ import click
 from tqdm import tqdm
 
 from fer_mlflow.errors import TrackingError
+from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.bundles import read_run
-from fer_mlflow.tracking.leaderboard import one_line
 from fer_mlflow.tracking.rules import last_alive_ms
 from fer_mlflow.tracking.run_table import RunRecord, RunTable, record_of
 from fer_mlflow.tracking.store import tracking_errors

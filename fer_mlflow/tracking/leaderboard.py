@@ -17,6 +17,7 @@ from fer_mlflow.scoring.significance import (
     paired_differences,
     paired_mean_difference,
 )
+from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.evidence import Evidence
 from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.run_table import RunRecord, record_of
@@ -78,15 +79,6 @@ class Board:
     metric: str
     entries: tuple[Entry, ...]
     is_trained_on: bool = False
-
-
-def one_line(text: str) -> str:
-    """Return text without what would break a line or steer a terminal.
-
-    >>> one_line("a\\nb")
-    'a b'
-    """
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def entry_of(run: RunRecord, status: str = GOOD) -> Entry:

@@ -17,8 +17,9 @@ from fer_mlflow.commands.board_views import (
     board_page,
 )
 from fer_mlflow.scoring.significance import Interval
+from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.judgement import Judgement
-from fer_mlflow.tracking.leaderboard import Board, Entry, across, one_line
+from fer_mlflow.tracking.leaderboard import Board, Entry, across
 
 SELECTION = "ab" * 32
 HOSTILE = [

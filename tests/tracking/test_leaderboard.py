@@ -14,6 +14,7 @@ from scipy import stats
 from fer_mlflow.commands.board_views import across_table, board_lines
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.significance import Interval, bootstrap_intervals, mcnemar_p_value, paired_differences
+from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.evidence import Evidence
 from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.leaderboard import (
@@ -21,7 +22,6 @@ from fer_mlflow.tracking.leaderboard import (
     build_boards,
     difference_p_value,
     entry_of,
-    one_line,
     read_leaderboard,
     with_significance,
 )
