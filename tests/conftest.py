@@ -1,5 +1,6 @@
 """Shared places to work in: a tracking store that is migrated once, toy data, real data where there is some."""
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -28,6 +29,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _not_installed():
+    """Hide the project's own metadata: an environment that `mlflow run` makes holds conda.yaml's packages only."""
+    find = importlib.metadata.Distribution.from_name
+
+    def from_name(name):
+        if name.replace("_", "-") == "fer-mlflow":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata.Distribution, "from_name", from_name)
+        yield
 
 
 @dataclass

@@ -6,6 +6,7 @@ import traceback
 
 import click
 
+import fer_mlflow
 from fer_mlflow.errors import FerError, Interrupted
 from fer_mlflow.tracking.context import command_line
 
@@ -71,6 +72,6 @@ class LazyGroup(click.Group):
     },
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="fer-mlflow", prog_name="fer-mlflow")
+@click.version_option(fer_mlflow.__version__, prog_name="fer-mlflow")
 def main(debug: bool) -> None:
     """Soft labels from ensembles of facial-expression teachers: tracked, verified, comparable."""

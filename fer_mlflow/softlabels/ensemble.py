@@ -2,13 +2,14 @@
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 
+import fer_mlflow
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError
 from fer_mlflow.scoring.alignment import Check, check_statistics
@@ -70,7 +71,10 @@ def write_ensemble(
         "teachers": {name: each.description for name, each in chosen.items()},
         "fused_with": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("fer-mlflow", "numpy", "scipy", "pandas")},
+            "fer-mlflow": fer_mlflow.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pandas": pd.__version__,
         },
         "unreadable": [vars(bad) for bad in first.unreadable],
         "in_sample": {name: each.description["in_sample"] for name, each in chosen.items()},
