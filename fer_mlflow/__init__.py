@@ -10,9 +10,23 @@ if TYPE_CHECKING:
     from fer_mlflow.softlabels.bundle import SoftLabels
     from fer_mlflow.student.dataset import SoftLabelDataset
     from fer_mlflow.student.losses import dkd_loss, kd_loss
+    from fer_mlflow.workflows.calibrate import calibrate
+    from fer_mlflow.workflows.compare import compare
+    from fer_mlflow.workflows.evaluate import evaluate
+    from fer_mlflow.workflows.export import export
     from fer_mlflow.workflows.inspect import inspect
 
-__all__ = ["SoftLabelDataset", "SoftLabels", "dkd_loss", "inspect", "kd_loss"]
+__all__ = [
+    "SoftLabelDataset",
+    "SoftLabels",
+    "calibrate",
+    "compare",
+    "dkd_loss",
+    "evaluate",
+    "export",
+    "inspect",
+    "kd_loss",
+]
 __version__ = "0.1.0"
 
 
@@ -21,6 +35,10 @@ _HOMES = {
     "SoftLabelDataset": "fer_mlflow.student.dataset",
     "kd_loss": "fer_mlflow.student.losses",
     "dkd_loss": "fer_mlflow.student.losses",
+    "calibrate": "fer_mlflow.workflows.calibrate",
+    "compare": "fer_mlflow.workflows.compare",
+    "evaluate": "fer_mlflow.workflows.evaluate",
+    "export": "fer_mlflow.workflows.export",
     "inspect": "fer_mlflow.workflows.inspect",
 }
 

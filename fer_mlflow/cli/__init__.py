@@ -18,7 +18,7 @@ COMMANDS = (
 )
 
 
-_CONVERTED = ("inspect",)
+_CONVERTED = ("export", "evaluate", "calibrate", "inspect", "compare")
 
 
 class _ToStderr(logging.Handler):
@@ -27,6 +27,16 @@ class _ToStderr(logging.Handler):
     def emit(self, record):
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         click.echo(f"{prefix}{record.getMessage()}", err=True)
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return what is wrong with a command's options, in one line, and where to read about them."""
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
+        name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        message = f"{name}: {error.message}"
+    command = error.ctx.command_path if error.ctx is not None else "fer-mlflow"
+    return f"{message}; see `{command} --help`"
 
 
 class LazyGroup(click.Group):
@@ -49,8 +59,10 @@ class LazyGroup(click.Group):
         try:
             with command_line():
                 return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
+        except (click.exceptions.Exit, click.Abort):
             raise
+        except click.UsageError as error:
+            message, status, details = _usage(error), error.exit_code, traceback.format_exc()
         except (FerError, Interrupted) as error:
             message, status = str(error), error.exit_status
             details = traceback.format_exc()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.commands.comparing import p_value_text
+from fer_mlflow.cli.compare import format_p_value
 from fer_mlflow.commands.student_scores import SCORES
 from fer_mlflow.commands.students import Student
 from fer_mlflow.errors import JobError
@@ -97,7 +97,7 @@ class GridResult:
         for name in SCORES:
             each = comparison.differences[name]
             interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
-            lines.append(f"  {name:<8}  {each.value:+.4f}  {interval}  p {p_value_text(each.p_value)}")
+            lines.append(f"  {name:<8}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}")
         for name, differences in self.seed_differences().items():
             mean, sd = _mean_sd(differences)
             lines.append(

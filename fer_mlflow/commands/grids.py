@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.commands.distill import command as distill_command
-from fer_mlflow.commands.evaluating import SEED
 from fer_mlflow.commands.grid_report import GridResult, Point, configurations, grid_table, metrics_of_grid, text
 from fer_mlflow.commands.student_scores import score_student, short_name
 from fer_mlflow.commands.students import Reader, train_student
@@ -21,6 +20,7 @@ from fer_mlflow.scoring.comparison import compare_logits
 from fer_mlflow.tracking.bundles import adopt_run, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.training.recipe import Recipe
+from fer_mlflow.workflows.evaluate import SEED
 
 _OF_LOSS = ("loss", "softlabels", "target", "temperature", "alpha", "beta", "ce_weight", "distill_warmup_epochs")
 _OF_RECIPE = tuple(name for name in Recipe.__dataclass_fields__ if name != "clahe")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.commands.evaluating import SEED
 from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.commands.students import Student
 from fer_mlflow.commands.training import FOLDER
@@ -24,6 +23,7 @@ from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints
 from fer_mlflow.tracking.bundles import fetch_bundle, fetch_checkpoint, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.workflows.ensemble import Ensemble, forget, gathered_outputs, write_bundle
+from fer_mlflow.workflows.evaluate import SEED
 
 KIND = "student"
 SCORES = ("accuracy", "macro_f1", "nll")  # that a student's run has of other rows

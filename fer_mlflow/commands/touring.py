@@ -9,17 +9,13 @@ import click
 import cv2
 from tqdm import tqdm
 
+from fer_mlflow.cli.calibrate import command as calibrate_command
+from fer_mlflow.cli.compare import command as compare_command
+from fer_mlflow.cli.evaluate import command as evaluate_command
+from fer_mlflow.cli.export import command as export_command
 from fer_mlflow.cli.inspect import command as inspect_command
-from fer_mlflow.commands.calibrate import command as calibrate_command
-from fer_mlflow.commands.calibrating import calibrate
-from fer_mlflow.commands.compare import command as compare_command
-from fer_mlflow.commands.comparing import compare
 from fer_mlflow.commands.distill import command as distill_command
 from fer_mlflow.commands.distilling import distill
-from fer_mlflow.commands.evaluate import command as evaluate_command
-from fer_mlflow.commands.evaluating import evaluate
-from fer_mlflow.commands.export import command as export_command
-from fer_mlflow.commands.exporting import export
 from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.commands.reproduce import command as reproduce_command
 from fer_mlflow.commands.reproducing import reproduce
@@ -152,7 +148,7 @@ def _exported(
         _say(f"exported already: {ensemble.name} on {ensemble.benchmark.name}")
     else:
         _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
-        export(_parsed(export_command, typed), typed)
+        export_command.callback(**_parsed(export_command, typed))  # type: ignore[misc]
     return ensemble, find_runs(run.client, "export", [key])[key][0].info.run_id
 
 
@@ -183,10 +179,10 @@ def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:
         return
     best, second = (entry.run_id for entry in boards["test"][:2])
     on_val = [each.run_id for each in boards["val"] if each.configuration == boards["test"][0].configuration]
-    _follow(run, evaluate_command, evaluate, {"run": best})
-    _follow(run, calibrate_command, calibrate, {"run": best, "fit_run": on_val[0]} if on_val else {"run": best})
+    _follow(run, evaluate_command, None, {"run": best})
+    _follow(run, calibrate_command, None, {"run": best, "fit_run": on_val[0]} if on_val else {"run": best})
     _follow(run, inspect_command, None, {"run": best})
-    _follow(run, compare_command, compare, {"run_a": best, "run_b": second})
+    _follow(run, compare_command, None, {"run_a": best, "run_b": second})
 
 
 def _search(

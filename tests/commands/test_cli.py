@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from fer_mlflow.cli import COMMANDS, main
-from fer_mlflow.commands import export as export_command
+from fer_mlflow.cli import export as export_command
 from fer_mlflow.commands.options import (
     AboveZero,
     Count,
@@ -207,27 +207,26 @@ def test_arguments_and_options_are_kept_as_typed():
     assert "'temperatures': '1.0, 4'" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["evaluate", "calibrate"])
-def test_options_of_an_ensemble_are_empty_until_they_are_typed_and_say_their_defaults(name):
+@pytest.mark.parametrize("name", ["evaluate", "calibrate", "inspect"])
+def test_options_of_an_ensemble_say_their_defaults_and_are_not_given_by_default(name):
     command = main.get_command(click.Context(main), name)
     for each in command.params:
         if each.name in ("manifest", "teachers", "weights", "space", "clahe", "clahe_clip", "precision", "split"):
-            assert (each.default, each.required) == ("", False)
+            assert (each.default, each.required) == (None, False)
     text = " ".join(invoke(name, "--help").stdout.split())
-    for said in ("taken. [default: logit]", "clip limit. [default: 2.0]", "its first digits do", "[default: fp32]"):
-        assert said in text
+    for words in ("taken. [default: logit]", "clip limit. [default: 2.0]", "its first digits do", "[default: fp32]"):
+        assert words in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["evaluate", "--temperature", "0"], "'0' is not a number above 0"),
-        (["evaluate", "--temperature", ""], "'' is not a number above 0"),
-        (["calibrate", "--crossfit", "1"], "'1' is neither a whole number of at least 2 nor empty"),
+        (["calibrate", "--crossfit", "1"], "'1' is not a whole number of at least 2, nor none"),
         (["calibrate", "--method", "isotonic"], "is not one of"),
         (["calibrate", "--in-sample", "yes"], "neither true nor false"),
-        (["calibrate", "--seed", "-1"], "is not in the range"),
-        (["calibrate", "--clahe-tile", "0"], "is not in the range"),
+        (["calibrate", "--seed", "-1"], "--seed: '-1' is not a whole number of at least 0"),
+        (["calibrate", "--clahe-tile", "0"], "is not a whole number of at least 1"),
         (["inspect", "--band", "0.8,0.5"], "is not 2 rising numbers above 0"),
         (["compare", "abcd"], "Missing argument 'RUN_B'"),
     ],

@@ -193,7 +193,7 @@ def test_a_run_does_not_differ_from_itself(place, runs):
     assert metrics["changed_rows"] == 0
     assert "≠" not in result.stdout
     assert run.data.tags["fer.protocol_differences"] == "none"
-    assert "  neither accuracy nor macro-F1 tells A and B apart on these rows" in result.stdout
+    assert "  neither accuracy nor macro-F1 differs significantly between A and B on these rows" in result.stdout
     assert len(pd.read_parquet(artifact(run, "tables/changed_rows.parquet"))) == 0
 
 

@@ -215,7 +215,7 @@ def test_the_run_has_the_ensembles_params_and_the_options_as_typed(evaluated, ex
     assert {key: mine[key] for key in derived} == {key: theirs[key] for key in derived}
     same = ("space", "dtype", "clahe", "precision", "manifest", "split", "teachers")
     assert {key: mine[key] for key in same} == {key: theirs[key] for key in same}
-    assert (mine["run"], mine["by"], mine["temperature"]) == (exported.info.run_id[:8], " source, age,place,split", "1")
+    assert (mine["run"], mine["by"], mine["temperature"]) == (exported.info.run_id[:8], "source,age,place,split", "1")
     assert "limit" not in mine  # what was not typed and is not known is not claimed
 
 
@@ -246,7 +246,7 @@ def test_what_is_printed_is_what_is_stored(evaluated, place):
     assert f"  ece             {metrics['ece']:.4f}  {null}" in lines
     assert f"  run      {run.info.run_id}" in lines
     assert f"  rows     {artifact(run, 'tables/predictions.parquet')}" in lines
-    assert lines[-1] == f"  look     mlflow ui --backend-store-uri {place.uri}"
+    assert lines[-1] == f"  ui       mlflow ui --backend-store-uri {place.uri}"
     assert result.stderr == "warning: 3 rows have no label and are left out\n"
 
 
@@ -327,7 +327,7 @@ def test_the_ensemble_itself_gives_the_same_numbers_and_exports_nothing(place, e
         assert run.data.tags[key] == reference.data.tags[key]
     derived = [key for key in reference.data.params if key.startswith(("ensemble", "w/", "benchmark", "rows"))]
     assert {key: run.data.params[key] for key in derived} == {key: reference.data.params[key] for key in derived}
-    assert (run.data.params["weights"], run.data.params["clahe"]) == ("B=0.4,A=0.6", "true")
+    assert (run.data.params["weights"], run.data.params["clahe"]) == ("A=0.6,B=0.4", "true")
     assert run.info.run_name == "evaluate · B 0.4 · A 0.6 · prob · clahe  on  faces:test"
     assert artifact(run, "mistakes.png").exists()
     assert kept(place) == []
@@ -391,8 +391,8 @@ def test_from_another_folder_a_relative_manifest_is_missed_only_where_it_is_need
 
 
 def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_changed_image(place, tmp_path, monkeypatch):
-    from fer_mlflow.commands import mistakes
     from fer_mlflow.files import sha256_of_file
+    from fer_mlflow.workflows import evaluate as module
 
     manifest = toys.write_faces(tmp_path / "faces", 40)
     logits, labels = draw_logits(40, seed=9)
@@ -409,9 +409,9 @@ def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_change
         manifest_sha256=sha256_of_file(manifest),
         checkpoints=bundle.checkpoints,
     )
-    shown, draw = [], mistakes.draw_mistakes
-    monkeypatch.setattr(mistakes, "draw_mistakes", lambda *parts: shown.append(parts) or draw(*parts))
-    monkeypatch.setattr(mistakes, "MOST", 12)
+    shown, draw = [], module.draw_mistakes
+    monkeypatch.setattr(module, "draw_mistakes", lambda *parts: shown.append(parts) or draw(*parts))
+    monkeypatch.setattr(module, "MOST_MISTAKES", 12)
     probs = softmax(logits.astype(float), axis=1)
     wrong = [n for n in range(3, 40) if logits[n].argmax() != labels[n]]
     order = sorted(wrong, key=lambda n: -probs[n].max())[:12]
@@ -505,8 +505,11 @@ def small(place, tmp_path_factory) -> Path:
         (["--run", "%' OR 1=1 --"], "a run id is 4 to 32 digits"),
         (["--run", "0" * 33], "a run id is 4 to 32 digits"),
         (["--bundle", "none"], "bundle none: no such folder; give the folder that holds hash_manifest.json"),
-        (["--bundle", "b", "--space", "prob"], "--space: bundle names soft labels that are made; leave this out"),
-        (["--run", "abcd", "--clahe-tile", "4", "--limit", "9"], "--limit, --clahe-tile: run names soft labels"),
+        (
+            ["--bundle", "b", "--space", "prob"],
+            "--space: no effect with --bundle, whose soft labels are already fused; remove it",
+        ),
+        (["--run", "abcd", "--clahe-tile", "4", "--limit", "9"], "--limit, --clahe-tile: no effect with --run"),
     ],
 )
 def test_a_source_that_cannot_be_had_is_refused(place, options, said):
@@ -519,7 +522,7 @@ def test_all_commands_take_their_source_from_the_same_options(place, command):
     assert "(found none of them)" in error_line(place.run(command, status=2))
     assert "has no such run" in error_line(place.run(command, "--run", "12345678", status=2))
     line = error_line(place.run(command, "--bundle", "b", "--space", "prob", status=2))
-    assert line == "--space: bundle names soft labels that are made; leave this out"
+    assert line == "--space: no effect with --bundle, whose soft labels are already fused; remove it"
 
 
 @pytest.mark.usefixtures("no_new_run")
@@ -629,4 +632,4 @@ def test_evaluation_through_a_server_that_keeps_artifacts(server, tmp_path):
     names = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert names == {"reliability.png", "confusion_matrix.png", "class_scores.png", "tables"}
     assert f"  rows     runs:/{run.info.run_id}/tables/predictions.parquet" in result.stdout
-    assert f"  look     {server.uri}/#/experiments/0/runs/{run.info.run_id}" in result.stdout
+    assert f"  ui       {server.uri}/#/experiments/0/runs/{run.info.run_id}" in result.stdout

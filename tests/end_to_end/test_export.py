@@ -36,13 +36,12 @@ def test_one_run_has_all_that_the_design_asks_for(workplace, toy_faces, toy_teac
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "B 0.25 · A 0.75 · prob · clahe"
     params = run.data.params
-    assert {key: params[key] for key in ("weights", "space", "clahe", "clahe_clip", "split", "root", "dtype")} == {
-        "weights": "B=0.25,A=0.75",
+    assert {key: params[key] for key in ("weights", "space", "clahe", "clahe_clip", "split", "dtype")} == {
+        "weights": "A=0.75,B=0.25",
         "space": "prob",
         "clahe": "true",
-        "clahe_clip": "2",
+        "clahe_clip": "2.0",
         "split": "test",
-        "root": "",
         "dtype": "float32",
     }
     assert (params["ensemble"], params["w/A"], params["w/B"]) == ("A=0.75,B=0.25", "0.75", "0.25")
@@ -89,7 +88,7 @@ def test_what_is_printed_is_what_is_stored(workplace, toy_faces, toy_teachers):
     assert f"  run      {run.info.run_id}" in lines
     folder = Path(next(line.split()[1] for line in lines if line.startswith("  bundle ")))
     assert SoftLabels.open(folder).sha256 == run.data.tags["fer.bundle_sha256"]
-    assert lines[-1] == f"  look     mlflow ui --backend-store-uri {workplace.uri}"
+    assert lines[-1] == f"  ui       mlflow ui --backend-store-uri {workplace.uri}"
     assert "predicting with A, B: 70 rows" in result.stderr
     assert not list((workplace.folder / "cache/logits").iterdir())  # nothing is left behind
     assert not list((workplace.folder / "cache/bundles").iterdir())
@@ -237,7 +236,7 @@ def test_suspicious_statistics_are_said_reported_and_tagged(workplace, many_face
     [
         (
             {"--weights": "A=0.5,B=0.6"},
-            "weights: shares sum to 1.1, not to 1; normalised they are A=0.454545,B=0.545455",
+            "--weights: shares sum to 1.1, not to 1; normalised they are A=0.454545,B=0.545455",
         ),
         ({"--weights": "A=0.5,X=0.5"}, "no teacher X among A, B, C"),
         ({"--split": "val"}, 'no row has split "val"; its splits are test (70)'),

@@ -57,7 +57,7 @@ def test_one_run_is_opened_and_every_parameter_arrives(workplace, toy_faces, toy
 
 def test_bad_input_fails_the_run_that_mlflow_opened(workplace, toy_faces, toy_teachers):
     result = mlflow_run(workplace, f"manifest={toy_faces}", f"teachers={toy_teachers}", "weights=A=2", status=1)
-    assert "fer-mlflow: weights: shares sum to 2, not to 1; normalised they are A=1" in result.stderr
+    assert "fer-mlflow: --weights: shares sum to 2, not to 1; normalised they are A=1" in result.stderr
     (run,) = workplace.runs()
     assert run.info.status == "FAILED"
 

@@ -1,38 +1,37 @@
-"""What `calibrate` does, apart from its options, so that `--help` imports nothing heavy."""
+"""`calibrate`: fit a temperature, or biases, and measure what it changes on rows that it was not fitted on."""
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
+from fer_mlflow.calibration.affine import AffineFit
+from fer_mlflow.calibration.coefficients import CoefficientsFit
 from fer_mlflow.calibration.folds import crossfit, stratified_folds
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
-from fer_mlflow.commands.calibration_report import calibration_metrics, describe_fit, print_result
-from fer_mlflow.commands.evaluating import SEED, check_labelled, read_slices
-from fer_mlflow.commands.options import source_settings, split_names
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.figures import draw_reliability
 from fer_mlflow.files import sha256_of_json
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.calibration_error import expected_calibration_error
 from fer_mlflow.scoring.evaluation import Evaluation
 from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.calibration import fit_of, write_calibrated
+from fer_mlflow.softlabels.calibration import PooledFit, fit_of, write_calibrated
 from fer_mlflow.softlabels.protocol import describe_ensemble, describe_protocol
 from fer_mlflow.tracking.bundles import publish_bundle
-from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
-from fer_mlflow.workflows.sources import (
-    Source,
-    opened_source,
-    read_run_or_folder,
-    read_source,
-    source_name,
-)
+from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
+from fer_mlflow.workflows.sources import Source, opened_source, read_run_or_folder, read_source, source_name
 
 # What two bundles of one ensemble share, whatever their rows.
 _SAME_ENSEMBLE = ("weights", "space", "dtype", "calibration", "clahe", "decoding", "image size", "precision")
@@ -61,23 +60,61 @@ class Calibration:
     by_slice: dict[str, dict[str, tuple[np.ndarray, TemperatureFit]]]
 
 
-def calibrate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Run the command with its parsed options; `typed` is what is logged of them."""
-    found = read_source(source_settings(options, typed))
-    other = read_run_or_folder(options["fit_run"]) if options["fit_run"] else None
-    known = _check_options(options, found, other)
-    parts = {column: read_slices(found, column, known) for column in split_names(options["by"])}
-    name = options["name"] or f"calibrate · {source_name(found)}"
-    with open_run("calibrate", name, options["experiment"] or "") as run, opened_source(found, run, typed) as source:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CalibrateResult(RunResult):
+    """A calibration of soft labels.
+
+    Attributes
+    ----------
+    name : the configuration and the benchmark
+    method : what was fitted
+    calibration : the fit, and scores before and after
+    metrics : name -> number, as they are logged
+    exported_run : the run with the calibrated soft labels; empty where they were not exported
+    """
+
+    name: str
+    soft_labels: SoftLabels
+    method: str
+    calibration: Calibration
+    metrics: dict[str, float]
+    exported_run: str = ""
+
+
+@workflow(CalibrateSettings)
+def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> CalibrateResult:
+    """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on.
+
+    Raises
+    ------
+    FerError
+        the soft labels cannot be had, no row has a label, or `fit_run` has another ensemble or the same rows
+    JobError
+        nothing could be fitted, and the calibrated soft labels were to be exported
+    TrackingError
+        the server cannot be reached
+    """
+    found, params = read_source(settings), params_of(settings)
+    other = read_run_or_folder(settings.fit_run) if settings.fit_run else None
+    if other is not None:
+        check_fit_source(found, other)
+    known = check_labelled(found)
+    parts = {column: read_slices(found, column, known) for column in settings.by}
+    name = settings.name or f"calibrate · {source_name(found)}"
+    with (
+        open_run("calibrate", name, settings.experiment) as run,
+        opened_source(found, run, params, progress) as source,
+    ):
         bundle = source.bundle
-        run.log_params(source.params_with(typed))
+        run.log_params(source.params_with(params))
         benchmark = bundle.report["benchmark"]["name"]
         run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
-        inputs = _inputs(source, options["per_teacher"])
-        result = _calibrate(source, inputs, known, parts, other, options)
-        run.log_metrics(calibration_metrics(result, bundle))
+        inputs = _inputs(source, settings.per_teacher)
+        result = _calibrate(source, inputs, known, parts, other, settings)
+        metrics = calibration_metrics(result, bundle)
+        run.log_metrics(metrics)
         if result.after is not None:
-            panels = {when: getattr(result, when) for when in ("before", "after")}
+            panels = {"before": result.before, "after": result.after}
             figure = draw_reliability(
                 {when: (each.confidence, each.correct) for when, each in panels.items()},
                 null={when: each.ece_null_p95 for when, each in panels.items()},
@@ -92,27 +129,23 @@ def calibrate(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
                 "fer.calibration_in_sample": str(result.is_in_sample).lower(),
             }
         )
-        exported = _export(source, inputs, result, options, run, typed) if options["export"] else None
-    print_result(source, result, options, run, exported)
-
-
-def _check_options(options: Mapping[str, Any], found: Source | Ensemble, other: Source | None) -> np.ndarray:
-    """Refuse options that contradict each other; return the (N,) bool mask of the labelled rows."""
-    if options["per_teacher"] and options["method"] != "temperature":
-        raise ContractError(f"--per-teacher true fits temperatures; it does not go with --method {options['method']}")
-    if options["in_sample"] and other is not None:
-        raise ContractError("--fit-run fits on other rows and --in-sample true on the same: leave one out")
-    if not (options["in_sample"] or other or options["crossfit"]):
-        raise ContractError("nothing says on which rows to fit: give --crossfit K, --fit-run RUN or --in-sample true")
-    if other is not None:
-        check_fit_source(found, other)
-    return check_labelled(found)
+        exported = _export(source, inputs, result, settings, run) if settings.export else ""
+    return CalibrateResult(
+        run_id=run.run_id,
+        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        name=source.name,
+        soft_labels=bundle,
+        method=settings.method,
+        calibration=result,
+        metrics=metrics,
+        exported_run=exported,
+    )
 
 
 def check_fit_source(found: Source | Ensemble, other: Source) -> None:
     """Check that what is fitted on one bundle makes sense on another: the same ensemble on other rows.
 
-    Of an ensemble that is yet to be asked, this is what can be told before.
+    Of an ensemble whose logits are not computed yet, this checks what is known before.
 
     Raises
     ------
@@ -155,12 +188,17 @@ def _inputs(source: Source, per_teacher: bool) -> np.ndarray:
 
 
 def _calibrate(
-    source: Source, inputs: np.ndarray, known: np.ndarray, parts: Mapping, other: Source | None, options
+    source: Source,
+    inputs: np.ndarray,
+    known: np.ndarray,
+    parts: Mapping,
+    other: Source | None,
+    settings: CalibrateSettings,
 ) -> Calibration:
     """Fit, and measure on rows that were not fitted on unless that was asked for."""
     bundle = source.bundle
     ensemble, labels = bundle.report["ensemble"], bundle.labels[known]
-    fit_rows = fit_of(options["method"], options["per_teacher"], ensemble["weights"], ensemble["space"])
+    fit_rows = fit_of(settings.method, settings.per_teacher, ensemble["weights"], ensemble["space"])
     mine = inputs[..., known, :]
     fitted_bundle = bundle
     if other is not None:
@@ -168,30 +206,30 @@ def _calibrate(
         fitted_bundle = other.bundle
         _warn_of_overlap(source, other)
         theirs = other.bundle.labels >= 0
-        fit = fit_rows(_inputs(other, options["per_teacher"])[..., theirs, :], other.bundle.labels[theirs])
+        fit = fit_rows(_inputs(other, settings.per_teacher)[..., theirs, :], other.bundle.labels[theirs])
         calibrated = fit.apply(mine) if fit.status == OK else None
         protocol = f"fitted on {other.bundle.report['benchmark']['name']}, measured here"
     else:
         fit = fit_rows(mine, labels)
-        if options["in_sample"]:
+        if settings.in_sample:
             calibrated = fit.apply(mine) if fit.status == OK else None
             protocol = "fitted and measured on the same rows"
         else:
-            k = options["crossfit"]
-            folds = stratified_folds(labels, k, np.random.default_rng(options["seed"]))
+            k = settings.crossfit or 0
+            folds = stratified_folds(labels, k, np.random.default_rng(settings.seed))
             calibrated, fits = crossfit(fit_rows, mine, labels, folds)
-            protocol = f"cross-fitted: fitted on {k - 1} parts of {k}, measured on the other"
+            protocol = f"cross-fitted: fitted on {k - 1} of {k} folds, measured on the other"
             if fit.status == OK and calibrated is None:
                 fit = next(each for each in fits if each.status != OK)
     logits = bundle.logits[known].astype(np.float64)
     before = evaluate_logits(logits, labels, np.random.default_rng(SEED))
     after = None if calibrated is None else evaluate_logits(calibrated, labels, np.random.default_rng(SEED))
-    if after is not None and options["method"] == "temperature" and not options["per_teacher"]:
+    if after is not None and settings.method == "temperature" and not settings.per_teacher:
         _check_unchanged(before, after)
     return Calibration(
         fit=fit,
         protocol=protocol,
-        is_in_sample=options["in_sample"],
+        is_in_sample=settings.in_sample,
         fitted_on={
             "name": fitted_bundle.report["benchmark"]["name"],
             "selection_sha256": fitted_bundle.selection_sha256,
@@ -233,16 +271,18 @@ def _fit_slices(bundle: SoftLabels, known: np.ndarray, parts: Mapping[str, Mappi
     }
 
 
-def _export(source: Source, inputs, result: Calibration, options, run: TrackedRun, typed) -> str:
+def _export(
+    source: Source, inputs: np.ndarray, result: Calibration, settings: CalibrateSettings, run: TrackedRun
+) -> str:
     """Log the calibrated soft labels as an export run of their own, and return its id."""
     if result.fit.status != OK:
         raise JobError(f"--export: there is nothing to export, {result.fit.explanation} ({result.fit.status})")
     bundle = source.bundle
     calibration = {
-        "method": options["method"] + (" per teacher" if options["per_teacher"] else ""),
+        "method": settings.method + (" per teacher" if settings.per_teacher else ""),
         **describe_fit(result.fit, bundle),
         "fitted_on": result.fitted_on,
-        "in_sample": options["fit_run"] is None,
+        "in_sample": not settings.fit_run,
     }
     key = sha256_of_json({"source": bundle.sha256, "calibration": calibration})[:32]
     config_key = f"{bundle.selection_sha256[:32]}.{key}"
@@ -253,5 +293,74 @@ def _export(source: Source, inputs, result: Calibration, options, run: TrackedRu
         with tempfile.TemporaryDirectory(prefix="calibrated.") as folder:
             calibrated = write_calibrated(Path(folder) / FOLDER, bundle, result.fit.apply(inputs), calibration)
             publish_bundle(exported, calibrated, config_key, tags)
-    click.echo(f"exported run {exported.run_id}", err=True)
     return exported.run_id
+
+
+def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
+    """Return what was fitted as JSON-able values: temperatures, scales and biases, or coefficients."""
+    if fit.status != OK:
+        return {}
+    teachers, classes = sorted(bundle.report["ensemble"]["weights"]), bundle.classes
+    if isinstance(fit, TemperatureFit):
+        return {"temperature": fit.temperature, "temperature_se": fit.standard_error}
+    if isinstance(fit, AffineFit):
+        one = {"temperature": float(1 / fit.scale[0])} if (fit.scale == fit.scale[0]).all() else {}
+        scale = {} if one else {"scale": dict(zip(classes, fit.scale.tolist(), strict=True))}
+        return {**one, **scale, "bias": dict(zip(classes, fit.bias.tolist(), strict=True))}
+    if isinstance(fit, CoefficientsFit):
+        shares = bundle.report["ensemble"]["weights"]
+        each = dict(zip(teachers, fit.coefficients.tolist(), strict=True))
+        return {
+            "temperature": float(1 / fit.coefficients.sum()),
+            "coefficient": each,
+            "teacher_temperature": {name: shares[name] / a for name, a in each.items() if a > 0},
+        }
+    if isinstance(fit, PooledFit):
+        return {
+            "temperature": fit.pool.temperature,
+            "teacher_temperature": dict(zip(teachers, fit.temperatures.tolist(), strict=True)),
+        }
+    raise TypeError(f"no description of a {type(fit).__name__}")
+
+
+def calibration_metrics(result: Calibration, bundle: SoftLabels) -> dict[str, float]:
+    """Return the run's metrics: what was fitted, `before/` and `after/` of every score, and slices."""
+    metrics: dict[str, float] = {}
+    for name, value in describe_fit(result.fit, bundle).items():
+        if isinstance(value, dict):
+            metrics |= {metric_key(name, part): number for part, number in value.items()}
+        else:
+            metrics[name] = value
+    for when in ("before", "after"):
+        evaluation = getattr(result, when)
+        if evaluation is not None:
+            named = evaluation.named(bundle.classes)
+            metrics |= {f"{when}/{name}": value for name, value in named.items() if not name.startswith("ci95/")}
+    for column, value, rows, fit, numbers in slice_numbers(result, bundle):
+        metrics[metric_key(column, value or "none", "rows")] = float(rows)
+        if fit.status == OK:
+            metrics[metric_key(column, value or "none", "temperature")] = fit.temperature
+            metrics[metric_key(column, value or "none", "temperature_se")] = fit.standard_error
+        for name, number in numbers.items():
+            metrics[metric_key(column, value or "none", *name.split("/"))] = number
+    return metrics
+
+
+def slice_numbers(
+    result: Calibration, bundle: SoftLabels
+) -> Iterator[tuple[str, str, int, TemperatureFit, dict[str, float]]]:
+    """Yield column, value, rows, fit, and nll and ece before and after of every slice.
+
+    What is after is the common calibration on the slice's rows, not the slice's own temperature.
+    """
+    for column, values in result.by_slice.items():
+        for value, (rows, fit) in values.items():
+            numbers = {}
+            for when in ("before", "after"):
+                evaluation = getattr(result, when)
+                if evaluation is not None:
+                    numbers[f"{when}/nll"] = float(evaluation.losses[rows].mean())
+                    numbers[f"{when}/ece"] = expected_calibration_error(
+                        evaluation.confidence[rows], evaluation.correct[rows]
+                    )
+            yield column, value, int(rows.sum()), fit, numbers

@@ -1,0 +1,68 @@
+"""`calibrate`: fit a temperature, or biases, and measure what it changes on rows that it was not fitted on."""
+
+from collections.abc import Iterator
+
+import click
+
+from fer_mlflow.cli.options import settings_command
+from fer_mlflow.progress import show_progress
+from fer_mlflow.settings.scoring import CalibrateSettings
+
+_COMPARED = ("nll", "brier", "ece", "ece_null_p95", "ece_adaptive", "ece_classwise", "accuracy", "macro_f1")
+
+
+@settings_command("calibrate", CalibrateSettings)
+def command(settings: CalibrateSettings) -> None:
+    """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on."""
+    from fer_mlflow.workflows.calibrate import calibrate
+
+    click.echo("\n".join(lines(calibrate.of(settings, progress=show_progress))))
+
+
+def lines(result) -> Iterator[str]:
+    """Yield what was fitted, what it changed, and where everything is."""
+    from fer_mlflow.workflows.calibrate import describe_fit
+
+    calibration, soft_labels = result.calibration, result.soft_labels
+    fit = calibration.fit
+    yield f"{result.name}, {len(calibration.before.predictions):,} labelled rows"
+    yield f"{result.method}, {calibration.protocol}\n"
+    yield f"  status  {fit.status}: {fit.explanation}"
+    if calibration.fitted_on["classes"] == 1:
+        yield "          all rows have one label, so this fits the confidence in that class alone"
+    described = describe_fit(fit, soft_labels)
+    if "temperature" in described:
+        error = f" ± {described['temperature_se']:.4f} (standard error)" if "temperature_se" in described else ""
+        yield f"  T       {described['temperature']:.4f}{error}"
+    for name, values in described.items():
+        if isinstance(values, dict):
+            yield f"  {name.replace('_', ' '):<7} " + ", ".join(f"{part} {v:.4f}" for part, v in values.items())
+    before = calibration.before.named(soft_labels.classes)
+    after = calibration.after.named(soft_labels.classes) if calibration.after is not None else {}
+    yield f"\n  {'':<13}   before" + "     after" * bool(after)
+    for name in _COMPARED:
+        yield f"  {name:<13} {before[name]:8.4f}" + (f"  {after[name]:8.4f}" if after else "")
+    yield from _slice_lines(calibration, soft_labels)
+    yield f"\n  run      {result.run_id}"
+    if result.exported_run:
+        yield f"  export   {result.exported_run}"
+    yield f"  ui       {result.ui}"
+
+
+def _slice_lines(calibration, soft_labels) -> Iterator[str]:
+    """Yield each slice's own temperature, and its scores before and after the common calibration."""
+    from fer_mlflow.calibration.temperature import OK
+    from fer_mlflow.workflows.calibrate import slice_numbers
+
+    shown = None
+    for column, value, rows, fit, numbers in slice_numbers(calibration, soft_labels):
+        width = max(map(len, [column, *calibration.by_slice[column]]))
+        if column != shown:
+            names = "".join(f"  {name:>10}" for name in numbers)
+            yield f"\n  {column:<{width}}     rows         T  {'':>8}{names}"
+            shown = column
+        temperature = (
+            f"{fit.temperature:8.4f}  ± {fit.standard_error:<6.4f}" if fit.status == OK else f"{fit.status:>18}"
+        )
+        cells = "".join(f"  {number:10.4f}" for number in numbers.values())
+        yield f"  {value or '(empty)':<{width}}  {rows:7,}  {temperature}{cells}"

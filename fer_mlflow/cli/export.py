@@ -1,0 +1,49 @@
+"""`export`: from a manifest and teachers to a tracked, verified soft-label bundle."""
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+
+import click
+
+from fer_mlflow.cli.options import settings_command
+from fer_mlflow.progress import show_progress
+from fer_mlflow.settings.scoring import ExportSettings
+
+
+@settings_command("export", ExportSettings)
+def command(settings: ExportSettings) -> None:
+    """Compute teachers' logits on a benchmark, fuse them, and log the soft labels as an MLflow run.
+
+    Logits that were computed before on the same rows with the same preprocessing are reused.
+    """
+    from fer_mlflow.workflows.export import export
+
+    click.echo("\n".join(lines(export.of(settings, progress=show_progress))))
+
+
+def lines(result) -> Iterator[str]:
+    """Yield the numbers, and where everything is."""
+    benchmark = result.soft_labels.report["benchmark"]
+    yield f"{result.name}  on  {benchmark['name']}, {benchmark['rows']:,} rows\n"
+    if result.metrics:
+        yield from metrics_lines(result.metrics)
+    else:
+        yield "  no row has a label: soft labels are exported, metrics are left out"
+    yield ""
+    for name, run_id in result.teacher_runs.items():
+        how = "computed, kept as" if name in result.computed else "reused from"
+        yield f"  teacher  {name} {how} run {run_id}"
+    yield f"  run      {result.run_id}"
+    yield f"  bundle   {result.location}"
+    if result.out is not None:
+        yield f"  copy     {result.out}"
+    yield f"  ui       {result.ui}"
+
+
+def metrics_lines(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield metrics in lines of two columns: scores on the left, F1 of each class on the right."""
+    left = [(name, value) for name, value in metrics.items() if not name.startswith("f1/")]
+    right = [(name, value) for name, value in metrics.items() if name.startswith("f1/")]
+    width = max(map(len, metrics))
+    for pair in zip_longest(left, right, fillvalue=("", 0.0)):
+        yield ("  " + "    ".join(f"{name:<{width}} {value:7.4f}" for name, value in pair if name)).rstrip()

@@ -1,0 +1,235 @@
+"""`evaluate`: how good soft labels are, and how sure that is."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.data.images import decode_image, read_image_bytes
+from fer_mlflow.errors import ContractError, ImageError
+from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.evaluation import Evaluation, slices
+from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
+from fer_mlflow.scoring.metrics import confusion_matrix, precision_and_recall, row_losses, score
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.scoring import EvaluateSettings
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.tracking.runs import metric_key, open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows.ensemble import Ensemble, warn
+from fer_mlflow.workflows.sources import Source, opened_source, read_source, source_name
+
+MOST_SLICES = 50
+MOST_MISTAKES = 30
+_KEPT = 150  # characters of a value that surely fit into a metric's name
+SEED = 0  # of the resampling: the same bundle gives the same intervals
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EvaluateResult(RunResult):
+    """Scores of soft labels.
+
+    Attributes
+    ----------
+    name : the configuration and the benchmark
+    temperature : what the logits were divided by
+    evaluation : scores of the labelled rows, with intervals
+    slices : column -> value -> metrics and the number of rows
+    metrics : name -> number, as they are logged
+    figures : names of the artifacts that show them
+    predictions_location : where the table of every row's prediction is
+    """
+
+    name: str
+    soft_labels: SoftLabels
+    temperature: float
+    evaluation: Evaluation
+    slices: dict[str, dict[str, dict[str, float]]]
+    metrics: dict[str, float]
+    figures: tuple[str, ...]
+    predictions_location: str
+
+
+@workflow(EvaluateSettings)
+def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> EvaluateResult:
+    """Score soft labels against their labels: metrics with 95 % intervals, slices, figures, and the worst rows.
+
+    Raises
+    ------
+    FerError
+        the soft labels cannot be had, no row has a label, or a column cannot be sliced by
+    TrackingError
+        the server cannot be reached
+    """
+    found, params = read_source(settings), params_of(settings)
+    known = check_labelled(found)
+    parts = {column: read_slices(found, column, known) for column in settings.by}
+    temperature = settings.temperature
+    at = f" · T {temperature:g}" if temperature != 1 else ""
+    name = settings.name or f"evaluate · {source_name(found)}{at}"
+    with (
+        open_run("evaluate", name, settings.experiment) as run,
+        opened_source(found, run, params, progress) as source,
+    ):
+        bundle = source.bundle
+        run.log_params(source.params_with(params))
+        benchmark = bundle.report["benchmark"]["name"]
+        run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+        logits = bundle.logits.astype(np.float64) / temperature
+        evaluation = evaluate_logits(logits[known], bundle.labels[known], np.random.default_rng(SEED))
+        sliced = _score_slices(logits, bundle.labels, bundle.classes, parts)
+        metrics = evaluation.named(bundle.classes) | _named_slices(sliced)
+        run.log_metrics(metrics)
+        figures = _draw_figures(bundle, evaluation, known)
+        predictions = predictions_table(source, logits)
+        run.log_table("predictions", predictions)
+        mistakes = draw_most_confident_mistakes(source, predictions)
+        figures |= {} if mistakes is None else {"mistakes.png": mistakes}
+        for file, png in figures.items():
+            run.log_figure(file, png)
+        run.set_tags(source.tags())
+    if unlabelled := len(bundle) - len(evaluation.predictions):
+        warn(f"{unlabelled:,} rows have no label and are left out")
+    return EvaluateResult(
+        run_id=run.run_id,
+        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        name=source.name,
+        soft_labels=bundle,
+        temperature=temperature,
+        evaluation=evaluation,
+        slices=sliced,
+        metrics=metrics,
+        figures=tuple(figures),
+        predictions_location=run.artifact_location("tables/predictions.parquet"),
+    )
+
+
+def check_labelled(found: Source | Ensemble) -> np.ndarray:
+    """Return the (N,) bool mask of rows with a label, at least one.
+
+    Raises
+    ------
+    ContractError
+        no row has a label
+    """
+    known = (found.bundle if isinstance(found, Source) else found.benchmark).labels >= 0
+    if not known.any():
+        raise ContractError(
+            f"{source_name(found)}: no row has a label, so there is nothing to score; `inspect` needs none"
+        )
+    return known
+
+
+def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Return value -> (N,) bool mask of the labelled rows that have it in a column; nothing where all have the same.
+
+    Raises
+    ------
+    ContractError
+        the column is not to be had, or has too many values
+    """
+    parts = dict(slices(found.column(column), known))
+    if len(parts) > MOST_SLICES:
+        raise ContractError(f"--by {column}: {len(parts):,} different values; name a column of at most {MOST_SLICES}")
+    keys: dict[str, str] = {}
+    for value in parts:
+        other = keys.setdefault(metric_key(value or "none")[:_KEPT], value)
+        if other != value:
+            raise ContractError(f"--by {column}: metrics of {other!r} and {value!r} would have one name; rename one")
+    return parts if len(parts) > 1 else {}
+
+
+def _score_slices(logits, labels, classes, parts) -> dict[str, dict[str, dict[str, float]]]:
+    """Return column -> value -> metrics, with the number of rows."""
+    return {
+        column: {
+            value: {"rows": float(rows.sum()), **score(logits[rows], labels[rows]).named(classes)}
+            for value, rows in values.items()
+        }
+        for column, values in parts.items()
+    }
+
+
+def _named_slices(sliced) -> dict[str, float]:
+    """Return the metrics of slices under `<column>/<value>/<metric>`."""
+    named: dict[str, float] = {}
+    for column, values in sliced.items():
+        for value, metrics in values.items():
+            for name, number in metrics.items():
+                named[metric_key(column, value or "none", *name.split("/"))] = number
+    return named
+
+
+def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> dict[str, bytes]:
+    """Return the figures under the names that every run has, so that the UI lays them side by side."""
+    confusion = confusion_matrix(bundle.labels[known], result.predictions, len(bundle.classes))
+    precision, recall = precision_and_recall(confusion)
+    f1 = result.intervals.f1
+    title = bundle.report["benchmark"]["name"]
+    null = {title: result.ece_null_p95}
+    return {
+        "reliability.png": draw_reliability({title: (result.confidence, result.correct)}, null=null),
+        "confusion_matrix.png": draw_confusion(confusion, bundle.classes),
+        "class_scores.png": draw_class_scores(
+            precision,
+            recall,
+            result.metrics.f1,
+            np.array([each.low for each in f1]),
+            np.array([each.high for each in f1]),
+            result.metrics.support,
+            bundle.classes,
+        ),
+    }
+
+
+def predictions_table(source: Source, logits: np.ndarray) -> pd.DataFrame:
+    """Return one row for each of the bundle's: the prediction, its confidence, and each teacher's prediction.
+
+    `loss` is -log p of the label in nats, and `correct` whether it is the prediction; both are empty without a label.
+    """
+    bundle = source.bundle
+    names = np.array(bundle.classes, dtype=object)
+    predictions = logits.argmax(axis=1)
+    known = bundle.labels >= 0
+    loss = row_losses(logits, np.where(known, bundle.labels, 0))
+    table = bundle.index[["row", "path", "label", "split", "source"]].assign(
+        prediction=names[predictions],
+        confidence=np.exp(-row_losses(logits, predictions)),
+        correct=pd.array(np.where(known, bundle.labels == predictions, None), dtype="boolean"),
+        loss=np.where(known, loss, np.nan),
+    )
+    for name, teacher in sorted(source.teacher_logits().items()):
+        table[f"teacher/{name}"] = names[teacher.argmax(axis=1)]
+    return table
+
+
+def draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> bytes | None:
+    """Return a PNG of the wrong rows with the greatest confidence; None where there are none or no images.
+
+    Images that changed since the logits were computed are left out.
+
+    Parameters
+    ----------
+    predictions : rows with path, label, prediction, confidence and correct, in the bundle's order
+    """
+    wrong = predictions[predictions["correct"].eq(False).fillna(False).astype(bool)]
+    wrong = wrong.sort_values("confidence", ascending=False, kind="stable").head(MOST_MISTAKES)
+    root = source.root()
+    if wrong.empty or root is None:
+        return None
+    images, captions, missing = [], [], 0
+    for at, row in wrong.iterrows():
+        try:
+            data = read_image_bytes(root, row["path"])
+            if hashlib.sha256(data).hexdigest() != source.bundle.index["image_sha256"].iloc[at]:
+                raise ImageError("another image")
+            images.append(decode_image(data)[:, :, ::-1])
+            captions.append(f"{row['label']}, not {row['prediction']} {row['confidence']:.2f}")
+        except ImageError:
+            missing += 1
+    if missing:
+        warn(f"{missing} of the {len(wrong)} most confident mistakes are not under {root} any more, or changed")
+    return draw_mistakes(images, captions) if images else None
