@@ -52,12 +52,13 @@ def _parameters(field: Field) -> list[click.Parameter]:
     if field.option.argument:
         return [click.Argument([field.name], required=field.required, type=kind, metavar=field.name.upper())]
     help_text = field.option.help + (f"  [default: {field.default_text}]" if field.default_text else "")
+    unset: dict[str, Any] = {} if field.required else {"default": None}
     parameters: list[click.Parameter] = [
         click.Option(
             [option_name(field.name)],
             required=field.required,
             type=kind,
-            default=None,
+            **unset,
             help=help_text,
             metavar=kind.name,
         )
