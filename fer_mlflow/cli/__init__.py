@@ -2,7 +2,9 @@
 
 import importlib
 import logging
+import os
 import traceback
+from contextlib import suppress
 
 import click
 
@@ -72,7 +74,17 @@ class LazyGroup(click.Group):
         if ctx.params["debug"]:
             click.echo(details, err=True)
         click.echo(f"fer-mlflow: {message}", err=True)
+        _record_failure(ctx.invoked_subcommand or "", message, status)
         return ctx.exit(status)
+
+
+def _record_failure(command: str, message: str, status: int) -> None:
+    """Leave the message on the run that `mlflow run` opened, if it did, whatever stage the command had reached."""
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        with suppress(Exception):  # the first error is the one to report, and it is on stderr
+            from fer_mlflow.tracking.failures import record_failure
+
+            record_failure(run_id, command, message, "KILLED" if status > 128 else "FAILED")
 
 
 # MLflow writes parameters that MLproject does not declare with `_`.

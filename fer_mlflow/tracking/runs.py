@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from fer_mlflow.errors import Interrupted
-from fer_mlflow.tracking.context import is_joined, owns_process
+from fer_mlflow.tracking.context import is_joined, owns_process, source_commit
 from fer_mlflow.tracking.store import HELD, connect, experiment_id_of, redact, tracking_errors
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ _TAG_LENGTH = 5000
 _KEY_LENGTH = 250
 _NOT_IN_KEYS = re.compile(r"[^\w. :-]")
 PARENT = "mlflow.parentRunId"
-_INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+COMMIT = "mlflow.source.git.commit"
+_INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", COMMIT)
 
 
 def metric_key(*parts: str) -> str:
@@ -222,7 +223,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
             active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen)
         run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
         try:
-            run.set_tags({"fer.kind": kind, "mlflow.runName": name})
+            run.set_tags({"fer.kind": kind, "mlflow.runName": name} | _commit_of(active.data.tags))
             with _heartbeat(run):
                 yield run
         except BaseException as error:
@@ -233,6 +234,12 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
             raise
         with tracking_errors("ending the run"):
             mlflow.end_run("FINISHED")
+
+
+def _commit_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tag of the source's commit where MLflow found none, which looks beside the installed command."""
+    commit = None if COMMIT in tags else source_commit()
+    return {COMMIT: commit} if commit else {}
 
 
 def _outer_run(client: MlflowClient) -> TrackedRun | None:
