@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry
-from fer_mlflow.tracking.run_table import RunRecord
-from fer_mlflow.tracking.triage_tags import BAD
+from fer_mlflow.tracking.triage.judgement import Judgement
+from fer_mlflow.tracking.triage.records import RunRecord
+from fer_mlflow.tracking.triage.tags import BAD
 
 LEVEL_MARK = "≈"
 _LEGEND = f"{LEVEL_MARK}  not told apart from the first: paired test, p at least 0.05 after Holm's adjustment"

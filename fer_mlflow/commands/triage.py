@@ -20,7 +20,6 @@ from fer_mlflow.commands.options import Count, Duration, Text, TrueFalse, option
 @option("bad", "", Text(), "Call this run bad, whatever the rules say, and do nothing else.")
 @option("keep", "", Text(), "Call this run good, whatever the rules say, and do nothing else.")
 @option("reason", "", Text(), "Why, for --bad and --keep.")
-@option("refresh", "false", TrueFalse(), "Read every run again instead of those that changed.")
 @run_options
 def command(**options) -> None:
     """Judge every run on the tracking server, tag it, and rank the good ones benchmark by benchmark.

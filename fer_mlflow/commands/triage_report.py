@@ -9,8 +9,8 @@ from fer_mlflow.commands.board_views import across_table, board_lines
 from fer_mlflow.commands.options import split_names
 from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.leaderboard import Board
-from fer_mlflow.tracking.rules import RULES
-from fer_mlflow.tracking.triage_tags import BAD, STATUSES, WARN, is_by_person
+from fer_mlflow.tracking.triage.rules import RULES
+from fer_mlflow.tracking.triage.tags import BAD, STATUSES, WARN, is_by_person
 
 
 def print_changes(runs, changed) -> None:

@@ -11,14 +11,15 @@ from fer_mlflow.commands.triage_report import print_boards, print_changes, print
 from fer_mlflow.commands.triage_writing import clear, overrule, reap, write_changes
 from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
-from fer_mlflow.tracking.evidence import EvidenceStore
-from fer_mlflow.tracking.judgement import changes
 from fer_mlflow.tracking.leaderboard import Board, across, build_boards, with_significance
-from fer_mlflow.tracking.run_table import RunRecord, RunTable
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.searching import BUNDLED_KINDS
 from fer_mlflow.tracking.store import connect, run_address, ui_address
-from fer_mlflow.tracking.triage_tags import GOOD, STATUSES
+from fer_mlflow.tracking.triage.evidence import EvidenceStore
+from fer_mlflow.tracking.triage.judgement import changes
+from fer_mlflow.tracking.triage.records import RunRecord, read_records
+from fer_mlflow.tracking.triage.rules import Context
+from fer_mlflow.tracking.triage.tags import GOOD, STATUSES
 from fer_mlflow.tracking.ui_views import furnish_experiment
 from fer_mlflow.workflows.ensemble import warn
 
@@ -26,32 +27,30 @@ from fer_mlflow.workflows.ensemble import warn
 def triage(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
     """Run the command with its parsed options; `typed` is what is logged of them."""
     _check_options(options)
-    client, cache = connect(), cache_folder()
-    table = RunTable(client, cache)
+    client = connect()
     if options["bad"] or options["keep"]:
         overrule(client, options)
         return
-    runs = table.read(afresh=options["refresh"])
+    runs = read_records(client)
     if not runs:
         raise RunError("the tracking store has no run of ours yet; export some soft labels first")
     if options["clear"]:
-        clear(client, table, runs, options["dry_run"])
+        clear(client, runs, options["dry_run"])
         return
     _check_benchmark(options["benchmark"], runs)
-    store = EvidenceStore(client, cache)
-    judgements, around = judge_runs(runs, store, options)
+    store = EvidenceStore(client, cache_folder())
+    judgements, context = judge_runs(runs, store, options)
     boards = build_boards(runs, judgements, options["metric"], STATUSES if options["even_bad"] else (GOOD,))
-    wanted = tags_of_runs(runs, judgements, boards, around)
+    wanted = tags_of_runs(runs, judgements, boards, context)
     if options["reap"]:
-        runs = reap(client, table, runs, judgements, options["dry_run"])
+        reap(client, runs, judgements, options["dry_run"])
     changed = {run.run_id: found for run in runs if (found := changes(run, wanted[run.run_id]))}
     if options["dry_run"]:
-        table.save()
         print_changes(runs, changed)
     else:
-        write_changes(client, table, runs, changed)
+        write_changes(client, changed)
     shown = [board for board in boards if _is_of(board.selection, board.benchmark, options["benchmark"])]
-    shown = [_tested(_cut(board, options["top"]), runs, store, options["deep"]) for board in shown]
+    shown = [_tested(_cut(board, options["top"]), context, store, options["deep"]) for board in shown]
     fair = [board for board in boards if not board.is_trained_on]
     rows = across(fair) if options["across"] else []
     view = None
@@ -90,16 +89,15 @@ def _cut(board: Board, top: int | None) -> Board:
     return replace(board, entries=board.entries[:top])
 
 
-def _tested(board: Board, runs: Sequence[RunRecord], store: EvidenceStore, deep: str) -> Board:
+def _tested(board: Board, context: Context, store: EvidenceStore, deep: str) -> Board:
     """Return a board with intervals and p-values; bundles that were not read yet are read now unless deep is false."""
-    by_id = {run.run_id: run for run in runs}
     evidence = {}
     for entry in board.entries:
-        found = store.kept(by_id[entry.run_id])
-        if found is None and deep != "false":
-            found = store.gather(by_id[entry.run_id])
-        if found is not None:
-            evidence[entry.run_id] = found
+        known = context.evidence.get(entry.run_id)
+        if known is None and deep != "false":
+            known = store.read(context.runs[entry.run_id])
+        if known is not None:
+            evidence[entry.run_id] = known
     return with_significance(board, evidence)
 
 

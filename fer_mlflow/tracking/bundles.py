@@ -19,7 +19,7 @@ from fer_mlflow.tracking.run_description import describe_run
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
 from fer_mlflow.tracking.searching import search_runs
 from fer_mlflow.tracking.store import redact, tracking_errors
-from fer_mlflow.tracking.triage_tags import BAD, STATUS, is_by_person
+from fer_mlflow.tracking.triage.tags import BAD, STATUS, is_by_person
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 

@@ -14,18 +14,15 @@ from fer_mlflow.scoring.significance import (
     Interval,
     bootstrap_intervals,
     holm,
-    paired_differences,
-    paired_mean_difference,
 )
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.evidence import Evidence
-from fer_mlflow.tracking.judgement import Judgement
-from fer_mlflow.tracking.run_table import RunRecord, record_of
 from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
-from fer_mlflow.tracking.triage_tags import GOOD
+from fer_mlflow.tracking.triage.evidence import SEED, Evidence, difference_p_value
+from fer_mlflow.tracking.triage.judgement import Judgement
+from fer_mlflow.tracking.triage.records import RunRecord, record_of
+from fer_mlflow.tracking.triage.tags import GOOD
 
 SIGNIFICANT = 0.05
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def with_significance(board: Board, evidence: Mapping[str, Evidence]) -> Board:
         found = evidence.get(entry.run_id)
         if found is None or found.problem or not len(found.labels):
             continue
-        rng = np.random.default_rng(_SEED)
+        rng = np.random.default_rng(SEED)
         intervals[entry.run_id] = bootstrap_intervals(found.labels, found.predictions, len(found.classes), rng).macro_f1
         if first is not None and found is not first:
             p_value = difference_p_value(first, found, board.metric)
@@ -181,23 +178,6 @@ def with_significance(board: Board, evidence: Mapping[str, Evidence]) -> Board:
         for entry in board.entries
     )
     return replace(board, entries=tuple(entries))
-
-
-def difference_p_value(a: Evidence, b: Evidence, metric: str) -> float | None:
-    """Return the p-value of "A and B do not differ in a metric"; None where there is no test or no common rows."""
-    if a.classes != b.classes or not np.array_equal(a.labels, b.labels) or not len(a.labels):
-        return None
-    if metric == "nll":
-        return paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
-    if metric not in ("accuracy", "macro_f1") and not metric.startswith("f1/"):
-        return None
-    rng = np.random.default_rng(_SEED)
-    labels, mine, others = (each.astype(np.int64) for each in (a.labels, a.predictions, b.predictions))
-    found = paired_differences(labels, mine, others, len(a.classes), rng)
-    if metric.startswith("f1/"):
-        name = metric.removeprefix("f1/")
-        return found.f1[a.classes.index(name)].p_value if name in a.classes else None
-    return getattr(found, metric).p_value
 
 
 @dataclass(frozen=True)

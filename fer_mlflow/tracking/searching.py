@@ -1,11 +1,11 @@
-"""Every run that fulfils a condition, page by page."""
+"""Searches of the tracking store, page by page."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities import Run, ViewType
 
 from fer_mlflow.tracking.store import tracking_errors
 
@@ -14,22 +14,11 @@ BUNDLED_KINDS = (*TEACHING_KINDS, "student")  # kinds that have a bundle, and st
 _PAGE = 1000
 
 
-def all_experiments(client: MlflowClient) -> Iterator[Experiment]:
-    """Yield every active experiment, page by page."""
-    token = None
-    while True:
-        page = client.search_experiments(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python from looking for cycles of garbage while many objects are made in a block, which takes half the time.
+    """Pause Python's cyclic garbage collector while a block makes many objects, which halves the time.
 
-    Short blocks only: cycles that were made within are found after.
+    For short blocks only: cycles that were made within are collected after.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -40,14 +29,8 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def search_runs(
-    client: MlflowClient,
-    condition: str = "",
-    *,
-    experiments: Sequence[str] | None = None,
-    view: int = ViewType.ACTIVE_ONLY,
-) -> list[Run]:
-    """Return the runs of all active experiments, or of those named, that fulfil a condition; newest first.
+def search_runs(client: MlflowClient, condition: str = "", *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Return the runs of all active experiments that fulfil a condition, newest first.
 
     Parameters
     ----------
@@ -58,17 +41,21 @@ def search_runs(
     TrackingError
         the server cannot be reached, or does not take the condition
     """
-    found: list[Run] = []
+    order = ["attributes.start_time DESC"]
     with tracking_errors("searching runs"):
-        there = [each.experiment_id for each in all_experiments(client)] if experiments is None else list(experiments)
-        token = None
-        while there:
-            with collector_paused():
-                page = client.search_runs(
-                    there, condition, view, _PAGE, order_by=["attributes.start_time DESC"], page_token=token
-                )
-            found += page
-            token = page.token
-            if not token:
-                break
-    return found
+        experiments = [each.experiment_id for each in _pages(client.search_experiments)]
+        if not experiments:
+            return []
+        return list(_pages(client.search_runs, experiments, condition, view, _PAGE, order_by=order))
+
+
+def _pages(search, *arguments, **more) -> Iterator:
+    """Yield everything that one of MLflow's searches returns, a page at a time."""
+    token = None
+    while True:
+        with collector_paused():
+            page = search(*arguments, **more, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

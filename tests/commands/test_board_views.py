@@ -18,8 +18,8 @@ from fer_mlflow.commands.board_views import (
 )
 from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.leaderboard import Board, Entry, across
+from fer_mlflow.tracking.triage.judgement import Judgement
 
 SELECTION = "ab" * 32
 HOSTILE = [

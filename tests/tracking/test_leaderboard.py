@@ -15,8 +15,6 @@ from fer_mlflow.commands.board_views import across_table, board_lines
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.significance import Interval, bootstrap_intervals, mcnemar_p_value, paired_differences
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.evidence import Evidence
-from fer_mlflow.tracking.judgement import Judgement
 from fer_mlflow.tracking.leaderboard import (
     across,
     build_boards,
@@ -25,6 +23,8 @@ from fer_mlflow.tracking.leaderboard import (
     read_leaderboard,
     with_significance,
 )
+from fer_mlflow.tracking.triage.evidence import Evidence
+from fer_mlflow.tracking.triage.judgement import Judgement
 
 GOOD = Judgement("good")
 

@@ -1,23 +1,28 @@
-"""Python's collector is paused while MLflow makes thousands of objects, and only then."""
+"""Searches return every page, and Python's collector is paused only while MLflow makes thousands of objects."""
 
 import gc
 
 import pytest
+from mlflow import MlflowClient
 
 from fer_mlflow.errors import TrackingError
+from fer_mlflow.tracking import searching
 from fer_mlflow.tracking.searching import collector_paused, search_runs
 
 
-def test_the_collector_is_as_it_was_after_a_search():
-    class Client:
-        def search_runs(self, *_, **__):
-            seen.append(gc.isenabled())
-            raise ConnectionError("away")
+class Away:
+    """A client whose server is away."""
 
-    seen = []
+    def search_experiments(self, **_):
+        self.was_on = gc.isenabled()
+        raise ConnectionError("away")
+
+
+def test_the_collector_is_as_it_was_after_a_search():
+    client = Away()
     with pytest.raises(TrackingError, match="away"):
-        search_runs(Client(), experiments=["0"])
-    assert seen == [False]
+        search_runs(client)
+    assert not client.was_on
     assert gc.isenabled()
 
 
@@ -29,3 +34,14 @@ def test_a_collector_that_is_off_stays_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_all_pages_of_runs_and_experiments_are_read(workplace, monkeypatch):
+    client = MlflowClient(workplace.uri)
+    inner = client.search_experiments
+    monkeypatch.setattr(searching, "_PAGE", 2)
+    monkeypatch.setattr(client, "search_experiments", lambda page_token: inner(max_results=2, page_token=page_token))
+    experiments = [client.create_experiment(name, artifact_location="x") for name in "abc"]
+    made = {client.create_run(each).info.run_id for each in [*experiments, *experiments]}
+    assert {run.info.run_id for run in search_runs(client)} == made
+    assert len(search_runs(client)) == 6

@@ -5,10 +5,10 @@ import itertools
 import pytest
 from runs import evidence_of, record
 
-from fer_mlflow.tracking.evidence import Evidence
-from fer_mlflow.tracking.judgement import Judgement, changes, judge, judge_one, parse_reasons, wanted_tags
-from fer_mlflow.tracking.rules import survey
-from fer_mlflow.tracking.triage_tags import is_by_person
+from fer_mlflow.tracking.triage.evidence import Evidence
+from fer_mlflow.tracking.triage.judgement import Judgement, changes, judge, judge_one, parse_reasons, wanted_tags
+from fer_mlflow.tracking.triage.rules import build_context
+from fer_mlflow.tracking.triage.tags import is_by_person
 
 NOW_MS = 10_000_000
 SOUND = evidence_of([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 0])
@@ -24,7 +24,7 @@ def sound(run_id="r1", **more):
 
 def judged(*runs, **evidence) -> dict[str, Judgement]:
     known = {run.run_id: SOUND for run in runs} | evidence
-    return judge(runs, survey(runs, {key: each for key, each in known.items() if each}, NOW_MS, 3600))
+    return judge(runs, build_context(runs, {key: each for key, each in known.items() if each}, NOW_MS, 3600))
 
 
 def statuses(*runs, **evidence) -> dict[str, str]:
@@ -36,7 +36,7 @@ def test_the_worst_rule_decides_and_all_are_named():
     assert judged(run)["r1"] == Judgement("bad", ("ended badly: FAILED", "alignment: blocks"))
     assert judged(sound(tags={"fer.alignment": "warn: blocks"}))["r1"] == Judgement("warn", ("alignment: blocks",))
     assert judged(sound())["r1"] == Judgement("good")
-    assert judge([], survey([], {}, NOW_MS, 3600)) == {}
+    assert judge([], build_context([], {}, NOW_MS, 3600)) == {}
 
 
 def test_a_finding_cannot_be_taken_for_two():
@@ -138,13 +138,13 @@ def test_what_triage_wrote_itself_does_not_stay():
 
 
 def test_what_a_bundle_said_before_stays_where_it_is_not_read_again():
-    said = "softlabels.npz: SHA-256 is 12: bad"
+    reasons = "softlabels.npz: SHA-256 is 12: bad"
     own = {"triage.status": "bad", "triage.written": "bad"}
-    run = sound(tags=own | {"triage.reasons": f"ended badly: FAILED; bundle broken: {said}; alignment: blocks"})
-    assert judge_one(run, survey([run], {}, NOW_MS, 3600)) == Judgement("bad", (f"bundle broken: {said}",))
-    assert judge_one(run, survey([run], {"r1": SOUND}, NOW_MS, 3600)) == Judgement("good")
+    run = sound(tags=own | {"triage.reasons": f"ended badly: FAILED; bundle broken: {reasons}; alignment: blocks"})
+    assert judge_one(run, build_context([run], {}, NOW_MS, 3600)) == Judgement("bad", (f"bundle broken: {reasons}",))
+    assert judge_one(run, build_context([run], {"r1": SOUND}, NOW_MS, 3600)) == Judgement("good")
     nonsense = sound(tags=own | {"triage.reasons": "; ;: ; no such rule: x; below majority"})
-    assert judge_one(nonsense, survey([run], {}, NOW_MS, 3600)) == Judgement("bad", ("below majority: ",))
+    assert judge_one(nonsense, build_context([run], {}, NOW_MS, 3600)) == Judgement("bad", ("below majority: ",))
 
 
 def test_verdicts_are_the_same_when_they_are_read_from_their_tag():

@@ -1,0 +1,138 @@
+"""Evidence on a run: whether its bundle verifies, and what paired tests and triage rules need of each row."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+
+from fer_mlflow.errors import BundleError, RunError
+from fer_mlflow.files import written_file
+from fer_mlflow.scoring.metrics import row_losses, score
+from fer_mlflow.scoring.significance import paired_differences, paired_mean_difference
+from fer_mlflow.softlabels.bundle import FOLDER
+from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS, REPORT
+from fer_mlflow.tracking.bundles import fetch_bundle
+from fer_mlflow.tracking.store import tracking_errors
+from fer_mlflow.tracking.triage.records import RunRecord
+
+SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
+_NO_ROWS = np.empty(0, np.int16)
+_SINGLE = ("classes", "rows", "selected_rows", "selection")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a run's bundle contains.
+
+    Attributes
+    ----------
+    problem : why the bundle cannot be trusted; empty where it can
+    is_missing : whether files are absent, rather than wrong
+    labels, predictions : (N,) int16 class columns of the labelled rows
+    losses : (N,) float32, -log p of the label in nats
+    metrics : recomputed from the logits
+    rows, selected_rows : rows of the bundle, and of the benchmark that it was made for
+    selection : the bundle's own selection digest
+    """
+
+    problem: str = ""
+    is_missing: bool = False
+    classes: tuple[str, ...] = ()
+    rows: int = 0
+    selected_rows: int = 0
+    selection: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    labels: np.ndarray = field(default_factory=lambda: _NO_ROWS)
+    predictions: np.ndarray = field(default_factory=lambda: _NO_ROWS)
+    losses: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+class EvidenceStore:
+    """Reads the evidence on runs; that of sound bundles is kept in the cache folder, by run and bundle digest."""
+
+    def __init__(self, client: MlflowClient, cache: Path):
+        self.client, self.cache = client, cache
+
+    def load(self, run: RunRecord) -> Evidence | None:
+        """Return what the cache folder has on a run's bundle; None where it has nothing, or nothing whole."""
+        try:
+            with self._path(run).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                meta = json.loads(str(arrays["meta"]))
+                meta["classes"] = tuple(meta["classes"])
+                return Evidence(**meta, **{name: arrays[name] for name in ("labels", "predictions", "losses")})
+        except Exception:  # a cache that cannot be read is treated as absent
+            return None
+
+    def read(self, run: RunRecord) -> Evidence:
+        """Download and verify a run's bundle.
+
+        Raises
+        ------
+        TrackingError
+            the server cannot be reached
+        """
+        evidence, path = self._download(run), self._path(run)
+        if evidence.problem:
+            path.unlink(missing_ok=True)
+            return evidence
+        meta = {name: getattr(evidence, name) for name in _SINGLE} | {"metrics": dict(evidence.metrics)}
+        arrays = {name: getattr(evidence, name) for name in ("labels", "predictions", "losses")}
+        with written_file(path) as file:
+            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
+        return evidence
+
+    def _path(self, run: RunRecord) -> Path:
+        key = f"{run.run_id}.{run.tags.get('fer.bundle_sha256', 'none')}"
+        return self.cache / "evidence" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+    def _download(self, run: RunRecord) -> Evidence:
+        with tracking_errors(f"listing {FOLDER}/ of run {run.run_id}"):
+            names = {Path(each.path).name for each in self.client.list_artifacts(run.run_id, FOLDER)}
+            whole = self.client.get_run(run.run_id)
+        missing = sorted({*FILES, HASHES} - {METRICS} - names)
+        if missing:
+            problem = "no file of it is there" if len(missing) == len(FILES) else f"without {', '.join(missing)}"
+            return Evidence(problem=problem, is_missing=True)
+        try:
+            bundle = fetch_bundle(self.client, whole, self.cache)
+        except (BundleError, RunError) as error:
+            return Evidence(problem=str(error).partition(": ")[2] or str(error))
+        try:
+            selected_rows = int(bundle.report["benchmark"]["selected_rows"])
+        except (KeyError, TypeError, ValueError):
+            return Evidence(problem=f"{REPORT} does not give the number of rows of the benchmark")
+        known = bundle.labels >= 0
+        logits, labels = bundle.logits[known].astype(np.float64), bundle.labels[known]
+        return Evidence(
+            classes=bundle.classes,
+            rows=len(bundle),
+            selected_rows=selected_rows,
+            selection=bundle.selection_sha256,
+            metrics=score(logits, labels).named(bundle.classes) if len(labels) else {},
+            labels=labels.astype(np.int16),
+            predictions=logits.argmax(axis=1).astype(np.int16) if len(labels) else _NO_ROWS,
+            losses=row_losses(logits, labels).astype(np.float32),
+        )
+
+
+def difference_p_value(a: Evidence, b: Evidence, metric: str) -> float | None:
+    """Return the p-value of "A and B do not differ in a metric"; None where there is no test or no common rows.
+
+    Accuracy, macro-F1 and F1 have paired tests of counts, NLL the paired t test.
+    """
+    if a.classes != b.classes or not np.array_equal(a.labels, b.labels) or not len(a.labels):
+        return None
+    if metric == "nll":
+        return paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
+    if metric not in ("accuracy", "macro_f1") and not metric.startswith("f1/"):
+        return None
+    labels, ours, theirs = (each.astype(np.int64) for each in (a.labels, a.predictions, b.predictions))
+    differences = paired_differences(labels, ours, theirs, len(a.classes), np.random.default_rng(SEED))
+    if metric.startswith("f1/"):
+        name = metric.removeprefix("f1/")
+        return differences.f1[a.classes.index(name)].p_value if name in a.classes else None
+    return getattr(differences, metric).p_value

@@ -1,0 +1,262 @@
+"""Triage rules. Each rule is a function of a run and its context that returns a reason or None."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from fer_mlflow.tracking.runs import metric_key
+from fer_mlflow.tracking.searching import BUNDLED_KINDS
+from fer_mlflow.tracking.triage.evidence import Evidence, difference_p_value
+from fer_mlflow.tracking.triage.records import RunRecord, infinite_metrics
+from fer_mlflow.tracking.triage.tags import BAD, WARN
+
+ONE_CLASS = 0.95
+METRIC_TOLERANCE = 1e-6
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a triage rule may read besides the run.
+
+    Attributes
+    ----------
+    runs : run id -> record, of all runs
+    evidence : run id -> what its bundle contains, of the bundles that were read
+    usual_rows, usual_classes : selection digest -> the most common row count and class order among its runs
+    selections_of : benchmark name -> selection digests of the runs on it
+    majority : selection digest -> share of the most frequent label
+    """
+
+    now_ms: int
+    stale_after_s: float
+    runs: Mapping[str, RunRecord] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    usual_rows: Mapping[str, str] = field(default_factory=dict)
+    usual_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    selections_of: Mapping[str, set[str]] = field(default_factory=dict)
+    majority: Mapping[str, float] = field(default_factory=dict)
+
+    def sound_evidence(self, run: RunRecord) -> Evidence | None:
+        """Return what a run's bundle contains, where it was read and verifies."""
+        evidence = self.evidence.get(run.run_id)
+        return None if evidence is None or evidence.problem else evidence
+
+
+def build_context(
+    runs: Iterable[RunRecord], evidence: Mapping[str, Evidence], now_ms: int, stale_after_s: float
+) -> Context:
+    """Return the context of runs: the most common row count and class order of each benchmark, and its majority."""
+    runs = list(runs)
+    rows: dict[str, Counter] = {}
+    classes: dict[str, Counter] = {}
+    selections_of: dict[str, set[str]] = {}
+    majority: dict[str, float] = {}
+    for run in runs:
+        if run.kind not in BUNDLED_KINDS or not run.selection:
+            continue
+        selections_of.setdefault(run.benchmark, set()).add(run.selection)
+        own = evidence.get(run.run_id)
+        if own is not None and (own.problem or own.selection not in ("", run.selection)):
+            own = None  # it is no evidence on this benchmark
+        if own is not None or (_is_bundled(run) and "rows" in run.params):
+            count = run.params["rows"] if own is None else str(own.rows)
+            rows.setdefault(run.selection, Counter())[count] += 1
+        if own is not None:
+            classes.setdefault(run.selection, Counter())[own.classes] += 1
+            if len(own.labels):
+                majority[run.selection] = float(np.bincount(own.labels).max() / len(own.labels))
+    return Context(
+        now_ms,
+        stale_after_s,
+        {run.run_id: run for run in runs},
+        evidence,
+        {key: _most_common(counts) for key, counts in rows.items()},
+        {key: _most_common(counts) for key, counts in classes.items()},
+        selections_of,
+        majority,
+    )
+
+
+def _most_common(counts: Counter):
+    """Return the most common value, of several the first in order, so that the order of runs has no effect."""
+    return min(counts, key=lambda value: (-counts[value], value))
+
+
+def _is_bundled(run: RunRecord) -> bool:
+    return run.kind in BUNDLED_KINDS and run.status == "FINISHED"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A triage rule.
+
+    Attributes
+    ----------
+    explanation : what it means, for the user
+    needs_bundle : whether it reads the bundle; its last reason stays where the bundle is not read again
+    """
+
+    name: str
+    severity: str
+    explanation: str
+    needs_bundle: bool
+    check: Callable[[RunRecord, Context], str | None]
+
+
+def _ended_badly(run: RunRecord, _: Context) -> str | None:
+    if "fer.verdict" in run.tags:  # a comparison that cannot be made: `mlflow run` takes its exit status for a failure
+        return None
+    if run.status not in ("FAILED", "KILLED"):
+        return None
+    return ": ".join(filter(None, (run.status, run.tags.get("fer.error", ""))))
+
+
+def _stale(run: RunRecord, context: Context) -> str | None:
+    alive_ms = last_alive_ms(run)
+    if run.status not in ("RUNNING", "SCHEDULED") or context.now_ms - alive_ms <= context.stale_after_s * 1000:
+        return None
+    at = datetime.fromtimestamp(alive_ms / 1000, UTC)  # an age would be another text every time
+    return f"{run.status}, last alive at {at:%Y-%m-%d %H:%M} UTC"
+
+
+def last_alive_ms(run: RunRecord) -> int:
+    """Return the time of a run's last heartbeat, else of its start."""
+    try:
+        at = datetime.fromisoformat(json.loads(run.tags["fer.heartbeat"])["at"])
+        return int(at.timestamp() * 1000)
+    except (KeyError, ValueError, TypeError):
+        return run.start_ms
+
+
+def _no_bundle(run: RunRecord, _: Context) -> str | None:
+    return "no bundle was logged" if _is_bundled(run) and "fer.bundle_sha256" not in run.tags else None
+
+
+def _bundle_incomplete(run: RunRecord, context: Context) -> str | None:
+    evidence = context.evidence.get(run.run_id)
+    return evidence.problem if evidence is not None and evidence.is_missing else None
+
+
+def _bundle_broken(run: RunRecord, context: Context) -> str | None:
+    evidence = context.evidence.get(run.run_id)
+    return evidence.problem or None if evidence is not None and not evidence.is_missing else None
+
+
+def _other_rows(run: RunRecord, context: Context) -> str | None:
+    usual = context.usual_rows.get(run.selection)
+    if not _is_bundled(run) or usual is None or run.params.get("rows", "") == usual:
+        return None
+    return f"{run.params.get('rows') or 'no'} rows, the benchmark has {usual}"
+
+
+def _rows_differ(run: RunRecord, context: Context) -> str | None:
+    evidence = context.sound_evidence(run)
+    if evidence is None:
+        return None
+    if str(evidence.rows) != run.params.get("rows"):
+        return f"the bundle has {evidence.rows:,} rows, the run's param is {run.params.get('rows', 'missing')}"
+    if evidence.selection not in ("", run.selection):
+        tag = run.selection[:12] or "missing"
+        return f"the bundle is of selection {evidence.selection[:12]}, the run's tag is {tag}"
+    return None
+
+
+def _rows_left_out(run: RunRecord, context: Context) -> str | None:
+    evidence = context.sound_evidence(run)
+    if evidence is None or evidence.rows >= evidence.selected_rows:
+        return None
+    left_out = evidence.selected_rows - evidence.rows
+    return f"{left_out:,} of {evidence.selected_rows:,} rows were left out as unreadable"
+
+
+def _not_finite(run: RunRecord, _: Context) -> str | None:
+    return ", ".join(infinite_metrics(run)) or None
+
+
+def _class_order(run: RunRecord, context: Context) -> str | None:
+    evidence, usual = context.sound_evidence(run), context.usual_classes.get(run.selection)
+    if evidence is None or usual is None or evidence.classes == usual:
+        return None
+    return f"{', '.join(evidence.classes)}; the benchmark's other runs have {', '.join(usual)}"
+
+
+def _metrics_differ(run: RunRecord, context: Context) -> str | None:
+    evidence = context.sound_evidence(run)
+    if evidence is None:
+        return None
+    keys = {name: metric_key(*name.split("/")) for name in evidence.metrics}
+    wrong = [
+        f"{name} {run.metrics[keys[name]]:.6g} for {value:.6g}"
+        for name, value in evidence.metrics.items()
+        if keys[name] in run.metrics and not abs(run.metrics[keys[name]] - value) <= METRIC_TOLERANCE
+    ]
+    return ", ".join(wrong[:5]) or None
+
+
+def _below_majority(run: RunRecord, context: Context) -> str | None:
+    majority, accuracy = context.majority.get(run.selection), run.metrics.get("accuracy")
+    if not _is_bundled(run) or majority is None or accuracy is None or not accuracy <= majority:
+        return None
+    return f"accuracy {accuracy:.4f}, always predicting the most frequent class gives {majority:.4f}"
+
+
+def _one_class(run: RunRecord, context: Context) -> str | None:
+    evidence = context.sound_evidence(run)
+    if evidence is None or not len(evidence.predictions) or context.majority.get(run.selection, 1.0) > ONE_CLASS:
+        return None
+    counts = np.bincount(evidence.predictions, minlength=len(evidence.classes))
+    share = counts.max() / len(evidence.predictions)
+    return f"{evidence.classes[int(counts.argmax())]} takes {share:.1%} of predictions" if share > ONE_CLASS else None
+
+
+def _worse_than_a_teacher(run: RunRecord, context: Context) -> str | None:
+    evidence = context.sound_evidence(run)
+    ids = [text for tag, text in run.tags.items() if tag.startswith("fer.teacher_run/")]
+    teachers = [context.runs[each] for each in ids if each in context.runs and each in context.evidence]
+    best = max(teachers, key=lambda each: each.metrics.get("macro_f1", 0.0), default=None)
+    if evidence is None or best is None or len(ids) < 2:
+        return None
+    ours, theirs = run.metrics.get("macro_f1", 1.0), best.metrics.get("macro_f1", 0.0)
+    p_value = difference_p_value(context.evidence[best.run_id], evidence, "macro_f1") if ours < theirs else None
+    if p_value is None or p_value >= SIGNIFICANT:
+        return None
+    name = best.params.get("ensemble", best.run_id).partition("=")[0]
+    return f"macro-F1 {ours:.4f}, {name} alone has {theirs:.4f} (p = {p_value:.4f})"
+
+
+def _alignment(run: RunRecord, _: Context) -> str | None:
+    verdict = run.tags.get("fer.alignment", "pass")
+    return verdict.removeprefix("warn: ") if verdict.startswith("warn") else None
+
+
+def _name_clash(run: RunRecord, context: Context) -> str | None:
+    selections = context.selections_of.get(run.benchmark, set())
+    if not _is_bundled(run) or len(selections) < 2:
+        return None
+    others = ", ".join(sorted(each[:12] for each in selections - {run.selection}))
+    return f"{run.benchmark} is {run.selection[:12]} here and {others} in other runs"
+
+
+RULES = (
+    Rule("ended badly", BAD, "the run failed or was killed", False, _ended_badly),
+    Rule("stale", BAD, "the run never ended and its process is silent", False, _stale),
+    Rule("no bundle", BAD, "an export without soft labels", False, _no_bundle),
+    Rule("bundle incomplete", BAD, "files of the bundle are not in the artifact store", True, _bundle_incomplete),
+    Rule("bundle broken", BAD, "the bundle does not verify, or is not the one that was logged", True, _bundle_broken),
+    Rule("other rows", BAD, "the run does not have the benchmark's rows", False, _other_rows),
+    Rule("rows differ", BAD, "the bundle does not have the rows of the run's params", True, _rows_differ),
+    Rule("not finite", BAD, "a metric is NaN or infinite", False, _not_finite),
+    Rule("class order", BAD, "columns follow another class order than those of the other runs", True, _class_order),
+    Rule("metrics differ", BAD, "logged metrics are not those of the bundle", True, _metrics_differ),
+    Rule("below majority", BAD, "always predicting the most frequent class is as good", True, _below_majority),
+    Rule("one class", BAD, "one class takes nearly all predictions", True, _one_class),
+    Rule("rows left out", WARN, "unreadable images make it another benchmark", True, _rows_left_out),
+    Rule("worse than a teacher", WARN, "significantly worse than a teacher of its own", True, _worse_than_a_teacher),
+    Rule("alignment", WARN, "statistics doubt that logits and labels belong together", False, _alignment),
+    Rule("name clash", WARN, "one name for several benchmarks", False, _name_clash),
+)
