@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fer_mlflow.softlabels.bundle import SoftLabels
     from fer_mlflow.student.dataset import SoftLabelDataset
     from fer_mlflow.student.losses import dkd_loss, kd_loss
+    from fer_mlflow.tracking.selection import fetch_soft_labels
     from fer_mlflow.workflows.calibrate import calibrate
     from fer_mlflow.workflows.compare import compare
     from fer_mlflow.workflows.evaluate import evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "dkd_loss",
     "evaluate",
     "export",
+    "fetch_soft_labels",
     "inspect",
     "kd_loss",
 ]
@@ -35,6 +37,7 @@ _HOMES = {
     "SoftLabelDataset": "fer_mlflow.student.dataset",
     "kd_loss": "fer_mlflow.student.losses",
     "dkd_loss": "fer_mlflow.student.losses",
+    "fetch_soft_labels": "fer_mlflow.tracking.selection",
     "calibrate": "fer_mlflow.workflows.calibrate",
     "compare": "fer_mlflow.workflows.compare",
     "evaluate": "fer_mlflow.workflows.evaluate",

@@ -15,9 +15,7 @@ ORDER = (
     *("scoring", "calibration", "search", "figures", "teachers", "training", "softlabels", "student", "tracking"),
     *("workflows", "tour", "cli", "commands"),
 )
-# SoftLabels.from_run is the public face of tracking, on the one class that students know. It imports when it is called.
 WAYS_UP = {
-    "softlabels/bundle.py": {"fer_mlflow.tracking.cached"},
     "data/support.py": {"fer_mlflow.datasets.codes", "fer_mlflow.datasets.folder"},
     "data/checking.py": {"fer_mlflow.datasets.codes"},
 }

@@ -81,33 +81,6 @@ class SoftLabels:
         return _open(Path(folder))
 
     @classmethod
-    def from_run(cls, source: str, *, where: str = "", even_bad: bool = False) -> "SoftLabels":
-        """Return the soft labels of a run in the tracking store that MLFLOW_TRACKING_URI names.
-
-        They are kept in the cache folder by their digest and verified, as `open` does it and against the digest that
-        the run is tagged with, every time; what does not verify is downloaded again.
-
-        Parameters
-        ----------
-        source : a run id or its first digits; `runs:/RUN_ID/softlabels`; or `best:METRIC@BENCHMARK`, such as
-            `best:macro_f1@rafdb_test`, where the benchmark may be the first digits of its digest
-        where : with `best:`, an MLflow filter such as `params.space = "logit"`
-        even_bad : take a run that triage called bad, too
-
-        Raises
-        ------
-        RunError, ContractError
-            the text means no run, or several; the message says which there are
-        BundleError
-            the run's bundle does not verify
-        TrackingError
-            the server cannot be reached
-        """
-        from fer_mlflow.tracking.cached import open_bundle  # the one way up: tests/test_architecture.py
-
-        return open_bundle(source, where=where, even_bad=even_bad)
-
-    @classmethod
     def write(
         cls,
         folder: str | Path,

@@ -12,10 +12,9 @@ from mlflow.entities import Run, ViewType
 from fer_mlflow.errors import RunError
 from fer_mlflow.files import sha256_of_file
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble
+from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble, describe_protocol
 from fer_mlflow.softlabels.reading import HASHES
-from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle
-from fer_mlflow.tracking.run_description import describe_run
+from fer_mlflow.tracking.downloads import downloaded_bundle
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
 from fer_mlflow.tracking.searching import search_runs
 from fer_mlflow.tracking.store import redact, tracking_errors
@@ -49,6 +48,18 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
             "fer.bundle_sha256": bundle.sha256,
         }
     )
+
+
+def describe_run(bundle: SoftLabels, teacher_runs: dict[str, str], experiment_id: str) -> str:
+    """Return a run's description in Markdown: its benchmark and settings, its metrics, and its teachers' runs."""
+    protocol = describe_protocol(bundle)
+    settings = "\n".join(f"| {name} | {text.replace('|', ' ')} |" for name, text in protocol.items())
+    metrics = "\n".join(f"| {name.replace('|', ' ')} | {value:.4f} |" for name, value in bundle.metrics.items())
+    parts = [f"**{protocol['benchmark']}**, {protocol['rows']} rows", f"| setting | |\n| --- | --- |\n{settings}"]
+    parts += [f"| metric | |\n| --- | ---: |\n{metrics}"] if metrics else []
+    links = (f"[{name}](#/experiments/{experiment_id}/runs/{run_id})" for name, run_id in sorted(teacher_runs.items()))
+    parts += ["Teachers: " + ", ".join(links)] if teacher_runs else []
+    return "\n\n".join(parts)
 
 
 def derived_params(bundle: SoftLabels) -> dict[str, object]:
@@ -126,22 +137,6 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
     return found[0]
 
 
-def read_bundle_of(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
-    """Download and verify the soft labels of a run that must have some.
-
-    Raises
-    ------
-    RunError
-        the run has no bundle (the message says where its numbers are from)
-    BundleError
-        the bundle does not verify
-    TrackingError
-        the server cannot be reached
-    """
-    bundle_digest(run)
-    return fetch_bundle(client, run, cache)
-
-
 def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
     """Download a run's bundle, verify it, and return it; nothing of it stays on disk.
 
@@ -149,6 +144,8 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
 
     Raises
     ------
+    RunError
+        the run has no bundle (the message says where its numbers are from)
     BundleError
         files are missing, do not verify, or are not the ones the run was tagged with
     TrackingError

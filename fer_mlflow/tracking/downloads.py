@@ -1,4 +1,4 @@
-"""A run's bundle on this disk: the six files by their names, as many bytes as a bundle can have, verified."""
+"""Downloads of bundles: the six files by name, no more bytes than a bundle can have, verified."""
 
 import os
 import re
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from fer_mlflow.errors import BundleError, JobError, RunError
-from fer_mlflow.files import written_folder
+from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.reading import ARRAYS, FILES, HASHES, INDEX, BrokenFileError
 from fer_mlflow.tracking.store import tracking_errors
@@ -123,3 +124,26 @@ def open_if_sound(folder: Path, digest: str) -> SoftLabels | None:
     except BundleError:
         return None
     return bundle if bundle.sha256 == digest else None
+
+
+def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
+    """Return a run's bundle from the cache folder, after a download where it is not there or is damaged.
+
+    Bundles are kept by their digest, so a run that was exported anew is downloaded anew, and two runs with the same
+    bundle share it. Each is verified every time.
+
+    Raises
+    ------
+    RunError, BundleError, TrackingError, JobError
+        see `downloaded_bundle`
+    """
+    digest = bundle_digest(run)
+    folder = cache_folder() / "downloads" / digest
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # two processes that want one bundle download it once
+        bundle = open_if_sound(folder, digest)
+        if bundle is None:
+            with downloaded_bundle(client, run, folder):
+                pass
+            bundle = SoftLabels.open(folder)
+    return bundle

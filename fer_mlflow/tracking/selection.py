@@ -1,4 +1,4 @@
-"""Which run is meant: by its id, as `runs:/…`, or as the best by a metric on a benchmark."""
+"""Selection of a run with soft labels: by its id, as `runs:/…`, or as the best by a metric on a benchmark."""
 
 import math
 import re
@@ -13,19 +13,46 @@ from mlflow.exceptions import MlflowException
 
 from fer_mlflow.errors import ContractError, RunError, TrackingError
 from fer_mlflow.scoring.metrics import is_lower_better
-from fer_mlflow.softlabels.bundle import FOLDER
+from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import read_run
+from fer_mlflow.tracking.downloads import cached_bundle
 from fer_mlflow.tracking.searching import TEACHING_KINDS, search_runs
-from fer_mlflow.tracking.store import redact
+from fer_mlflow.tracking.store import connect, redact
 
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
 _SHOWN = 10
 
 
+def fetch_soft_labels(source: str, *, where: str = "", even_bad: bool = False) -> SoftLabels:
+    """Return the soft labels of a run in the tracking store that MLFLOW_TRACKING_URI names.
+
+    They are kept in the cache folder by their digest and verified, as `SoftLabels.open` does it and against the digest
+    that the run is tagged with, every time; what does not verify is downloaded again.
+
+    Parameters
+    ----------
+    source : a run id or its first digits; `runs:/RUN_ID/softlabels`; or `best:METRIC@BENCHMARK`, such as
+        `best:macro_f1@rafdb_test`, where the benchmark may be the first digits of its digest
+    where : with `best:`, an MLflow filter such as `params.space = "logit"`
+    even_bad : take a run that triage called bad, too
+
+    Raises
+    ------
+    RunError, ContractError
+        the text means no run, or several; the message names those there are
+    BundleError
+        the run's bundle does not verify
+    TrackingError
+        the server cannot be reached
+    """
+    client = connect()
+    return cached_bundle(client, choose_run(client, source, where=where, even_bad=even_bad).run)
+
+
 @dataclass(frozen=True)
 class Chosen:
-    """The run that was meant, and how it was found.
+    """A run, and how it was chosen.
 
     Attributes
     ----------

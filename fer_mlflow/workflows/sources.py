@@ -16,7 +16,7 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
-from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_bundle_of, read_run
+from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.workflows.ensemble import (
@@ -135,7 +135,7 @@ def read_run_source(run_id: str) -> Source:
     """
     client, cache = connect(), cache_folder()
     run = read_run(client, run_id)
-    bundle = read_bundle_of(client, run, cache)
+    bundle = fetch_bundle(client, run, cache)
 
     def teacher_logits() -> dict[str, np.ndarray]:
         if len(bundle.checkpoints) == 1 and "calibration" not in bundle.report:

@@ -1,4 +1,4 @@
-"""`fetch` and `SoftLabels.from_run`, driven as a user does, with a local store and with a real server."""
+"""`fetch` and `fetch_soft_labels`, driven as a user does, with a local store and with a real server."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from toys import CLASSES
 
-from fer_mlflow import SoftLabels
+from fer_mlflow import SoftLabels, fetch_soft_labels
 from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.tracking import downloads
 
@@ -332,49 +332,49 @@ def at_place(place, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_from_run_takes_an_id_a_uri_or_the_best(at_place, place, runs, logit):
+def test_fetch_soft_labels_takes_an_id_a_uri_or_the_best(at_place, place, runs, logit):
     expected = SoftLabels.open(place.stored(logit))
     for source in (logit, logit[:9], f"runs:/{logit}/softlabels"):
-        assert SoftLabels.from_run(source).sha256 == expected.sha256
-    found = SoftLabels.from_run("best:macro_f1@fetched", where="params.dtype = 'float16'")
+        assert fetch_soft_labels(source).sha256 == expected.sha256
+    found = fetch_soft_labels("best:macro_f1@fetched", where="params.dtype = 'float16'")
     assert found.sha256 == SoftLabels.open(place.stored(runs["A=0.5,B=0.5 prob"])).sha256
     with pytest.raises(RunError, match="has no run on it; there are"):
-        SoftLabels.from_run("best:macro_f1@nothing")
+        fetch_soft_labels("best:macro_f1@nothing")
 
 
-def test_from_run_downloads_once_and_again_what_is_damaged(at_place, logit, tmp_path, monkeypatch):
-    bundle = SoftLabels.from_run(logit)
+def test_fetch_soft_labels_downloads_once_and_again_what_is_damaged(at_place, logit, tmp_path, monkeypatch):
+    bundle = fetch_soft_labels(logit)
     assert bundle.folder == tmp_path / "cache/downloads" / bundle.sha256
     real, calls = downloads.download_files, []
     monkeypatch.setattr(downloads, "download_files", lambda *a: (calls.append(1), real(*a))[1])
-    assert (SoftLabels.from_run(logit).sha256, calls) == (bundle.sha256, [])
+    assert (fetch_soft_labels(logit).sha256, calls) == (bundle.sha256, [])
     (bundle.folder / "softlabels.npz").write_bytes(flipped((bundle.folder / "softlabels.npz").read_bytes()))
-    np.testing.assert_array_equal(SoftLabels.from_run(logit).logits, bundle.logits)
+    np.testing.assert_array_equal(fetch_soft_labels(logit).logits, bundle.logits)
     assert calls == [1]
     for path in bundle.folder.iterdir():
         path.unlink()
-    assert (SoftLabels.from_run(logit).sha256, calls) == (bundle.sha256, [1, 1])
+    assert (fetch_soft_labels(logit).sha256, calls) == (bundle.sha256, [1, 1])
 
 
-def test_from_run_does_not_take_another_bundle_from_the_cache(at_place, runs, logit, tmp_path):
-    expected = SoftLabels.from_run(logit)
-    other = SoftLabels.from_run(runs["A=1 logit"])
+def test_fetch_soft_labels_does_not_take_another_bundle_from_the_cache(at_place, runs, logit, tmp_path):
+    expected = fetch_soft_labels(logit)
+    other = fetch_soft_labels(runs["A=1 logit"])
     shutil.rmtree(expected.folder)
     shutil.copytree(other.folder, expected.folder)  # sound, but not this run's
-    assert SoftLabels.from_run(logit).sha256 == expected.sha256
+    assert fetch_soft_labels(logit).sha256 == expected.sha256
 
 
-def test_from_run_refuses_what_is_broken_in_the_store(at_place, logit, spoil, tmp_path):
+def test_fetch_soft_labels_refuses_what_is_broken_in_the_store(at_place, logit, spoil, tmp_path):
     spoil(logit, "softlabels.npz", flipped)
     with pytest.raises(BundleError, match="is broken"):
-        SoftLabels.from_run(logit)
+        fetch_soft_labels(logit)
     assert [path.name for path in (tmp_path / "cache/downloads").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_consumer_needs_the_package_and_the_uri_alone(place, logit, tmp_path):
     code = (
-        "from fer_mlflow import SoftLabels\n"
-        "bundle = SoftLabels.from_run('best:macro_f1@fetched', where=\"params.ensemble = 'A=0.5,B=0.5'\")\n"
+        "from fer_mlflow import fetch_soft_labels\n"
+        "bundle = fetch_soft_labels('best:macro_f1@fetched', where=\"params.ensemble = 'A=0.5,B=0.5'\")\n"
         "print(bundle.logits.shape, list(bundle.classes) )"
     )
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}

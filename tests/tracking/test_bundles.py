@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from toys import draw_logits, publish, write_bundle
 
 from fer_mlflow.errors import BundleError, RunError
-from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, find_results, read_bundle_of, read_run
+from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, find_results, read_run
 from fer_mlflow.tracking.runs import TrackedRun, metric_key
 
 IDS = ["abcd1111" + "0" * 24, "abcd2222" + "0" * 24, "dead0000" + "0" * 24, "12345678" + "0" * 24]
@@ -101,7 +101,7 @@ def published(place, tmp_path_factory):
 
 def test_a_bundle_comes_back_and_nothing_of_it_stays(client, published, tmp_path):
     run_id, bundle = published
-    fetched = read_bundle_of(client, read_run(client, run_id), tmp_path / "cache")
+    fetched = fetch_bundle(client, read_run(client, run_id), tmp_path / "cache")
     assert fetched.sha256 == bundle.sha256
     np.testing.assert_array_equal(fetched.logits, bundle.logits)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -139,7 +139,7 @@ def test_a_run_without_a_bundle_says_where_it_is(client, tmp_path, tags, said):
     for key, value in tags.items():
         client.set_tag(IDS[3], key, value)
     with pytest.raises(RunError) as caught:
-        read_bundle_of(client, read_run(client, IDS[3]), tmp_path)
+        fetch_bundle(client, read_run(client, IDS[3]), tmp_path)
     assert str(caught.value) == said
 
 

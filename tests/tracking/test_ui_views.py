@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from toys import draw_logits, publish, write_bundle
 
 from fer_mlflow.tracking import ui_views
-from fer_mlflow.tracking.run_description import describe_run
+from fer_mlflow.tracking.bundles import describe_run
 from fer_mlflow.tracking.ui_views import furnish_experiment
 
 NOTE, PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
