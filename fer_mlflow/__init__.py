@@ -13,21 +13,25 @@ if TYPE_CHECKING:
     from fer_mlflow.tracking.selection import fetch_soft_labels
     from fer_mlflow.workflows.calibrate import calibrate
     from fer_mlflow.workflows.compare import compare
+    from fer_mlflow.workflows.distill import distill
     from fer_mlflow.workflows.evaluate import evaluate
     from fer_mlflow.workflows.export import export
     from fer_mlflow.workflows.inspect import inspect
+    from fer_mlflow.workflows.train import train
 
 __all__ = [
     "SoftLabelDataset",
     "SoftLabels",
     "calibrate",
     "compare",
+    "distill",
     "dkd_loss",
     "evaluate",
     "export",
     "fetch_soft_labels",
     "inspect",
     "kd_loss",
+    "train",
 ]
 __version__ = "0.1.0"
 
@@ -40,6 +44,8 @@ _HOMES = {
     "fetch_soft_labels": "fer_mlflow.tracking.selection",
     "calibrate": "fer_mlflow.workflows.calibrate",
     "compare": "fer_mlflow.workflows.compare",
+    "distill": "fer_mlflow.workflows.distill",
+    "train": "fer_mlflow.workflows.train",
     "evaluate": "fer_mlflow.workflows.evaluate",
     "export": "fer_mlflow.workflows.export",
     "inspect": "fer_mlflow.workflows.inspect",

@@ -14,13 +14,13 @@ from fer_mlflow.tracking.context import command_line
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
-    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "train", "distill"),
     *("sweep", "reproduce"),
     *("triage", "fetch", "verify", "train", "distill", "demo"),
 )
 
 
-_CONVERTED = ("export", "evaluate", "calibrate", "inspect", "compare")
+_CONVERTED = ("export", "evaluate", "calibrate", "inspect", "compare", "train", "distill")
 
 
 class _ToStderr(logging.Handler):

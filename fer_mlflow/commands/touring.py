@@ -11,29 +11,29 @@ from tqdm import tqdm
 
 from fer_mlflow.cli.calibrate import command as calibrate_command
 from fer_mlflow.cli.compare import command as compare_command
+from fer_mlflow.cli.distill import command as distill_command
 from fer_mlflow.cli.evaluate import command as evaluate_command
 from fer_mlflow.cli.export import command as export_command
 from fer_mlflow.cli.inspect import command as inspect_command
-from fer_mlflow.commands.distill import command as distill_command
-from fer_mlflow.commands.distilling import distill
+from fer_mlflow.cli.train import command as train_command
 from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.commands.reproduce import command as reproduce_command
 from fer_mlflow.commands.reproducing import reproduce
-from fer_mlflow.commands.students import Reader
 from fer_mlflow.commands.sweep import command as sweep_command
 from fer_mlflow.commands.sweeping import sweep
-from fer_mlflow.commands.train import command as train_command
-from fer_mlflow.commands.training import read_plan, train
 from fer_mlflow.commands.triage import command as triage_command
 from fer_mlflow.commands.triaging import triage
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.files import sha256_of_file, written_file
+from fer_mlflow.settings.training import DistillSettings, TrainSettings
 from fer_mlflow.tour import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.selection import find_best
 from fer_mlflow.workflows.ensemble import Ensemble, read_ensemble
+from fer_mlflow.workflows.students import StudentReader
+from fer_mlflow.workflows.train import read_plan
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
 TEACHERS = {
@@ -107,14 +107,14 @@ def _train(run: TrackedRun, folder: Path, manifest: Path, options: Mapping[str, 
         checkpoint = folder / "teachers" / f"{name}.pt"
         given = {"manifest": str(manifest), "name": name, "out": str(checkpoint), "seed": str(options["seed"])}
         typed = _typed(train_command, RECIPE | own | given | {"epochs": str(options["epochs"])})
-        parsed = _parsed(train_command, typed)
-        key = read_plan(parsed).key
+        settings = TrainSettings(**{name: text for name, text in typed.items() if text})  # type: ignore[arg-type]
+        key = read_plan(settings).key
         made = [done.data.tags.get("fer.checkpoint_sha256") for done in find_runs(run.client, "train", [key])[key]]
         if checkpoint.exists() and sha256_of_file(checkpoint) in made:
             _say(f"teacher {name} is there: {checkpoint}")
             continue
         _say(f"training teacher {name}: {own['arch']}")
-        train(parsed, typed)
+        train_command.callback(**_parsed(train_command, typed))  # type: ignore[misc]
 
 
 def _write_teachers(folder: Path) -> Path:
@@ -163,13 +163,13 @@ def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options:
     for name, own in STUDENTS.items():
         softlabels = {} if own["loss"] == "ce" else {"softlabels": source, "even_bad": "true"}
         typed = _typed(distill_command, common | own | softlabels | {"name": name})
-        parsed = _parsed(distill_command, typed)
-        key = Reader.of(parsed).read(parsed).plan.key
+        settings = DistillSettings(**{name: text for name, text in typed.items() if text})  # type: ignore[arg-type]
+        key = StudentReader.of(settings).read(settings).plan.key
         if find_runs(run.client, "distill", [key])[key]:
             _say(f"trained already: {name}")
             continue
         _say(f"distill {name}")
-        distill(parsed, typed)
+        distill_command.callback(**_parsed(distill_command, typed))  # type: ignore[misc]
 
 
 def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:

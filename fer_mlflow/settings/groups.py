@@ -100,11 +100,8 @@ class FusionSettings(RunSettings, ComputeSettings, EnsembleSettings, BenchmarkSe
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSettings(RunSettings, ComputeSettings):
-    """Which soft labels: those of a run, those in a folder, or an ensemble's, which are fused when they are needed.
-
-    What describes an ensemble is None until it is given: a default would contradict the soft labels of a run.
-    """
+class _SourceFields(Settings):
+    """The fields of `SourceSettings` that name the source."""
 
     run: Annotated[str | None, Option("Use the soft labels of this export or teacher run; its first digits do.")] = None
     bundle: Annotated[str | None, Option("Or those in this folder.", kind="path")] = None
@@ -122,6 +119,14 @@ class SourceSettings(RunSettings, ComputeSettings):
     clahe_clip: Annotated[float | None, CLAHE_CLIP] = None
     clahe_tile: Annotated[int | None, CLAHE_TILE] = None
     precision: Annotated[PrecisionWord | None, PRECISION] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings(RunSettings, ComputeSettings, _SourceFields):
+    """Which soft labels: those of a run, those in a folder, or an ensemble's, which are fused when they are needed.
+
+    What describes an ensemble is None until it is given: a default would contradict the soft labels of a run.
+    """
 
     def check(self) -> None:
         """Check that exactly one source is named, and nothing that contradicts it."""

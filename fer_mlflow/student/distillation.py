@@ -1,4 +1,4 @@
-"""What a student learns: the labels, and what the teachers say of each row."""
+"""What a student minimises: the cross-entropy with the labels, and a divergence from the soft labels."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -10,41 +10,28 @@ from torch import Tensor
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError
+from fer_mlflow.settings.training import LossSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.joining import check_same_images, join_rows, name_missing
-from fer_mlflow.student.losses import check_temperature, dkd_rows, kd_rows
+from fer_mlflow.student.losses import dkd_rows, kd_rows
 from fer_mlflow.student.targets import SoftTargets
 from fer_mlflow.training.objective import LabelObjective
 from fer_mlflow.training.recipe import Recipe
 
-LOSSES = ("kd", "dkd")
 
+@dataclass(frozen=True, kw_only=True)
+class Distillation(LossSettings):
+    """How soft labels enter the loss: ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta)."""
 
-@dataclass(frozen=True)
-class Distillation:
-    """How soft labels enter the loss: ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta).
+    @classmethod
+    def of(cls, settings: LossSettings) -> "Distillation":
+        """Return the loss in the settings of a workflow."""
+        return cls(**{name: getattr(settings, name) for name in LossSettings.__dataclass_fields__})
 
-    Attributes
-    ----------
-    loss : `kd` or `dkd`
-    temperature : T of teachers and student
-    alpha : weight of KD, or of DKD's target-class term
-    beta : weight of DKD's non-target-class term
-    ce_weight : weight of the cross-entropy with the labels
-    warmup_epochs : epochs in which the weight of the distillation term rises to 1, in equal steps
-    """
-
-    loss: str = "kd"
-    temperature: float = 4.0
-    alpha: float = 1.0
-    beta: float = 8.0
-    ce_weight: float = 1.0
-    warmup_epochs: int = 0
-
-    def __post_init__(self):
-        check_temperature(self.temperature)
-        if self.loss not in LOSSES:
-            raise ContractError(f"loss {self.loss!r} is not one of {', '.join(LOSSES)}")
+    def check(self) -> None:
+        """Check that the loss has soft labels."""
+        if self.loss == "ce":
+            raise ContractError("loss ce learns from labels alone; use kd or dkd")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,7 +41,7 @@ class Distillation:
 
     def share(self, epoch: int) -> float:
         """Return the weight of the distillation term in an epoch, counted from 0."""
-        return min(1.0, (epoch + 1) / (self.warmup_epochs + 1))
+        return min(1.0, (epoch + 1) / (self.distill_warmup_epochs + 1))
 
 
 class SoftObjective(LabelObjective):
@@ -109,7 +96,7 @@ class SoftObjective(LabelObjective):
         return {**self.how.settings, "targets_sha256": digest.hexdigest()}
 
     def check_images(self, prefixes: np.ndarray) -> None:
-        """Refuse images that are not the ones that the teachers saw."""
+        """Refuse images that are not the ones that the soft labels were computed from."""
         digests = np.ascontiguousarray(prefixes.astype(">i8")).view(np.uint8).reshape(-1, 8)
         check_same_images(self.part, self.bundle, self.positions, digests)
 
@@ -134,7 +121,7 @@ class SoftObjective(LabelObjective):
 
 
 def describe_distillation(objective: SoftObjective, targets: SoftTargets) -> dict[str, Any]:
-    """Return what a student's checkpoint says of how it was distilled."""
+    """Return how a student was distilled, for its checkpoint."""
     return {
         **objective.how.settings,
         "target": targets.kind,

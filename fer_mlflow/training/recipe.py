@@ -1,39 +1,22 @@
-"""How a teacher is trained: everything that shapes its weights beside the rows."""
+"""The recipe of a training: everything that shapes the weights beside the rows."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fer_mlflow.data.images import Clahe
+from fer_mlflow.settings import Option
+from fer_mlflow.settings.training import RecipeSettings, TrainSettings
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that shapes the weights beside the rows.
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RecipeSettings):
+    """The settings of a recipe, with the CLAHE of the images."""
 
-    Attributes
-    ----------
-    arch : a `timm` model name
-    lr : the highest learning rate; it warms up, then falls to zero along a cosine
-    balance : how rare classes are weighed: not, by drawing their rows more often, or in the loss
-    flip : probability of a mirror image
-    affine : largest rotation in degrees; with it come shifts up to 5 % and scales up to 10 %
-    color_jitter : strength of changes of brightness, contrast and saturation
-    random_erasing : probability that a rectangle is filled with noise
-    """
+    clahe: Annotated[Clahe | None, Option("CLAHE of the images.", parse=lambda value: value)] = None
 
-    arch: str
-    img_size: int = 224
-    epochs: int = 10
-    lr: float = 1e-3
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    weight_decay: float = 0.05
-    warmup_epochs: int = 1
-    label_smoothing: float = 0.0
-    balance: str = "none"
-    flip: float = 0.5
-    affine: float = 0.0
-    color_jitter: float = 0.0
-    random_erasing: float = 0.0
-    clahe: Clahe | None = None
-    precision: str = "auto"
-    seed: int = 0
+    @classmethod
+    def of(cls, settings: TrainSettings) -> "Recipe":
+        """Return the recipe in the settings of a workflow."""
+        values = {name: getattr(settings, name) for name in RecipeSettings.__dataclass_fields__}
+        clahe = Clahe(settings.clahe_clip, settings.clahe_tile) if settings.clahe else None
+        return cls(**values, clahe=clahe)

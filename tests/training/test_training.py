@@ -25,7 +25,7 @@ from fer_mlflow.training.loop import (
 )
 from fer_mlflow.training.recipe import Recipe
 
-RECIPE = Recipe("test_resnet", img_size=32, epochs=3, lr=0.01, batch_size=16, affine=5, color_jitter=0.1)
+RECIPE = Recipe(arch="test_resnet", img_size=32, epochs=3, lr=0.01, batch_size=16, affine=5, color_jitter=0.1)
 
 
 @pytest.fixture

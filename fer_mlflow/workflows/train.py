@@ -1,18 +1,19 @@
-"""What `train` does, apart from its options, so that `--help` imports nothing heavy."""
+"""`train`: train a teacher on a manifest's split, and log its best checkpoint."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.images import Clahe
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.files import cache_folder, sha256_of_file, written_file
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.training import TrainingRowsSettings, TrainSettings
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
@@ -28,9 +29,10 @@ from fer_mlflow.training.loop import (
 from fer_mlflow.training.objective import Objective
 from fer_mlflow.training.recipe import Recipe
 from fer_mlflow.training.state import Epoch
-from fer_mlflow.workflows.ensemble import warn
+from fer_mlflow.workflows import RunResult, workflow
 
 FOLDER = "teacher"  # the artifact folder of a train run
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Plan:
     Attributes
     ----------
     objective : what is minimised; None for the cross-entropy with the labels
-    distilled : what the checkpoint says of it
+    distilled : how it was distilled, for the checkpoint
     """
 
     train: Benchmark
@@ -52,7 +54,52 @@ class Plan:
     distilled: Mapping[str, Any] | None = None
 
 
-def read_plan(options: Mapping[str, Any]) -> Plan:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrainResult(RunResult):
+    """A teacher that was trained.
+
+    Attributes
+    ----------
+    best : the epoch whose weights the checkpoint has
+    checkpoint : where it is
+    """
+
+    plan: Plan
+    best: Epoch
+    checkpoint: str
+
+
+@workflow(TrainSettings)
+def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainResult:
+    """Train a teacher on a manifest's split, and log its best checkpoint as an MLflow run.
+
+    The images come by the same path as in an export; teachers.yaml needs nothing but the checkpoint's path. Each epoch
+    is reported through `logging`. A training that was stopped goes on from its last epoch.
+
+    Raises
+    ------
+    FerError
+        the rows, the recipe or the checkpoint to start from cannot be used
+    JobError
+        the loss or the weights are not finite; the best checkpoint so far is logged
+    TrackingError
+        the server cannot be reached
+    """
+    plan = read_plan(settings)
+    name = settings.name or f"{plan.recipe.arch} · {plan.recipe.img_size} px · {plan.train.name}"
+    with open_run("train", name, settings.experiment) as run:
+        run.log_params(params_of(settings))
+        best = run_plan(run, plan, settings)
+    return TrainResult(
+        run_id=run.run_id,
+        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        plan=plan,
+        best=best,
+        checkpoint=checkpoint_location(run, plan, settings.out),
+    )
+
+
+def read_plan(settings: TrainSettings) -> Plan:
     """Read and check everything that can be checked before a run is opened.
 
     Raises
@@ -60,50 +107,42 @@ def read_plan(options: Mapping[str, Any]) -> Plan:
     FerError
         whatever is wrong with the manifest, its splits, the classes or the checkpoint to start from
     """
-    train, val = read_parts(options)
-    recipe, init = read_recipe(options)
-    return Plan(train, val, recipe, init, training_key(recipe, train, val, init))
+    train_rows, val_rows = read_training_rows(settings)
+    recipe, init = read_recipe(settings)
+    return Plan(train_rows, val_rows, recipe, init, training_key(recipe, train_rows, val_rows, init))
 
 
-def read_parts(options: Mapping[str, Any]) -> tuple[Benchmark, Benchmark]:
+def read_training_rows(settings: TrainingRowsSettings) -> tuple[Benchmark, Benchmark]:
     """Read and check the training and the validation rows."""
-    train, val = (read_split(options, options[name]) for name in ("train_split", "val_split"))
-    check_training_rows(train, val)
-    return train, val
+    rows = read_split(settings, settings.train_split), read_split(settings, settings.val_split)
+    check_training_rows(*rows)
+    return rows
 
 
-def read_split(options: Mapping[str, Any], split: str) -> Benchmark:
+def read_split(settings: TrainingRowsSettings, split: str) -> Benchmark:
     """Read the rows of a split."""
-    classes = ClassOrder.read(options["classes"]) if options["classes"] else FER7
-    verify_paths = options["verify_paths"]
-    return read_benchmark(options["manifest"], classes, root=options["root"], split=split, verify_paths=verify_paths)
-
-
-def read_recipe(options: Mapping[str, Any]) -> tuple[Recipe, Path | None]:
-    """Read and check how to train, and the checkpoint to start from."""
-    names = set(Recipe.__dataclass_fields__) - {"clahe"}
-    recipe = Recipe(
-        **{name: options[name] for name in names},
-        clahe=Clahe(options["clahe_clip"], options["clahe_tile"]) if options["clahe"] else None,
+    classes = ClassOrder.read(settings.classes) if settings.classes else FER7
+    return read_benchmark(
+        settings.manifest, classes, root=settings.root, split=split, verify_paths=settings.verify_paths
     )
+
+
+def read_recipe(settings: TrainSettings) -> tuple[Recipe, Path | None]:
+    """Read and check the recipe, and the checkpoint to start from."""
+    recipe = Recipe.of(settings)
     check_recipe(recipe)
-    init = Path(options["init"]) if options["init"] else None
+    init = Path(settings.init) if settings.init else None
     if init is not None and not init.is_file():
         raise ContractError(f"--init {init}: no such file")
     return recipe, init
 
 
-def train(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Run the command with its parsed options; `typed` is what is logged of them."""
-    plan = read_plan(options)
-    name = options["name"] or f"{plan.recipe.arch} · {plan.recipe.img_size} px · {plan.train.name}"
-    with open_run("train", name, options["experiment"] or "") as run:
-        run.log_params(typed)
-        best = carry_out(run, plan, options)
-    _print_result(plan, best, run, options["out"])
+def checkpoint_location(run: TrackedRun, plan: Plan, out: str | None) -> str:
+    """Return where a run's checkpoint is: the file of the caller's, else the artifact."""
+    return str(Path(out).absolute()) if out else f"{run.artifact_location(FOLDER)}/{plan.recipe.arch}.pt"
 
 
-def carry_out(run: TrackedRun, plan: Plan, options: Mapping[str, Any]) -> Epoch:
+def run_plan(run: TrackedRun, plan: Plan, settings: TrainSettings) -> Epoch:
     """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch.
 
     Raises
@@ -111,7 +150,7 @@ def carry_out(run: TrackedRun, plan: Plan, options: Mapping[str, Any]) -> Epoch:
     FerError
         images or the checkpoint to start from cannot be used
     JobError
-        the training came to numbers that are not finite; the best checkpoint so far is logged and named
+        the loss or the weights are not finite; the best checkpoint so far is logged and named
     """
     cache = cache_folder()
     folder = cache / "training" / plan.key
@@ -127,11 +166,11 @@ def carry_out(run: TrackedRun, plan: Plan, options: Mapping[str, Any]) -> Epoch:
                 plan.recipe,
                 folder / "last.pt",
                 objective=plan.objective,
-                device=options["device"],
-                workers=options["workers"],
+                device=settings.device,
+                workers=settings.workers,
                 init=plan.init,
                 on_epoch=_Reporter(run, plan.recipe.epochs),
-                warn=warn,
+                warn=logger.warning,
             )
         except NotFiniteError as error:
             if error.kept is None:
@@ -140,22 +179,22 @@ def carry_out(run: TrackedRun, plan: Plan, options: Mapping[str, Any]) -> Epoch:
             run.log_file(checkpoint, FOLDER)
             raise JobError(f"{error}, and the checkpoint of epoch {error.kept.best.number} is {checkpoint}") from error
         write_checkpoint(_with_origin(trained, plan), checkpoint)
-        if options["out"]:
-            copy_checkpoint(checkpoint, Path(options["out"]))
+        if settings.out:
+            copy_checkpoint(checkpoint, Path(settings.out))
         _publish(run, plan, trained.best, checkpoint)
         shutil.rmtree(folder, ignore_errors=True)
     return trained.best
 
 
 def _with_origin(trained: Trained, plan: Plan) -> Trained:
-    """Return a training whose checkpoint says what else than labels it learned from."""
+    """Return a training whose checkpoint says how it was distilled."""
     if plan.distilled is None:
         return trained
     return replace(trained, checkpoint={**trained.checkpoint, "distilled": dict(plan.distilled)})
 
 
 class _Reporter:
-    """Logs each epoch and says it, on stderr."""
+    """Logs each epoch, to the run and as a line."""
 
     def __init__(self, run: TrackedRun, epochs: int):
         self.run, self.epochs = run, epochs
@@ -175,11 +214,10 @@ class _Reporter:
         is_best = self.best is None or epoch.rank > self.best.rank
         if is_best:
             self.best = epoch
-        click.echo(
+        logger.info(
             f"epoch {epoch.number:>{len(str(self.epochs))}}/{self.epochs}  loss {epoch.train_loss:.3f}  "
             f"val loss {epoch.val_loss:.3f}  accuracy {epoch.val_accuracy:.3f}  macro-F1 {epoch.val_macro_f1:.3f}"
-            + ("  best" if is_best else ""),
-            err=True,
+            + ("  best" if is_best else "")
         )
 
 
@@ -206,18 +244,4 @@ def _publish(run: TrackedRun, plan: Plan, best: Epoch, checkpoint: Path) -> None
 
 
 def _say_waiting() -> None:
-    click.echo("another process is training the same; waiting for it", err=True)
-
-
-def _print_result(plan: Plan, best: Epoch, run: TrackedRun, out: str | None) -> None:
-    """Print the best epoch and what to write into teachers.yaml."""
-    where = Path(out).absolute() if out else f"{run.artifact_location(FOLDER)}/{plan.recipe.arch}.pt"
-    click.echo(
-        f"{plan.recipe.arch} at {plan.recipe.img_size} px, trained on {plan.train.name}, {len(plan.train):,} rows\n"
-    )
-    click.echo(f"  best epoch    {best.number} of {plan.recipe.epochs}")
-    click.echo(f"  val_accuracy  {best.val_accuracy:.4f}")
-    click.echo(f"  val_macro_f1  {best.val_macro_f1:.4f}\n")
-    click.echo(f"  run         {run.run_id}")
-    click.echo(f"  checkpoint  {where}")
-    click.echo(f"  look        {describe_way_to_ui(run.experiment_id, run.run_id)}")
+    logger.info("another process trains the same; waiting for it")

@@ -1,0 +1,133 @@
+"""`distill`: a student from a manifest's labels and its teachers' soft labels."""
+
+from collections.abc import Iterator
+
+import click
+
+from fer_mlflow.cli.compare import format_p_value
+from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.train import epoch_lines
+from fer_mlflow.progress import show_progress
+from fer_mlflow.settings.training import DistillSettings
+
+
+@settings_command("distill", DistillSettings)
+def command(settings: DistillSettings) -> None:
+    """Train a student on labels and soft labels, and log its best checkpoint as an MLflow run.
+
+    It is trained as `train` trains a teacher, and its checkpoint is a teacher's: name it in teachers.yaml, export it.
+    """
+    from fer_mlflow.workflows.distill import DistillGridResult, distill
+
+    result = distill.of(settings, progress=show_progress)
+    if isinstance(result, DistillGridResult):
+        click.echo("\n".join(_grid_lines(result)))
+        result.grid.raise_failures()
+    else:
+        click.echo("\n".join(_student_lines(result)))
+
+
+def _student_lines(result) -> Iterator[str]:
+    """Yield the best epoch, the loss, the scores on other rows, and where the checkpoint is."""
+    student, plan = result.student, result.student.plan
+    yield f"{student.name}, {len(plan.train):,} rows\n"
+    if student.targets is not None and student.objective is not None:
+        how = student.objective.how
+        effective = student.targets.effective_temperature
+        calibrated = f", effectively {effective:g} (calibrated)" if effective != how.temperature else ""
+        weights = f"alpha {how.alpha:g}" + (f", beta {how.beta:g}" if how.loss == "dkd" else "")
+        yield f"  loss          {how.ce_weight:g} CE + {how.loss.upper()} ({weights})"
+        yield f"  target        {student.targets.kind}, T {how.temperature:g}{calibrated}"
+    yield from epoch_lines(plan, result.best)
+    yield ""
+    yield from _score_lines(result.scored)
+    yield f"  run         {result.run_id}"
+    yield f"  checkpoint  {result.checkpoint}"
+    yield from _model_lines(result.model, 12)
+    yield f"  ui          {result.ui}"
+
+
+def _score_lines(soft_labels) -> Iterator[str]:
+    """Yield a student's scores with their 95 % intervals; nothing where no row has a label."""
+    import numpy as np
+
+    from fer_mlflow.scoring.significance import bootstrap_intervals
+    from fer_mlflow.workflows.evaluate import SEED
+
+    if soft_labels is None or not (known := soft_labels.labels >= 0).any():
+        return
+    predictions = soft_labels.logits[known].argmax(axis=1)
+    labels, classes = soft_labels.labels[known], len(soft_labels.classes)
+    found = bootstrap_intervals(labels, predictions, classes, np.random.default_rng(SEED))
+    yield f"  on {soft_labels.report['benchmark']['name']}, {len(labels):,} labelled rows"
+    for name, each in (("accuracy", found.accuracy), ("macro_f1", found.macro_f1)):
+        yield f"  {name:<8}  {soft_labels.metrics[name]:.4f}  [{each.low:.4f}, {each.high:.4f}]"
+    yield ""
+
+
+def _model_lines(model, width: int) -> Iterator[str]:
+    """Yield where the model is, and how near it is to torch, behind names of a width."""
+    if model is not None:
+        yield f"  {'model':<{width}}{model.uri}"
+        yield (
+            f"  {'':<{width}}ONNX beside torch on {model.check.rows:,} validation rows: logits within "
+            f"{model.check.max_difference:.1e}, {model.check.changed} other predictions"
+        )
+
+
+def _grid_lines(result) -> Iterator[str]:
+    """Yield every configuration over its seeds, and the best one beside its baseline on other rows."""
+    from fer_mlflow.workflows.grid import configurations_table
+
+    grid = result.grid
+    table = configurations_table(grid.trials)
+    width = max(map(len, table["configuration"]))
+    header = f"  {'configuration':<{width}}  seeds  val_macro_f1           val_accuracy"
+    yield header
+    yield "  " + "-" * (len(header) + 6)
+    mark = {grid.best.configuration: " <- best", grid.baseline.configuration: " <- baseline"}
+    for row in table.itertuples():
+        yield (
+            f"  {row.configuration:<{width}}  {row.seeds:5d}  {_spread(row.val_macro_f1, row.val_macro_f1_sd)}"
+            f"  {_spread(row.val_accuracy, row.val_accuracy_sd)}{mark.get(row.configuration, '')}"
+        )
+    scores = table.set_index("configuration")["val_macro_f1"]
+    if table["val_macro_f1"].iloc[0] == scores[grid.baseline.configuration] != scores[grid.best.configuration]:
+        yield "\n  no student of soft labels is better on the validation rows than those of labels alone"
+    if grid.comparison is not None:
+        yield from _test_lines(grid)
+    yield from (f"  failed: {trial.name}: {trial.failure}" for trial in grid.trials if trial.failure)
+    yield f"\n  run      {result.run_id}"
+    yield f"  table    {result.table_location}"
+    if result.out is not None:
+        yield f"  best     {result.out}"
+    yield from _model_lines(result.model, 9)
+    yield f"  ui       {result.ui}"
+
+
+def _test_lines(grid) -> Iterator[str]:
+    """Yield the scores on the test rows, and the difference between the best and its baseline."""
+    from fer_mlflow.workflows.grid import mean_and_sd
+    from fer_mlflow.workflows.students import SCORES
+
+    yield f"\n  on {grid.test_name}, {len(grid.comparison.labels):,} labelled rows"
+    for what, trial in (("best", grid.best), ("baseline", grid.baseline)):
+        values = [other.test for other in grid.trials if other.configuration == trial.configuration and other.test]
+        spreads = (
+            f"{name} {_spread(*mean_and_sd([each[name] for each in values]))}" for name in ("macro_f1", "accuracy")
+        )
+        yield f"  {what:<8}  {'  '.join(spreads).rstrip()}"
+    seeds = f"seeds {grid.best.settings.seed} and {grid.baseline.settings.seed}"
+    yield f"\n  best - baseline, paired over rows, the best {seeds} on the validation rows"
+    for name in SCORES:
+        each = grid.comparison.differences[name]
+        interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
+        yield f"  {name:<8}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
+    for name, differences in grid.seed_differences().items():
+        mean, sd = mean_and_sd(differences)
+        yield f"  {name:<8}  {mean:+.4f} ± {sd:.4f} over {len(differences)} seeds, each beside its own baseline"
+
+
+def _spread(mean: float, sd: float) -> str:
+    """Return a mean and its standard deviation over seeds, which one seed does not have."""
+    return f"{mean:.4f}" + (" " * 9 if sd != sd else f" ± {sd:.4f}")
