@@ -14,7 +14,7 @@ from fer_mlflow.tracking.context import command_line
 
 # Modules of fer_mlflow.commands, and entry points of MLproject.
 COMMANDS = (
-    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "train", "distill"),
+    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
     *("sweep", "reproduce"),
     *("triage", "fetch", "verify", "train", "distill", "demo"),
 )
