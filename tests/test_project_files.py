@@ -1,7 +1,10 @@
 """MLproject, conda.yaml, pyproject.toml and README say the same things as the code."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import click
@@ -46,6 +49,59 @@ def test_the_environment_that_runs_the_tests_is_the_pinned_one():
 
     pins = dict(package.split("==") for package in pip_packages())
     assert {name: version(name).split("+")[0] for name in pins} == pins
+
+
+# Listed packages that no module imports by name, and who needs them.
+NEEDED_BY_OTHERS = {
+    "pyarrow": "pandas reads and writes Parquet with it",
+    "onnx": "torch.onnx builds the file with it",
+    "onnxscript": "torch.onnx translates operators with it",
+    "scikit-learn": "not imported yet: metrics per class and stratified splits are to come from it",
+}
+
+
+def imports_of(package: Path) -> dict[str, str]:
+    """Return the names of other packages that a package's modules import, inside functions too -> one such module."""
+    found: dict[str, str] = {}
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"fer_mlflow"}:
+                found.setdefault(name, str(path.relative_to(package)))
+    return found
+
+
+def disagreements(imports: dict[str, str], listed: set[str]) -> list[str]:
+    """Return a sentence for each import whose package is not listed, and for each listed package without use."""
+    distributions = packages_distributions()
+    packages = {name: {each.lower() for each in distributions.get(name, [name])} for name in imports}
+    missing = [
+        f"{imports[name]} imports {name}, which is not listed" for name in imports if not packages[name] & listed
+    ]
+    unused = listed - set().union(*packages.values()) - set(NEEDED_BY_OTHERS)
+    needless = set(NEEDED_BY_OTHERS) & set().union(*packages.values())
+    return [
+        *missing,
+        *(f"{name} is listed and not imported" for name in sorted(unused)),
+        *(f"{name} is imported: take it out of NEEDED_BY_OTHERS" for name in sorted(needless)),
+    ]
+
+
+def test_conda_lists_what_the_package_imports_and_nothing_else():
+    listed = {name_of(package) for package in pip_packages()}
+    assert set(NEEDED_BY_OTHERS) <= listed
+    assert disagreements(imports_of(PROJECT / "fer_mlflow"), listed) == []
+
+
+def test_an_import_that_is_not_listed_is_found_and_so_is_a_package_without_use(tmp_path):
+    lines = ["import os, numpy.linalg", "def f():", "    from hypothesis import given", "    import not_installed.x"]
+    (tmp_path / "planted.py").write_text("\n".join(lines))
+    assert disagreements(imports_of(tmp_path), {"numpy", "click"}) == [
+        "planted.py imports hypothesis, which is not listed",
+        "planted.py imports not_installed, which is not listed",
+        "click is listed and not imported",
+    ]
 
 
 def test_torch_and_torchvision_are_of_one_release_pair():
