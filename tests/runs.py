@@ -40,7 +40,7 @@ def evidence_of(labels, predictions, classes=CLASSES, **more) -> Evidence:
         "classes": classes,
         "rows": len(labels),
         "selected_rows": len(labels),
-        "metrics": score(logits, labels).named(classes),
+        "metrics": score(logits, labels, classes),
         "labels": labels.astype(np.int16),
         "predictions": predictions.astype(np.int16),
         "selection": SELECTION,

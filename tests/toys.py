@@ -165,7 +165,7 @@ def write_bundle(
         index=index,
         classes=classes,
         report=content | report,
-        metrics=score(logits[known], labels[known]).named(classes) if known.any() else {},
+        metrics=score(logits[known], labels[known], classes) if known.any() else {},
         manifest_sha256=manifest_sha256,
         checkpoints={name: hashlib.sha256(name.encode()).hexdigest() for name in weights},
     )
@@ -241,6 +241,7 @@ def expected_metrics(logits, labels, classes: tuple[str, ...] = CLASSES) -> dict
     confidence, correct = probs.max(axis=1), predictions == labels
     present = sorted(set(labels.tolist()))
     f1 = sklearn.metrics.f1_score(labels, predictions, labels=present, average=None, zero_division=0)
+    recall = sklearn.metrics.recall_score(labels, predictions, labels=present, average=None, zero_division=0)
     edges = np.linspace(0, 1, 16)
     ordered = np.sort(confidence)  # no ties in these tests
     ends = sorted({round(k * len(labels) / 15) for k in range(1, 16)} - {0})
@@ -249,6 +250,7 @@ def expected_metrics(logits, labels, classes: tuple[str, ...] = CLASSES) -> dict
     return {
         "accuracy": sklearn.metrics.accuracy_score(labels, predictions),
         "macro_f1": f1.mean(),
+        "balanced_accuracy": recall.mean(),
         **{f"f1/{classes[k]}": score for k, score in zip(present, f1, strict=True)},
         "nll": -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean(),
         "brier": np.square(probs - one_hot).sum(axis=1).mean(),

@@ -8,8 +8,6 @@ from fer_mlflow.cli.options import settings_command
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings.scoring import CalibrateSettings
 
-_COMPARED = ("nll", "brier", "ece", "ece_null_p95", "ece_adaptive", "ece_classwise", "accuracy", "macro_f1")
-
 
 @settings_command("calibrate", CalibrateSettings)
 def command(settings: CalibrateSettings) -> None:
@@ -21,6 +19,7 @@ def command(settings: CalibrateSettings) -> None:
 
 def lines(result) -> Iterator[str]:
     """Yield what was fitted, what it changed, and where everything is."""
+    from fer_mlflow.scoring.metrics import CALIBRATION_METRICS, metric_names
     from fer_mlflow.workflows.calibrate import describe_fit
 
     calibration, soft_labels = result.calibration, result.soft_labels
@@ -37,11 +36,14 @@ def lines(result) -> Iterator[str]:
     for name, values in described.items():
         if isinstance(values, dict):
             yield f"  {name.replace('_', ' '):<7} " + ", ".join(f"{part} {v:.4f}" for part, v in values.items())
-    before = calibration.before.named(soft_labels.classes)
-    after = calibration.after.named(soft_labels.classes) if calibration.after is not None else {}
-    yield f"\n  {'':<13}   before" + "     after" * bool(after)
-    for name in _COMPARED:
-        yield f"  {name:<13} {before[name]:8.4f}" + (f"  {after[name]:8.4f}" if after else "")
+    before = calibration.before.named()
+    after = calibration.after.named() if calibration.after is not None else {}
+    losses = metric_names(having=lambda metric: metric.direction == "lower")
+    compared = [*losses, *CALIBRATION_METRICS, *metric_names(having=lambda metric: metric.from_counts)]
+    width = max(map(len, compared))
+    yield f"\n  {'':<{width}}   before" + "     after" * bool(after)
+    for name in compared:
+        yield f"  {name:<{width}} {before[name]:8.4f}" + (f"  {after[name]:8.4f}" if after else "")
     yield from _slice_lines(calibration, soft_labels)
     yield f"\n  run      {result.run_id}"
     if result.exported_run:

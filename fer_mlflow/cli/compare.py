@@ -48,6 +48,8 @@ def lines(result) -> Iterator[str]:
 
 def _score_lines(table) -> Iterator[str]:
     """Yield each metric's difference with its interval and p-value."""
+    from fer_mlflow.scoring.metrics import metric_names
+
     width = max(map(len, table["metric"]))
     yield f"\n  {'':<{width}}       A       B    B - A  95 % interval            p"
     for row in table.itertuples():
@@ -58,9 +60,9 @@ def _score_lines(table) -> Iterator[str]:
             f"{format_p_value(row.p_value):>7}{mark}"
         )
     yield "\n  * p below 0.05, every metric on its own: where nothing differs, four in ten tables like this show a star"
-    main = table[table["metric"].isin(["accuracy", "macro_f1"])]
-    if not (main["p_value"] < _LEVEL).any():
-        yield "  neither accuracy nor macro-F1 differs significantly between A and B on these rows"
+    headline = metric_names(having=lambda metric: metric.from_counts and "slices" in metric.shown)
+    if not (table[table["metric"].isin(headline)]["p_value"] < _LEVEL).any():
+        yield f"  neither {' nor '.join(headline)} differs significantly between A and B on these rows"
 
 
 def format_p_value(p_value: float) -> str:

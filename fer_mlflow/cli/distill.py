@@ -53,15 +53,19 @@ def _score_lines(soft_labels) -> Iterator[str]:
 
     from fer_mlflow.scoring.significance import bootstrap_intervals
     from fer_mlflow.workflows.evaluate import SEED
+    from fer_mlflow.workflows.students import COUNTED
 
     if soft_labels is None or not (known := soft_labels.labels >= 0).any():
         return
     predictions = soft_labels.logits[known].argmax(axis=1)
-    labels, classes = soft_labels.labels[known], len(soft_labels.classes)
-    found = bootstrap_intervals(labels, predictions, classes, np.random.default_rng(SEED))
+    labels = soft_labels.labels[known]
+    intervals = bootstrap_intervals(labels, predictions, soft_labels.classes, np.random.default_rng(SEED))
     yield f"  on {soft_labels.report['benchmark']['name']}, {len(labels):,} labelled rows"
-    for name, each in (("accuracy", found.accuracy), ("macro_f1", found.macro_f1)):
-        yield f"  {name:<8}  {soft_labels.metrics[name]:.4f}  [{each.low:.4f}, {each.high:.4f}]"
+    shown = [name for name in COUNTED if name in soft_labels.metrics]
+    width = max(map(len, shown))
+    for name in shown:
+        low, high = intervals[name].low, intervals[name].high
+        yield f"  {name:<{width}}  {soft_labels.metrics[name]:.4f}  [{low:.4f}, {high:.4f}]"
     yield ""
 
 
@@ -108,24 +112,24 @@ def _grid_lines(result) -> Iterator[str]:
 def _test_lines(grid) -> Iterator[str]:
     """Yield the scores on the test rows, and the difference between the best and its baseline."""
     from fer_mlflow.workflows.grid import mean_and_sd
-    from fer_mlflow.workflows.students import SCORES
+    from fer_mlflow.workflows.students import COUNTED, SCORES
 
     yield f"\n  on {grid.test_name}, {len(grid.comparison.labels):,} labelled rows"
     for what, trial in (("best", grid.best), ("baseline", grid.baseline)):
         values = [other.test for other in grid.trials if other.configuration == trial.configuration and other.test]
-        spreads = (
-            f"{name} {_spread(*mean_and_sd([each[name] for each in values]))}" for name in ("macro_f1", "accuracy")
-        )
+        shared = [name for name in COUNTED if all(name in each for each in values)]
+        spreads = (f"{name} {_spread(*mean_and_sd([each[name] for each in values]))}" for name in shared)
         yield f"  {what:<8}  {'  '.join(spreads).rstrip()}"
     seeds = f"seeds {grid.best.settings.seed} and {grid.baseline.settings.seed}"
     yield f"\n  best - baseline, paired over rows, the best {seeds} on the validation rows"
+    width = max(map(len, SCORES))
     for name in SCORES:
         each = grid.comparison.differences[name]
         interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
-        yield f"  {name:<8}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
+        yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
     for name, differences in grid.seed_differences().items():
         mean, sd = mean_and_sd(differences)
-        yield f"  {name:<8}  {mean:+.4f} ± {sd:.4f} over {len(differences)} seeds, each beside its own baseline"
+        yield f"  {name:<{width}}  {mean:+.4f} ± {sd:.4f} over {len(differences)} seeds, each beside its own baseline"
 
 
 def _spread(mean: float, sd: float) -> str:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 
+from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.leaderboard import AcrossRow, Board, Entry
 from fer_mlflow.tracking.triage.judgement import Judgement
@@ -14,7 +15,7 @@ from fer_mlflow.tracking.triage.tags import BAD
 
 LEVEL_MARK = "≈"
 _LEGEND = f"{LEVEL_MARK}  not told apart from the first: paired test, p at least 0.05 after Holm's adjustment"
-_SCORES = ("macro_f1", "accuracy", "ece", "nll")
+_SCORES = sorted(metric_names(having=lambda metric: "leaderboard" in metric.shown))
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet would take such a cell for a formula
 
 

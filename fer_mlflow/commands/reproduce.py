@@ -20,6 +20,7 @@ from fer_mlflow.commands.options import (
 @option("accuracy", "", Number(most=1), "The number that is to be given again, a share of 1.")
 @option("macro-f1", "", Number(most=1), "The same for macro-F1.")
 @option("f1", "", str, "The same for classes: CLASS=number,…")
+@option("balanced-accuracy", "", Number(most=1), "The same for balanced accuracy, the mean recall over classes.")
 @option("nll", "", Number(), "The same for the NLL, nats.")
 @option("ece", "", Number(most=1), "The same for the ECE with 15 bins.")
 @option("brier", "", Number(most=2), "The same for the Brier score.")

@@ -23,6 +23,7 @@ from fer_mlflow.commands.teacher_sets import (
 )
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder
+from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.scoring.parts import parts_of
 from fer_mlflow.search.reproduction import Reproduction, Searched, Target, search_settings
 from fer_mlflow.search.selection import Pools, equal_weights
@@ -30,7 +31,7 @@ from fer_mlflow.tables import report_markdown, report_text
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 
-_NUMBERS = ("accuracy", "macro_f1", "nll", "ece", "brier")
+_NUMBERS = tuple(metric_names(having=lambda metric: metric.direction))
 
 
 def reproduce(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:

@@ -41,7 +41,7 @@ def log_sweep(run: TrackedRun, result: Sweep) -> None:
             **{f"w/{name}": share for name, share in used.items()},
         }
     )
-    run.log_metrics(_named_metrics(result, reported.bundle.classes))
+    run.log_metrics(_named_metrics(result))
     run.set_tags(
         {
             "fer.benchmark": reported.benchmark,
@@ -86,14 +86,14 @@ def _log_figures(run: TrackedRun, result: Sweep, fitted: str) -> None:
         run.log_figure("pareto.png", figure)
 
 
-def _named_metrics(result: Sweep, classes: tuple[str, ...]) -> dict[str, float]:
+def _named_metrics(result: Sweep) -> dict[str, float]:
     """Return the metrics of the sweep's run: the choice's as they were judged, and its leads."""
     judged = result.judgement
     named = {"configurations": float(len(result.configurations)), "plateau": float(result.plateau.sum())}
-    named |= judged.metrics["chosen"].named(classes)
+    named |= judged.metrics["chosen"]
     for rival in RIVALS:
         words = rival.replace(" ", "_")
-        named |= {f"{words}/{name}": value for name, value in judged.metrics[rival].named(classes).items()}
+        named |= {f"{words}/{name}": value for name, value in judged.metrics[rival].items()}
         lead = judged.leads[rival].differences[result.chosen_by]
         named[f"lead/{words}"] = lead.value
         named[f"lead/{words}_p"] = lead.p_value

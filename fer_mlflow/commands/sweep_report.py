@@ -7,7 +7,7 @@ import numpy as np
 
 from fer_mlflow.commands.configurations import format_span
 from fer_mlflow.commands.sweep_result import Sweep
-from fer_mlflow.scoring.metrics import is_lower_better
+from fer_mlflow.scoring.metrics import is_lower_better, metric_names
 from fer_mlflow.search.leads import RIVALS
 from fer_mlflow.search.selection import Choice
 from fer_mlflow.tracking.runs import TrackedRun
@@ -15,7 +15,6 @@ from fer_mlflow.tracking.store import describe_way_to_ui
 
 _SHOWN = 8
 _NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
-_COLUMNS = ("macro_f1", "accuracy", "nll", "ece")
 
 
 def print_sweep(result: Sweep, run: TrackedRun, nested: Sequence[str], exported: Mapping[str, str]) -> None:
@@ -44,7 +43,8 @@ def print_sweep(result: Sweep, run: TrackedRun, nested: Sequence[str], exported:
 def _print_best(result: Sweep) -> None:
     """Print the best configurations on the benchmark of the choice."""
     table = result.tables[result.fitted.benchmark]
-    columns = [name for name in dict.fromkeys([result.metric, *_COLUMNS]) if name in table]
+    shown = metric_names(having=lambda metric: "sweep" in metric.shown)
+    columns = [name for name in dict.fromkeys([result.metric, *shown]) if name in table]
     click.echo(f"  rank  {'  '.join(f'{name:>8}' for name in columns)}  configuration   (on {result.fitted.benchmark})")
     for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1):
         numbers = "  ".join(f"{table[name].iloc[m]:>{max(8, len(name))}.4f}" for name in columns)
@@ -77,9 +77,7 @@ def _print_choice(result: Sweep) -> None:
     for said in dict.fromkeys(choice.said for choice in [result.choice, *judged.choices] if choice.said):
         click.echo(f"  {said}")
     click.echo(f"  {result.protocol}, {result.reported.known.sum():,} rows")
-    scores = {
-        name: each.named(result.reported.bundle.classes).get(metric, np.nan) for name, each in judged.metrics.items()
-    }
+    scores = {name: each.get(metric, np.nan) for name, each in judged.metrics.items()}
     click.echo(f"  {'chosen':<14} {metric} {scores['chosen']:.4f}")
     lower = is_lower_better(metric)
     beaten: dict[bool, list[str]] = {True: [], False: []}

@@ -40,7 +40,7 @@ def log_best(
         labels = bundle.labels[teachers.known]
         pool = teachers.pool()
         logits = pool.fused(choice.space, choice.weights)
-        metrics = evaluate(logits, labels, np.random.default_rng(_SEED)).named(bundle.classes)
+        metrics = evaluate(logits, labels, bundle.classes, np.random.default_rng(_SEED)).named()
         for benchmark, table in result.tables.items():
             if benchmark != teachers.benchmark:
                 scores = table.drop(columns=["asked", "space", *(f"w/{name}" for name in result.names)])

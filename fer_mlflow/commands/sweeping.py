@@ -31,7 +31,7 @@ from fer_mlflow.commands.teacher_sets import (
 )
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder
-from fer_mlflow.scoring.metrics import is_lower_better
+from fer_mlflow.scoring.metrics import is_lower_better, metric_names
 from fer_mlflow.search.leads import judge_crossfitted, judge_on
 from fer_mlflow.search.pareto import pareto_front
 from fer_mlflow.search.plateau import check_metric, find_plateau
@@ -39,7 +39,8 @@ from fer_mlflow.search.selection import Choice, Pools, choose_greedily, choose_l
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows.ensemble import warn
 
-OPTIMISED = ("macro_f1", "accuracy", "nll")
+GREEDY = tuple(metric_names(having=lambda metric: metric.from_counts))
+OPTIMISED = (*GREEDY, "nll")
 
 
 def sweep(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
@@ -85,7 +86,7 @@ def _check_options(options: Mapping[str, Any], found) -> None:
     check_metric(options["metric"], classes)
     if options["optimize"] not in (None, *OPTIMISED):
         raise ContractError(f"--optimize {options['optimize']!r}: it is one of {', '.join(OPTIMISED)}")
-    known = ["accuracy", "macro_f1", "nll", "brier", "ece", *(f"f1/{name}" for name in classes)]
+    known = metric_names(classes, having=lambda metric: metric.direction)
     axes = [part.strip() for part in options["pareto"].split(",")]
     if len(axes) != 2 or axes[0] == axes[1] or not set(axes) <= set(known):
         raise ContractError(f"--pareto {options['pareto']}: name two of {', '.join(known)}, comma-separated")

@@ -22,8 +22,9 @@ from fer_mlflow.figures.style import (
     readable_names,
     signed,
 )
+from fer_mlflow.scoring.metrics import metric_names
 
-LOSSES = ("nll", "brier", "ece")
+LOSSES = tuple(metric_names(having=lambda metric: metric.direction == "lower"))
 SIGNIFICANT = 0.05
 _WIDTH, _HEIGHT = 9.0, 7.2
 _LEFT, _PLOT = 1.75, 4.1

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_mlflow.scoring.metrics import check_labels, check_logits, row_losses
+from fer_mlflow.scoring.metrics import METRICS, check_labels, check_logits, metric_names, row_values
 from fer_mlflow.scoring.significance import REPLICATES, Difference, paired_differences, paired_mean_difference
 
 
@@ -49,7 +49,7 @@ def compare_logits(
 ) -> Comparison:
     """Compare two models' logits of the same rows, with paired intervals and p-values.
 
-    Accuracy, macro-F1 and F1: `paired_differences`. NLL: the paired t test of losses per row.
+    Which metrics, and by which test, is in the metric table.
 
     Parameters
     ----------
@@ -65,13 +65,10 @@ def compare_logits(
     labels = check_labels(labels, *a.shape)
     check_labels(labels, *b.shape)
     predictions_a, predictions_b = a.argmax(axis=1), b.argmax(axis=1)
-    paired = paired_differences(labels, predictions_a, predictions_b, a.shape[1], rng, replicates)
-    differences = {
-        "accuracy": paired.accuracy,
-        "macro_f1": paired.macro_f1,
-        "nll": paired_mean_difference(row_losses(a, labels), row_losses(b, labels)),
-    }
-    for name, difference in zip(classes, paired.f1, strict=True):
-        if not np.isnan(difference.value):
-            differences[f"f1/{name}"] = difference
+    found = paired_differences(labels, predictions_a, predictions_b, classes, rng, replicates)
+    values_a, values_b = row_values(a, labels), row_values(b, labels)
+    for metric in METRICS:
+        if metric.test == "t":
+            found[metric.name] = paired_mean_difference(values_a[metric.row_values], values_b[metric.row_values])
+    differences = {name: found[name] for name in metric_names(classes) if name in found}
     return Comparison(differences, predictions_a, predictions_b, labels)

@@ -11,8 +11,8 @@ from fer_mlflow.scoring.calibration_error import (
     classwise_calibration_error,
     null_calibration_error,
 )
-from fer_mlflow.scoring.metrics import Metrics, check_labels, check_logits, row_losses, score
-from fer_mlflow.scoring.significance import ScoreIntervals, bootstrap_intervals
+from fer_mlflow.scoring.metrics import check_labels, check_logits, row_losses, score
+from fer_mlflow.scoring.significance import Interval, bootstrap_intervals
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Evaluation:
 
     Attributes
     ----------
+    metrics, intervals : public name -> value; 95 % interval of those that have one
     predictions : (N,) int64, the class of the greatest logit
     confidence : (N,) float64, its probability
     correct : (N,) bool
@@ -29,38 +30,36 @@ class Evaluation:
     ece_null_p95 : the ECE that a calibrated model of the same confidences stays below in 95 of 100 benchmarks
     """
 
-    metrics: Metrics
+    metrics: dict[str, float]
     predictions: np.ndarray
     confidence: np.ndarray
     correct: np.ndarray
     losses: np.ndarray
-    intervals: ScoreIntervals
+    intervals: dict[str, Interval]
     ece_adaptive: float
     ece_classwise: float
     ece_null_p95: float
 
-    def named(self, classes: tuple[str, ...]) -> dict[str, float]:
+    def named(self) -> dict[str, float]:
         """Return the numbers under their public names, intervals as `ci95/<metric>_low` and `_high`."""
-        values = self.metrics.named(classes) | {
+        values = self.metrics | {
             "ece_adaptive": self.ece_adaptive,
             "ece_classwise": self.ece_classwise,
             "ece_null_p95": self.ece_null_p95,
         }
-        intervals = {"accuracy": self.intervals.accuracy, "macro_f1": self.intervals.macro_f1}
-        intervals |= {f"f1/{name}": each for name, each in zip(classes, self.intervals.f1, strict=True)}
-        for name, interval in intervals.items():
-            if not np.isnan(interval.low):
-                values |= {f"ci95/{name}_low": interval.low, f"ci95/{name}_high": interval.high}
+        for name, interval in self.intervals.items():
+            values |= {f"ci95/{name}_low": interval.low, f"ci95/{name}_high": interval.high}
         return values
 
 
-def evaluate(logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Evaluation:
+def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], rng: np.random.Generator) -> Evaluation:
     """Score logits against labels, with intervals and the ECE that chance alone would show.
 
     Parameters
     ----------
     logits : (N, C) float, finite, nats up to a constant per row
     labels : (N,) int in 0..C-1, N >= 1
+    classes : C names
 
     Raises
     ------
@@ -75,12 +74,12 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -
     confidence = probs[np.arange(N), predictions]
     correct = predictions == labels
     return Evaluation(
-        metrics=score(logits, labels),
+        metrics=score(logits, labels, classes),
         predictions=predictions,
         confidence=confidence,
         correct=correct,
         losses=row_losses(logits, labels),
-        intervals=bootstrap_intervals(labels, predictions, C, rng),
+        intervals=bootstrap_intervals(labels, predictions, classes, rng),
         ece_adaptive=adaptive_calibration_error(confidence, correct),
         ece_classwise=classwise_calibration_error(probs, labels),
         ece_null_p95=float(np.quantile(null_calibration_error(confidence, rng), 0.95)),

@@ -1,61 +1,184 @@
-"""How good soft labels are on labelled rows: every number from one pass over (N, C) logits."""
+"""The metric table: one row for each metric, from which every list of metrics in the package follows."""
 
-import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.calibration_error import expected_calibration_error
-
-_LOWER_IS_BETTER = re.compile(r"nll|brier|ece.*")
+from fer_mlflow.scoring.calibration_error import ECE_BINS, equal_width_bins
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Scores of N labelled rows. Fractions are in [0, 1].
+class Statistics:
+    """Sufficient statistics: sums over N labelled rows from which every metric follows.
+
+    The leading axes (...) are any number of models, configurations or replicates.
 
     Attributes
     ----------
-    f1 : (C,) float64, NaN for a class without a labelled row
-    support : (C,) int64, labelled rows of each class
-    nll : mean -log p_y, nats
-    brier : mean over rows of the squared distance to the one-hot label, in [0, 2]
+    hits, labelled, predicted : (..., C) rows of a class that are both, labelled so, and predicted so
+    loss : (...) sum of -log p_y, nats
+    brier : (...) sum of squared distances to the one-hot label
+    confidence : (...) sum of the predicted class's probability
+    gaps : (..., bins) confidence less hits, summed in the equally wide bins of the ECE
+    p99_confidence : (...) the 99th percentile of confidence
+
+    All but the counts are None where only counts are known; the percentile is None where rows are a union of groups.
     """
 
-    accuracy: float
-    macro_f1: float
-    f1: np.ndarray
-    support: np.ndarray
-    nll: float
-    brier: float
-    ece: float
-    mean_max_prob: float
-    p99_max_prob: float
+    hits: np.ndarray
+    labelled: np.ndarray
+    predicted: np.ndarray
+    loss: Any = None
+    brier: Any = None
+    confidence: Any = None
+    gaps: Any = None
+    p99_confidence: Any = None
 
-    def named(self, classes: tuple[str, ...]) -> dict[str, float]:
-        """Return the numbers under their public names; a class without support has none."""
-        values = {
-            "accuracy": self.accuracy,
-            "macro_f1": self.macro_f1,
-            "nll": self.nll,
-            "brier": self.brier,
-            "ece": self.ece,
-            "mean_max_prob": self.mean_max_prob,
-            "p99_max_prob": self.p99_max_prob,
-        }
-        scores = {f"f1/{name}": float(f1) for name, f1 in zip(classes, self.f1, strict=True) if not np.isnan(f1)}
-        return values | scores
+    @classmethod
+    def of_confusion(cls, confusion: np.ndarray, **sums: np.ndarray | None) -> "Statistics":
+        """Return the statistics of (..., C, C) counts of label against prediction, with other sums by name."""
+        hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+        return cls(hits, confusion.sum(axis=-1), confusion.sum(axis=-2), **sums)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(...) N."""
+        return self.labelled.sum(axis=-1)
+
+    @property
+    def has_support(self) -> np.ndarray:
+        """(..., C) bool, whether a class has a labelled row."""
+        return np.asarray(np.real(self.labelled) > 0)
+
+    def of_class(self, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        """Return (..., C) quotients, NaN for a class without a labelled row."""
+        return np.where(self.has_support, numerator / np.where(self.has_support, denominator, 1), np.nan)
+
+    def macro(self, values: np.ndarray) -> np.ndarray:
+        """Return (...) the mean of (..., C) values over the classes with a labelled row."""
+        return np.where(self.has_support, values, 0).sum(axis=-1) / self.has_support.sum(axis=-1)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(..., C) F1 = 2 TP / (labelled + predicted); 0 for a class that is labelled and never predicted."""
+        return self.of_class(2 * self.hits, self.labelled + self.predicted)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(..., C) TP / labelled."""
+        return self.of_class(self.hits, self.labelled)
 
 
-def is_lower_better(metric: str) -> bool:
-    """Return whether a smaller value of a metric is the better one.
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : public name; a metric of each class is `name/Class`
+    unit : `share` (of 1), `nats`, or `squared distance`
+    direction : `higher` or `lower` is better; empty where neither is
+    function : statistics -> (...) values; (..., C) where it is a metric of each class
+    from_counts : whether it follows from counts of (label, prediction), so that it can be resampled as counts
+    row_values : `loss` or `brier` where it is the mean of these values of rows, so that its standard error is known
+    has_interval : whether `evaluate` gives its bootstrap interval; needs `from_counts`
+    test : the paired test of two models: `mcnemar` (exact, accuracy only), `randomisation` (needs `from_counts`), `t`
+        (needs `row_values`), or none
+    shown : the tables that have no room for every metric and have this one: `leaderboard`, `sweep`, `slices`
+    """
+
+    name: str
+    unit: str
+    direction: str
+    function: Callable[[Statistics], Any]
+    is_per_class: bool = False
+    from_counts: bool = False
+    row_values: str = ""
+    has_interval: bool = False
+    test: str = ""
+    shown: frozenset[str] = frozenset()
+
+
+_SUMMARIES = frozenset({"leaderboard", "sweep", "slices"})
+_COUNTED = partial(Metric, unit="share", direction="higher", from_counts=True, has_interval=True)
+
+METRICS = (
+    _COUNTED("accuracy", function=lambda s: s.hits.sum(axis=-1) / s.rows, test="mcnemar", shown=_SUMMARIES),
+    _COUNTED("macro_f1", function=lambda s: s.macro(s.f1), test="randomisation", shown=_SUMMARIES),
+    _COUNTED("balanced_accuracy", function=lambda s: s.macro(s.recall), test="randomisation"),
+    Metric("nll", "nats", "lower", lambda s: s.loss / s.rows, row_values="loss", test="t", shown=_SUMMARIES),
+    Metric("brier", "squared distance", "lower", lambda s: s.brier / s.rows, row_values="brier"),
+    Metric("ece", "share", "lower", lambda s: np.abs(s.gaps).sum(axis=-1) / s.rows, shown=_SUMMARIES),
+    Metric("mean_max_prob", "share", "", lambda s: s.confidence / s.rows),
+    Metric("p99_max_prob", "share", "", lambda s: s.p99_confidence),
+    _COUNTED("f1", function=lambda s: s.f1, is_per_class=True, test="randomisation"),
+)
+# What `evaluate` and `calibrate` compute beside the table, from the rows' probabilities.
+CALIBRATION_METRICS = ("ece_null_p95", "ece_adaptive", "ece_classwise")
+DEFAULT = "macro_f1"  # what ranks runs and configurations unless another metric is named
+
+
+def metric_of(name: str) -> Metric | None:
+    """Return the row of a public name, None for a name that the table does not have.
+
+    >>> metric_of("f1/Fear").name, metric_of("nll").name, metric_of("rows")
+    ('f1', 'nll', None)
+    """
+    own = name.partition("/")[0]
+    return next((row for row in METRICS if row.name == own and row.is_per_class == (own != name)), None)
+
+
+def metric_names(classes: Iterable[str] = (), having: Callable[[Metric], object] = lambda row: True) -> list[str]:
+    """Return the public names of the rows for which `having` is true, those of each class last.
+
+    >>> metric_names(("Fear",), having=lambda row: row.test)
+    ['accuracy', 'macro_f1', 'balanced_accuracy', 'nll', 'f1/Fear']
+    """
+    rows = [row for row in METRICS if having(row)]
+    classes = tuple(classes)
+    single = [row.name for row in rows if not row.is_per_class]
+    return single + [f"{row.name}/{each}" for row in rows if row.is_per_class for each in classes]
+
+
+def is_lower_better(name: str) -> bool:
+    """Return whether a smaller value of a metric is the better one, whatever stands before it (`after/nll`).
 
     >>> [is_lower_better(name) for name in ("macro_f1", "f1/Fear", "nll", "ece_adaptive", "after/nll")]
     [False, False, True, True, True]
     """
-    return bool(_LOWER_IS_BETTER.fullmatch(metric.rpartition("/")[2]))
+    last = name.rpartition("/")[2]
+    if last in CALIBRATION_METRICS:
+        return True
+    row = metric_of(name) or metric_of(last)
+    return row is not None and row.direction == "lower"
+
+
+def values_of(
+    statistics: Statistics,
+    classes: tuple[str, ...],
+    having: Callable[[Metric], object] = lambda row: True,
+    support: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Return public name -> (...) values of the rows for which `having` is true.
+
+    A class is left out where `support`, (C,) bool, is False: by default where it has no labelled row; a replicate
+    without one has NaN there. The percentile is left out where it is not known.
+    """
+    values: dict[str, np.ndarray] = {}
+    if support is None:
+        support = np.any(statistics.has_support.reshape(-1, len(classes)), axis=0)
+    for row in filter(having, METRICS):
+        if row.is_per_class:
+            of_class = row.function(statistics)
+            values |= {f"{row.name}/{name}": of_class[..., k] for k, name in enumerate(classes) if support[k]}
+        else:
+            values[row.name] = row.function(statistics)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def check_logits(logits: np.ndarray) -> np.ndarray:
@@ -109,16 +232,6 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     return np.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
 
 
-def f1_scores(confusion: np.ndarray) -> np.ndarray:
-    """Return each class's F1 = 2 TP / (labelled + predicted), (C,) float64, NaN where no row is labelled so.
-
-    A class that is labelled and never predicted scores 0.
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    labelled, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    return np.where(labelled > 0, 2 * hits / np.maximum(labelled + predicted, 1), np.nan)
-
-
 def precision_and_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each class's precision (NaN where it is never predicted) and recall (NaN without a labelled row), (C,).
 
@@ -137,8 +250,19 @@ def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -log_softmax(np.asarray(logits, dtype=np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
-def score(logits: np.ndarray, labels: np.ndarray) -> Metrics:
-    """Score logits against labels.
+def row_values(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the (N,) values of rows that some metrics are the mean of, by the names that the table has for them."""
+    log_probs = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    probs, rows = np.exp(log_probs), np.arange(len(labels))
+    return {
+        "loss": -log_probs[rows, labels],
+        "brier": np.square(probs).sum(axis=1) - 2 * probs[rows, labels] + 1,
+        "confidence": probs[rows, np.argmax(logits, axis=1)],
+    }
+
+
+def score(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
+    """Score logits against labels: public metric name -> value; a class without a labelled row has no F1.
 
     Ties in a row go to the first of the tied columns, as `numpy.argmax` has it.
 
@@ -146,6 +270,7 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Metrics:
     ----------
     logits : (N, C) float, finite, nats up to a constant per row
     labels : (N,) int in 0..C-1
+    classes : C names
 
     Raises
     ------
@@ -154,29 +279,21 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Metrics:
 
     Examples
     --------
-    >>> result = score(np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), np.array([0, 1, 1]))
-    >>> round(result.accuracy, 4), round(result.macro_f1, 4)
+    >>> logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> found = score(logits, np.array([0, 1, 1]), ("Happy", "Sad"))
+    >>> round(found["accuracy"], 4), round(found["f1/Sad"], 4)
     (0.6667, 0.6667)
     """
     logits = check_logits(logits)
     N, C = logits.shape
     labels = check_labels(labels, N, C)
-    log_probs = log_softmax(logits, axis=1)
-    probs = np.exp(log_probs)
-    predictions = logits.argmax(axis=1)
-    rows = np.arange(N)
-    confidence = probs[rows, predictions]
-    confusion = confusion_matrix(labels, predictions, C)
-    f1 = f1_scores(confusion)
-    brier = np.square(probs).sum(axis=1) - 2 * probs[rows, labels] + 1
-    return Metrics(
-        accuracy=float(np.diagonal(confusion).sum() / N),
-        macro_f1=float(np.nanmean(f1)),
-        f1=f1,
-        support=confusion.sum(axis=1),
-        nll=float(-log_probs[rows, labels].mean()),
-        brier=float(brier.mean()),
-        ece=expected_calibration_error(confidence, predictions == labels),
-        mean_max_prob=float(confidence.mean()),
-        p99_max_prob=float(np.quantile(confidence, 0.99)),
+    predictions, values = logits.argmax(axis=1), row_values(logits, labels)
+    confidence, hits = values["confidence"], (predictions == labels).astype(np.float64)
+    bins = equal_width_bins(confidence)
+    statistics = Statistics.of_confusion(
+        confusion_matrix(labels, predictions, C),
+        **{name: each.sum() for name, each in values.items()},
+        gaps=np.bincount(bins, confidence, ECE_BINS) - np.bincount(bins, hits, ECE_BINS),
+        p99_confidence=np.quantile(confidence, 0.99),
     )
+    return {name: float(value) for name, value in values_of(statistics, classes).items()}

@@ -6,13 +6,14 @@ multinomial distribution, and exchanging A and B in random rows is splitting cou
 binomially. So neither needs a loop over rows or replicates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.metrics import Metric, Statistics, metric_names, values_of
 
 REPLICATES = 10_000
 LEVEL = 0.95
@@ -29,15 +30,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class ScoreIntervals:
-    """Intervals of one model's scores; `f1` has one for each class, NaN for a class without a labelled row."""
-
-    accuracy: Interval
-    macro_f1: Interval
-    f1: tuple[Interval, ...]
-
-
-@dataclass(frozen=True)
 class Difference:
     """B - A of one score: the observed one, its interval, and the p-value of "there is none"."""
 
@@ -47,27 +39,16 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class PairedDifferences:
-    """B - A of the scores of two models on the same rows; `f1` has one for each class."""
-
-    accuracy: Difference
-    macro_f1: Difference
-    f1: tuple[Difference, ...]
-
-
-@dataclass(frozen=True)
 class _Cells:
     """The combinations of (label, prediction of each model) that rows fall into, and the scores of counts of them.
 
     Attributes
     ----------
     columns : (1 + models, cells) int, class columns
-    rows : N, the sum of any counts
     """
 
     columns: np.ndarray
-    n_classes: int
-    rows: int
+    classes: tuple[str, ...]
 
     def blocks(self, replicates: int) -> Iterator[int]:
         """Yield numbers of replicates that together fit into memory and sum to `replicates`."""
@@ -76,26 +57,35 @@ class _Cells:
             yield min(block, replicates)
             replicates -= block
 
-    def scores(self, counts: np.ndarray, model: int = 0) -> np.ndarray:
-        """Return (R, 2 + C) accuracy, macro-F1 and F1 of (R, cells) counts; F1 is NaN where no row is labelled so."""
+    def scores(self, counts: np.ndarray, having: Callable[[Metric], object], model: int = 0) -> dict[str, np.ndarray]:
+        """Return public metric name -> (R,) scores of (R, cells) counts."""
         label, predicted = self.columns[0], self.columns[1 + model]
-        one_hot = np.eye(self.n_classes)
+        one_hot = np.eye(len(self.classes))
         counts = counts.astype(np.float64)
         hits = counts @ (one_hot[label] * (label == predicted)[:, None])
-        labelled = counts @ one_hot[label]
-        both = labelled + counts @ one_hot[predicted]
-        f1 = np.where(labelled > 0, 2 * hits / np.maximum(both, 1), np.nan)
-        macro = np.nansum(f1, axis=1) / (labelled > 0).sum(axis=1)
-        return np.column_stack([hits.sum(axis=1) / self.rows, macro, f1])
+        statistics = Statistics(hits, labelled=counts @ one_hot[label], predicted=counts @ one_hot[predicted])
+        support = np.bincount(label, minlength=len(self.classes)) > 0  # by all rows, not by those of the replicates
+        return values_of(statistics, self.classes, having, support)
 
-    def b_less_a(self, counts: np.ndarray) -> np.ndarray:
-        """Return (R, 2 + C) differences of the scores of two models."""
-        return self.scores(counts, 1) - self.scores(counts, 0)
+    def differences(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Return public metric name -> (R,) B - A of the metrics that have a test on counts."""
+        a, b = (self.scores(counts, _is_tested_on_counts, model) for model in (0, 1))
+        return {name: b[name] - a[name] for name in a}
 
 
-def _counted(n_classes: int, labels: np.ndarray, *predictions: np.ndarray) -> tuple[_Cells, np.ndarray]:
+def _is_tested_on_counts(metric: Metric) -> bool:
+    return metric.from_counts and bool(metric.test)
+
+
+def _stacked(drawn: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the replicates of several blocks as those of one."""
+    blocks = list(drawn)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _counted(classes: tuple[str, ...], labels: np.ndarray, *predictions: np.ndarray) -> tuple[_Cells, np.ndarray]:
     """Return the cells that hold a row, and how many each holds."""
-    columns = [labels, *predictions]
+    columns, n_classes = [labels, *predictions], len(classes)
     if not len(labels):
         raise ContractError("no labelled row: there is nothing to resample")
     if len({len(column) for column in columns}) > 1:
@@ -104,23 +94,25 @@ def _counted(n_classes: int, labels: np.ndarray, *predictions: np.ndarray) -> tu
         raise ContractError(f"labels and predictions must be in 0..{n_classes - 1}")
     shape = [n_classes] * len(columns)
     codes, counts = np.unique(np.ravel_multi_index(columns, shape), return_counts=True)
-    return _Cells(np.array(np.unravel_index(codes, shape)), n_classes, len(labels)), counts
+    return _Cells(np.array(np.unravel_index(codes, shape)), classes), counts
 
 
 def bootstrap_intervals(
     labels: np.ndarray,
     predictions: np.ndarray,
-    n_classes: int,
+    classes: tuple[str, ...],
     rng: np.random.Generator,
     replicates: int = REPLICATES,
-) -> ScoreIntervals:
-    """Return 95 % percentile intervals of accuracy, macro-F1 and each class's F1.
+) -> dict[str, Interval]:
+    """Return public name -> 95 % percentile interval of each metric that has one.
 
-    A replicate in which a class has no row leaves that class out of its macro-F1, as the score itself does.
+    A replicate in which a class has no row leaves that class out of its means, as the score itself does. A class
+    without a labelled row has no interval.
 
     Parameters
     ----------
-    labels, predictions : (N,) int in 0..n_classes-1, N >= 1
+    labels, predictions : (N,) int in 0..C-1, N >= 1
+    classes : C names
 
     Raises
     ------
@@ -129,32 +121,35 @@ def bootstrap_intervals(
 
     References
     ----------
-    Efron & Tibshirani 1993, ch. 13; Takahashi et al. 2021 give the same intervals by the delta method.
+    Efron & Tibshirani 1993, ch. 13; Takahashi et al. 2021 give the same intervals of F1 by the delta method.
     """
-    cells, counts = _counted(n_classes, labels, predictions)
-    share = counts / cells.rows
-    drawn = np.concatenate([cells.scores(rng.multinomial(cells.rows, share, size=R)) for R in cells.blocks(replicates)])
-    accuracy, macro_f1, *f1 = (_central(column) for column in drawn.T)
-    return ScoreIntervals(accuracy, macro_f1, tuple(f1))
+    cells, counts = _counted(classes, labels, predictions)
+    N = len(labels)
+    drawn = _stacked(
+        cells.scores(rng.multinomial(N, counts / N, size=R), lambda metric: metric.has_interval)
+        for R in cells.blocks(replicates)
+    )
+    return {name: _central(values) for name, values in drawn.items()}
 
 
 def paired_differences(
     labels: np.ndarray,
     predictions_a: np.ndarray,
     predictions_b: np.ndarray,
-    n_classes: int,
+    classes: tuple[str, ...],
     rng: np.random.Generator,
     replicates: int = REPLICATES,
-) -> PairedDifferences:
-    """Return B - A of accuracy, macro-F1 and each class's F1, with 95 % intervals and two-sided p-values.
+) -> dict[str, Difference]:
+    """Return public name -> B - A of each metric with a test on counts, its 95 % interval and two-sided p-value.
 
-    Intervals are from the paired bootstrap. The p-value of accuracy is the exact McNemar test's; those of F1 are from
+    Intervals are from the paired bootstrap. The p-value of accuracy is the exact McNemar test's; the others are from
     approximate randomisation, (1 + replicates at least as far from 0) / (1 + replicates), which holds its level where
-    the bootstrap's would be too small.
+    the bootstrap's would be too small. A class without a labelled row has no difference.
 
     Parameters
     ----------
-    labels, predictions_a, predictions_b : (N,) int in 0..n_classes-1, of the same rows, N >= 1
+    labels, predictions_a, predictions_b : (N,) int in 0..C-1, of the same rows, N >= 1
+    classes : C names
 
     Raises
     ------
@@ -165,19 +160,14 @@ def paired_differences(
     ----------
     Noreen 1989 (approximate randomisation); Riezler & Maxwell 2005; McNemar 1947.
     """
-    cells, counts = _counted(n_classes, labels, predictions_a, predictions_b)
-    observed = cells.b_less_a(counts[None])[0]
-    share = counts / cells.rows
-    drawn = np.concatenate(
-        [cells.b_less_a(rng.multinomial(cells.rows, share, size=R)) for R in cells.blocks(replicates)]
-    )
+    cells, counts = _counted(classes, labels, predictions_a, predictions_b)
+    N = len(labels)
+    observed = {name: float(value[0]) for name, value in cells.differences(counts[None]).items()}
+    drawn = _stacked(cells.differences(rng.multinomial(N, counts / N, size=R)) for R in cells.blocks(replicates))
     p_values = _randomisation_p_values(cells, counts, observed, rng, replicates)
-    p_values[0] = mcnemar_p_value(predictions_a == labels, predictions_b == labels)
-    accuracy, macro_f1, *f1 = (
-        Difference(float(value), _central(column), float(p))
-        for value, column, p in zip(observed, drawn.T, p_values, strict=True)
-    )
-    return PairedDifferences(accuracy, macro_f1, tuple(f1))
+    exact = mcnemar_p_value(predictions_a == labels, predictions_b == labels)
+    p_values |= dict.fromkeys(metric_names(having=lambda metric: metric.test == "mcnemar"), exact)
+    return {name: Difference(value, _central(drawn[name]), p_values[name]) for name, value in observed.items()}
 
 
 def mcnemar_p_value(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
@@ -228,29 +218,27 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def _randomisation_p_values(
-    cells: _Cells, counts: np.ndarray, observed: np.ndarray, rng: np.random.Generator, replicates: int
-) -> np.ndarray:
-    """Return (2 + C) p-values from exchanging A and B in random rows.
+    cells: _Cells, counts: np.ndarray, observed: dict[str, float], rng: np.random.Generator, replicates: int
+) -> dict[str, float]:
+    """Return public name -> p-value from exchanging A and B in random rows.
 
     That splits the rows of each pair of cells (y, a, b) and (y, b, a) anew, half and half on average. Rows on which A
     and B agree are a pair of the same cell twice.
     """
     label, a, b = cells.columns
-    shape = [cells.n_classes] * 3
+    shape = [len(cells.classes)] * 3
     codes, where = np.unique(
         np.ravel_multi_index((label, np.minimum(a, b), np.maximum(a, b)), shape), return_inverse=True
     )
     y, low, high = np.unravel_index(codes, shape)
     pairs = np.bincount(where, weights=counts).astype(np.int64)
-    halves = _Cells(
-        np.array([np.tile(y, 2), np.concatenate([low, high]), np.concatenate([high, low])]), cells.n_classes, cells.rows
-    )
-    extreme = np.zeros(len(observed))
+    halves = _Cells(np.array([np.tile(y, 2), np.concatenate([low, high]), np.concatenate([high, low])]), cells.classes)
+    extreme = dict.fromkeys(observed, 0)
     for R in halves.blocks(replicates):
         first = rng.binomial(pairs, np.where(low == high, 1.0, 0.5), size=(R, len(pairs)))
-        drawn = halves.b_less_a(np.concatenate([first, pairs - first], axis=1))
-        extreme += (np.abs(drawn) >= np.abs(observed) - _ROUNDING).sum(axis=0)
-    return np.where(np.isnan(observed), np.nan, (1 + extreme) / (1 + replicates))
+        for name, drawn in halves.differences(np.concatenate([first, pairs - first], axis=1)).items():
+            extreme[name] += int((np.abs(drawn) >= abs(observed[name]) - _ROUNDING).sum())
+    return {name: (1 + count) / (1 + replicates) for name, count in extreme.items()}
 
 
 def _central(drawn: np.ndarray) -> Interval:

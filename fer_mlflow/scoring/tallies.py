@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from fer_mlflow.scoring.metrics import f1_scores
+from fer_mlflow.scoring.metrics import Statistics, values_of
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,13 @@ class Tallies:
         classes : C names
         groups : (G,) bool, at least one of them with a row; None means all rows
         """
+        return values_of(self.statistics(groups), classes)
+
+    def statistics(self, groups: np.ndarray | None = None) -> Statistics:
+        """Return the statistics of each configuration over a union of groups."""
         chosen = slice(None) if groups is None else np.asarray(groups, dtype=bool)
-        confusion = self.confusion[:, chosen].sum(axis=1)
-        rows = confusion[0].sum()
-        f1 = f1_scores(confusion)
-        there = confusion[0].sum(axis=1) > 0
-        scores = {
-            "accuracy": np.trace(confusion, axis1=1, axis2=2) / rows,
-            "macro_f1": f1[:, there].mean(axis=1),
-            "nll": self.loss[:, chosen].sum(axis=1) / rows,
-            "brier": self.brier[:, chosen].sum(axis=1) / rows,
-            "ece": np.abs(self.gaps[:, chosen].sum(axis=1)).sum(axis=1) / rows,
-            "mean_max_prob": self.confidence[:, chosen].sum(axis=1) / rows,
-        }
-        if groups is None:
-            scores["p99_max_prob"] = self.p99_confidence
-        return scores | {f"f1/{name}": f1[:, k] for k, name in enumerate(classes) if there[k]}
+        return Statistics.of_confusion(
+            self.confusion[:, chosen].sum(axis=1),
+            **{name: getattr(self, name)[:, chosen].sum(axis=1) for name in ("loss", "brier", "confidence", "gaps")},
+            p99_confidence=self.p99_confidence if groups is None else None,
+        )

@@ -11,7 +11,7 @@ import numpy as np
 
 from fer_mlflow.calibration.temperature import OK, fit_temperature
 from fer_mlflow.scoring.comparison import Comparison, compare_logits
-from fer_mlflow.scoring.metrics import Metrics, score
+from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import REPLICATES
 from fer_mlflow.search.selection import Choice, Pools, choose_best, equal_weights
 
@@ -27,13 +27,13 @@ class Judgement:
     ----------
     choices : one for each part of the rows, in order; one where all rows were judged at once
     rivals : the same for each rival, by name
-    metrics : name -> scores of `chosen` and of each rival
+    metrics : `chosen` and each rival -> public metric name -> value
     leads : rival -> chosen less rival, with intervals and p-values
     """
 
     choices: list[Choice]
     rivals: dict[str, list[Choice]]
-    metrics: dict[str, Metrics]
+    metrics: dict[str, dict[str, float]]
     leads: dict[str, Comparison]
 
     def is_better(self, rival: str, metric: str, lower_is_better: bool) -> bool:
@@ -61,7 +61,7 @@ def rivals_of(pools: Pools, choice: Choice, metric: str) -> dict[str, Choice]:
             "best teacher": choose_best(pools, {(choice.pool, choice.space): alone}, metric),
         }
     tempered = [_tempered(pools, replace(equal, weights=own)) for own in alone]
-    losses = [pool.outcomes(each.space, each.weights, each.temperature).losses.mean() for each in tempered]
+    losses = [pool.outcomes(each.space, each.weights, each.temperature).loss.mean() for each in tempered]
     return {"equal weights": _tempered(pools, equal), "best teacher": tempered[int(np.argmin(losses))]}
 
 
@@ -127,7 +127,7 @@ def judge_crossfitted(
 
 
 def _judged(choices, rivals, logits, labels, classes, rng, replicates) -> Judgement:
-    metrics = {name: score(each, labels) for name, each in logits.items()}
+    metrics = {name: score(each, labels, classes) for name, each in logits.items()}
     leads = {name: compare_logits(logits[name], logits["chosen"], labels, classes, rng, replicates) for name in RIVALS}
     return Judgement(choices, rivals, metrics, leads)
 

@@ -1,15 +1,21 @@
 """Which configurations cannot be told from the best one: those within one paired standard error of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import confusion_matrix, f1_scores, is_lower_better
+from fer_mlflow.scoring.metrics import Metric, Statistics, confusion_matrix, is_lower_better, metric_names, metric_of
 from fer_mlflow.scoring.tallies import Tallies
 from fer_mlflow.search.pool import Outcomes
 
-_MEANS = {"nll": "loss", "brier": "brier"}  # metric -> the tally of its rows' values
+_STEP = 1e-20  # of the complex-step derivative, where any small number gives the same
+
+
+def has_standard_error(metric: Metric) -> bool:
+    """Return whether the standard error of a metric is known: of what follows from counts, and of means over rows."""
+    return metric.from_counts or bool(metric.row_values)
 
 
 def check_metric(metric: str, classes: tuple[str, ...]) -> str:
@@ -20,7 +26,7 @@ def check_metric(metric: str, classes: tuple[str, ...]) -> str:
     ContractError
         another name; the message lists those that are known
     """
-    known = ["accuracy", "macro_f1", *_MEANS, *(f"f1/{name}" for name in classes)]
+    known = metric_names(classes, has_standard_error)
     if metric not in known:
         raise ContractError(f"metric {metric!r}: configurations are ranked by one of {', '.join(known)}")
     return metric
@@ -29,9 +35,8 @@ def check_metric(metric: str, classes: tuple[str, ...]) -> str:
 def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, outcomes: Outcomes) -> np.ndarray:
     """Return (N,) how much each row moves a metric: their mean is 0, their deviation / sqrt(N) its standard error.
 
-    For means they are the rows' own values less the mean. For F1_k = 2 TP / (labelled + predicted), with d the share of
-    rows below the line, a row adds (2 [y = k = p] - F1_k ([y = k] + [p = k])) / d: the delta method. Macro-F1 is
-    the mean over classes with a labelled row.
+    For means they are the rows' own values less the mean. For metrics of counts they are the delta method's: the
+    derivative by the counts that a row adds to.
 
     Parameters
     ----------
@@ -41,8 +46,9 @@ def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, ou
     ----------
     Takahashi et al. 2021, Confidence interval for micro-averaged F1 and macro-averaged F1 scores.
     """
-    if metric in _MEANS:
-        values = {"nll": outcomes.losses, "brier": outcomes.briers}[metric]
+    row = _row_of(metric)
+    if row.row_values:
+        values = getattr(outcomes, row.row_values)
         return values - values.mean()
     confusion = confusion_matrix(labels, outcomes.predictions, len(classes))
     return _cell_influences(metric, classes, confusion)[labels, outcomes.predictions]
@@ -50,14 +56,13 @@ def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, ou
 
 def standard_errors(metric: str, classes: tuple[str, ...], tallies: Tallies) -> np.ndarray:
     """Return (M,) the standard error of each configuration's metric over all rows, each on its own."""
-    confusion = tallies.confusions()
+    row, confusion = _row_of(metric), tallies.confusions()
     rows = confusion[0].sum()
-    if metric in _MEANS:
-        mean = getattr(tallies, _MEANS[metric]).sum(axis=1) / rows
-        variance = getattr(tallies, f"squared_{_MEANS[metric]}").sum(axis=1) / rows - mean**2
+    if row.row_values:
+        mean = getattr(tallies, row.row_values).sum(axis=1) / rows
+        variance = getattr(tallies, f"squared_{row.row_values}").sum(axis=1) / rows - mean**2
     else:
-        influence = np.stack([_cell_influences(metric, classes, each) for each in confusion])
-        variance = (confusion * influence**2).sum(axis=(1, 2)) / rows
+        variance = (confusion * _cell_influences(metric, classes, confusion) ** 2).sum(axis=(1, 2)) / rows
     return np.sqrt(np.maximum(variance, 0) / rows)
 
 
@@ -104,18 +109,30 @@ def best_of(values: np.ndarray, metric: str, nll: np.ndarray) -> int:
     return int(np.lexsort((nll, values if is_lower_better(metric) else -values))[0])
 
 
+def _row_of(metric: str) -> Metric:
+    row = metric_of(metric)
+    if row is None or not has_standard_error(row):
+        raise ContractError(f"metric {metric!r} has no known standard error")
+    return row
+
+
 def _cell_influences(metric: str, classes: tuple[str, ...], confusion: np.ndarray) -> np.ndarray:
-    """Return (C, C) the influence of a row with that label and prediction on accuracy or F1."""
-    rows, C = confusion.sum(), len(classes)
-    if metric == "accuracy":
-        return np.eye(C) - np.trace(confusion) / rows
-    f1 = f1_scores(confusion)
-    below = np.maximum(confusion.sum(axis=0) + confusion.sum(axis=1), 1) / rows
-    wanted = range(C) if metric == "macro_f1" else [classes.index(metric.removeprefix("f1/"))]
-    there = [k for k in wanted if not np.isnan(f1[k])]
-    influence = np.zeros((C, C))
-    for k in there:
-        influence[k, :] -= f1[k] / below[k]
-        influence[:, k] -= f1[k] / below[k]
-        influence[k, k] += 2 / below[k]
-    return influence / max(len(there), 1)
+    """Return (..., C, C) the influence of a row with that label and prediction, for (..., C, C) counts.
+
+    A row of (y, p) adds 1 to labelled[y], predicted[p], and to hits[y] where y = p. Metrics of counts do not change
+    when all counts are multiplied, so N times the derivatives have mean 0. These are exact: Im f(x + ih) / h, where
+    nothing is subtracted (Squire & Trapp 1998).
+    """
+    row, C = _row_of(metric), len(classes)
+    k = classes.index(metric.partition("/")[2]) if row.is_per_class else None
+    at = Statistics.of_confusion(confusion)
+
+    def slopes(name: str) -> np.ndarray:
+        """Return (..., C) derivatives by one of the counts of each class."""
+        steps = 1j * _STEP * np.eye(C).reshape(C, *[1] * (confusion.ndim - 2), C)
+        values = row.function(replace(at, **{name: getattr(at, name) + steps}))
+        slope = np.imag(values if k is None else values[..., k]) / _STEP
+        return np.moveaxis(np.broadcast_to(slope, (C, *confusion.shape[:-2])), 0, -1)
+
+    by_pair = slopes("labelled")[..., :, None] + slopes("predicted")[..., None, :]
+    return confusion.sum(axis=(-2, -1))[..., None, None] * (by_pair + slopes("hits")[..., :, None] * np.eye(C))

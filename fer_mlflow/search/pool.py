@@ -23,14 +23,14 @@ class Outcomes:
     Attributes
     ----------
     predictions : (N,) int64
-    losses : (N,) float64, -log p_y in nats
-    briers : (N,) float64, squared distance to the one-hot label
+    loss : (N,) float64, -log p_y in nats
+    brier : (N,) float64, squared distance to the one-hot label
     confidence : (N,) float64, the predicted class's probability
     """
 
     predictions: np.ndarray
-    losses: np.ndarray
-    briers: np.ndarray
+    loss: np.ndarray
+    brier: np.ndarray
     confidence: np.ndarray
 
 
@@ -209,7 +209,7 @@ def tally(
         out = pool.outcomes(space, weights[at], float(over[at]))
         counts = np.bincount(cells + out.predictions, minlength=G * C * C)
         found.confusion[at] = counts.reshape(G, C, C)
-        for name, values in (("loss", out.losses), ("brier", out.briers)):
+        for name, values in (("loss", out.loss), ("brier", out.brier)):
             getattr(found, name)[at] = summed(values)
             getattr(found, f"squared_{name}")[at] = summed(values * values)
         found.confidence[at] = summed(out.confidence)

@@ -11,11 +11,11 @@ import numpy as np
 from scipy.optimize import brentq
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import row_losses, score
+from fer_mlflow.scoring.metrics import metric_names, row_losses, score
 from fer_mlflow.scoring.parts import Part
 from fer_mlflow.scoring.tallies import Tallies
 
-WITH_TEMPERATURE = ("nll", "brier", "ece")  # what a temperature changes
+WITH_TEMPERATURE = frozenset(metric_names(having=lambda metric: not metric.from_counts))  # what a temperature changes
 _TEMPERATURES = np.unique([*np.geomspace(0.2, 10, 40).round(3), 1.0])
 _ROUNDING = 1e-9
 _MOST_ROWS = 1_000_000  # settings x rows whose temperature is sought
@@ -240,7 +240,7 @@ class _Search:
         logits, labels = searched.fused(m)[rows], searched.labels[rows]
 
         def at(temperature: float) -> Setting:
-            named = score(logits / temperature, labels).named(self.classes)
+            named = score(logits / temperature, labels, self.classes)
             own = {name: named[name] for name in self.target.values}
             return self.target.compared(benchmark, part, m, temperature, own)
 

@@ -106,7 +106,7 @@ def choose_likeliest(pools: Pools, spaces: Sequence[str]) -> Choice:
                 choice = _likeliest_logits(name, pool)
             else:
                 choice = Choice(name, space, likeliest_mixture(pool.label_log_probs()))
-            losses = pool.outcomes(space, choice.weights, choice.temperature).losses
+            losses = pool.outcomes(space, choice.weights, choice.temperature).loss
             found.append((bool(choice.said), float(losses.mean()), choice))
     return min(found, key=lambda each: each[:2])[2]
 

@@ -98,7 +98,7 @@ def write_calibrated(
     """
     kept = stored(logits, bundle.report["ensemble"]["dtype"])
     known = bundle.labels >= 0
-    metrics = score(kept[known], bundle.labels[known]).named(bundle.classes) if known.any() else {}
+    metrics = score(kept[known], bundle.labels[known], bundle.classes) if known.any() else {}
     return SoftLabels.write(
         folder,
         logits=kept,

@@ -53,7 +53,7 @@ def write_ensemble(
     logits = stored(fuse({name: each.logits for name, each in chosen.items()}, weights, space), dtype)
     labels = benchmark.labels[first.rows]
     labelled = labels >= 0
-    metrics = score(logits[labelled], labels[labelled]).named(benchmark.classes.names) if labelled.any() else {}
+    metrics = score(logits[labelled], labels[labelled], benchmark.classes.names) if labelled.any() else {}
     statistical = check_statistics(
         logits, labels, {name: each.logits for name, each in chosen.items()}, benchmark.classes.names
     )

@@ -158,7 +158,7 @@ def write_reordered(folder: Path, bundle: SoftLabels, benchmark: Benchmark, alig
             "unreadable": left_out,
             "reordered": {"source_bundle_sha256": bundle.sha256, "moved_rows": alignment.moved},
         },
-        metrics=score(logits[known], labels[known]).named(bundle.classes) if known.any() else {},
+        metrics=score(logits[known], labels[known], bundle.classes) if known.any() else {},
         manifest_sha256=benchmark.manifest_sha256,
         checkpoints=bundle.checkpoints,
     )

@@ -47,9 +47,7 @@ def check_contents(reading: Reading, logged: Mapping[str, float] | None = None) 
     labels = label_columns(reading.index["label"], reading.classes)
     checks = [_check_metrics(reading, labels)]
     if logged is not None and reading.metrics is not None:
-        differ = _differences(logged, reading.metrics, f"{METRICS} has")
-        said = "; ".join(differ) or f"the run has the same {len(reading.metrics)}"
-        checks.append(Check("run's metrics", "fail" if differ else "pass", said))
+        checks.append(_compare_metrics("run's metrics", "the run", logged, METRICS, reading.metrics))
     if not isinstance(reading.report, Mapping):
         return [*checks, Check("report", "skip", "it cannot be read")]
     return [*checks, _check_report(reading, labels), *_check_statistics(reading, labels)]
@@ -59,27 +57,36 @@ def _check_metrics(reading: Reading, labels: np.ndarray) -> Check:
     """Score the stored logits again."""
     known = labels >= 0
     try:
-        again = score(reading.logits[known], labels[known]).named(reading.classes) if known.any() else {}
+        again = score(reading.logits[known], labels[known], reading.classes) if known.any() else {}
     except ContractError as error:
         return Check("metrics again", "fail", f"the logits cannot be scored: {error}")
     if reading.metrics is None:
         return Check("metrics again", "skip", f"{METRICS} cannot be read")
-    differ = _differences(reading.metrics, again, "the logits give")
+    return _compare_metrics("metrics again", METRICS, reading.metrics, f"{known.sum():,} labelled rows", again)
+
+
+def _compare_metrics(
+    name: str, holder: str, values: Mapping[str, Any], source: str, expected: Mapping[str, Any]
+) -> Check:
+    """Return a check that a holder's metrics are the expected ones.
+
+    Only metrics that both have are compared, since another version stores others; one at least has to be there.
+    """
+    common = sorted(values.keys() & expected.keys())
+    differ = [
+        f"{each} is {values[each]}, {source} gives {expected[each]}"
+        for each in common
+        if not isinstance(values[each], int | float)
+        or not isinstance(expected[each], int | float)
+        or not abs(values[each] - expected[each]) <= _TOLERANCE
+    ]
+    if expected and not common:
+        differ = [f"{holder} has none of {', '.join(sorted(expected))}"]
     if differ:
-        return Check("metrics again", "fail", "; ".join(differ))
-    return Check("metrics again", "pass", f"the logits of {known.sum():,} labelled rows give the same {len(again)}")
-
-
-def _differences(said: Mapping[str, Any], again: Mapping[str, Any], source: str) -> list[str]:
-    """Return a sentence for each metric whose two values differ, or that only one of the two has."""
-    found = []
-    for name in sorted({*said, *again}):
-        a, b = said.get(name), again.get(name)
-        if a is None or b is None:
-            found.append(f"{name} is {'none' if a is None else a}, {source} {'none' if b is None else b}")
-        elif not isinstance(a, int | float) or not isinstance(b, int | float) or not abs(a - b) <= _TOLERANCE:
-            found.append(f"{name} is {a}, {source} {b}")
-    return found
+        return Check(name, "fail", "; ".join(differ))
+    lacking = sorted(expected.keys() - values.keys())
+    without = f", without {', '.join(lacking)}" if lacking else ""
+    return Check(name, "pass", f"{holder} has the same {len(common)} as {source}{without}")
 
 
 def _check_report(reading: Reading, labels: np.ndarray) -> Check:

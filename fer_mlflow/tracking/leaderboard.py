@@ -9,12 +9,8 @@ import numpy as np
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import is_lower_better
-from fer_mlflow.scoring.significance import (
-    Interval,
-    bootstrap_intervals,
-    holm,
-)
+from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better
+from fer_mlflow.scoring.significance import Interval, bootstrap_intervals, holm
 from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
 from fer_mlflow.tracking.triage.evidence import SEED, Evidence, difference_p_value
@@ -167,7 +163,7 @@ def with_significance(board: Board, evidence: Mapping[str, Evidence]) -> Board:
         if found is None or found.problem or not len(found.labels):
             continue
         rng = np.random.default_rng(SEED)
-        intervals[entry.run_id] = bootstrap_intervals(found.labels, found.predictions, len(found.classes), rng).macro_f1
+        intervals[entry.run_id] = bootstrap_intervals(found.labels, found.predictions, found.classes, rng)[DEFAULT]
         if first is not None and found is not first:
             p_value = difference_p_value(first, found, board.metric)
             if p_value is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import TrackingError
-from fer_mlflow.scoring.metrics import is_lower_better
+from fer_mlflow.scoring.metrics import is_lower_better, metric_names
 from fer_mlflow.tracking.store import tracking_errors
 
 VIEW = "leaderboard"
@@ -21,7 +21,7 @@ _GREATEST = 5000  # characters of an experiment's tag
 _MARK = "<!-- written by fer-mlflow triage -->"
 _COLUMNS = (
     *(f"params.`{name}`" for name in ("benchmark", "ensemble", "ensemble/space", "ensemble/clahe", "calibration")),
-    *(f"metrics.`{name}`" for name in ("macro_f1", "accuracy", "ece", "nll")),
+    *(f"metrics.`{name}`" for name in sorted(metric_names(having=lambda metric: "leaderboard" in metric.shown))),
     *(f"tags.`{name}`" for name in ("fer.kind", "triage.status", "triage.rank", "triage.reasons")),
 )
 

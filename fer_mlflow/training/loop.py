@@ -190,8 +190,8 @@ def _validate(model, val, recipe, mean, std, number, rate, loss, device, workers
     teacher = Teacher("train", model.eval(), recipe.img_size, mean, std, np.arange(len(val.classes)), {}, ())
     settings = Settings(clahe=recipe.clahe, device=device, batch_size=recipe.batch_size, workers=workers)
     (shard,) = infer(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
-    metrics = score(shard.logits["train"], val.labels)
-    return Epoch(number + 1, float(rate), loss, metrics.nll, metrics.accuracy, metrics.macro_f1)
+    metrics = score(shard.logits["train"], val.labels, val.classes.names)
+    return Epoch(number + 1, float(rate), loss, metrics["nll"], metrics["accuracy"], metrics["macro_f1"])
 
 
 def write_checkpoint(trained: Trained, path: Path) -> None:

@@ -222,8 +222,9 @@ def _calibrate(
             if fit.status == OK and calibrated is None:
                 fit = next(each for each in fits if each.status != OK)
     logits = bundle.logits[known].astype(np.float64)
-    before = evaluate_logits(logits, labels, np.random.default_rng(SEED))
-    after = None if calibrated is None else evaluate_logits(calibrated, labels, np.random.default_rng(SEED))
+    classes = bundle.classes
+    before = evaluate_logits(logits, labels, classes, np.random.default_rng(SEED))
+    after = None if calibrated is None else evaluate_logits(calibrated, labels, classes, np.random.default_rng(SEED))
     if after is not None and settings.method == "temperature" and not settings.per_teacher:
         _check_unchanged(before, after)
     return Calibration(
@@ -334,7 +335,7 @@ def calibration_metrics(result: Calibration, bundle: SoftLabels) -> dict[str, fl
     for when in ("before", "after"):
         evaluation = getattr(result, when)
         if evaluation is not None:
-            named = evaluation.named(bundle.classes)
+            named = evaluation.named()
             metrics |= {f"{when}/{name}": value for name, value in named.items() if not name.startswith("ci95/")}
     for column, value, rows, fit, numbers in slice_numbers(result, bundle):
         metrics[metric_key(column, value or "none", "rows")] = float(rows)

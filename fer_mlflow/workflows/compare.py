@@ -95,7 +95,7 @@ def _compare(a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.D
     logits_a = a.bundle.logits[shared.rows_a].astype(np.float64)
     logits_b = b.bundle.logits[shared.rows_b].astype(np.float64)[:, shared.columns_b]
     comparison = compare_logits(logits_a, logits_b, labels, classes, np.random.default_rng(SEED))
-    scores_a, scores_b = (score(logits, labels).named(classes) for logits in (logits_a, logits_b))
+    scores_a, scores_b = (score(logits, labels, classes) for logits in (logits_a, logits_b))
     table = pd.DataFrame(
         {
             "metric": name,

@@ -13,6 +13,7 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, slices
 from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
 from fer_mlflow.scoring.metrics import confusion_matrix, precision_and_recall, row_losses, score
+from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import EvaluateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -79,9 +80,9 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         benchmark = bundle.report["benchmark"]["name"]
         run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
         logits = bundle.logits.astype(np.float64) / temperature
-        evaluation = evaluate_logits(logits[known], bundle.labels[known], np.random.default_rng(SEED))
+        evaluation = evaluate_logits(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
         sliced = _score_slices(logits, bundle.labels, bundle.classes, parts)
-        metrics = evaluation.named(bundle.classes) | _named_slices(sliced)
+        metrics = evaluation.named() | _named_slices(sliced)
         run.log_metrics(metrics)
         figures = _draw_figures(bundle, evaluation, known)
         predictions = predictions_table(source, logits)
@@ -146,7 +147,7 @@ def _score_slices(logits, labels, classes, parts) -> dict[str, dict[str, dict[st
     """Return column -> value -> metrics, with the number of rows."""
     return {
         column: {
-            value: {"rows": float(rows.sum()), **score(logits[rows], labels[rows]).named(classes)}
+            value: {"rows": float(rows.sum()), **score(logits[rows], labels[rows], classes)}
             for value, rows in values.items()
         }
         for column, values in parts.items()
@@ -167,7 +168,7 @@ def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> 
     """Return the figures under the names that every run has, so that the UI lays them side by side."""
     confusion = confusion_matrix(bundle.labels[known], result.predictions, len(bundle.classes))
     precision, recall = precision_and_recall(confusion)
-    f1 = result.intervals.f1
+    of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
     title = bundle.report["benchmark"]["name"]
     null = {title: result.ece_null_p95}
     return {
@@ -176,10 +177,10 @@ def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> 
         "class_scores.png": draw_class_scores(
             precision,
             recall,
-            result.metrics.f1,
-            np.array([each.low for each in f1]),
-            np.array([each.high for each in f1]),
-            result.metrics.support,
+            np.array([result.metrics.get(name, np.nan) for name in of_class]),
+            np.array([result.intervals.get(name, none).low for name in of_class]),
+            np.array([result.intervals.get(name, none).high for name in of_class]),
+            confusion.sum(axis=1),
             bundle.classes,
         ),
     }

@@ -19,7 +19,15 @@ from fer_mlflow.settings.training import DistillSettings, LossSettings, RecipeSe
 from fer_mlflow.tracking.bundles import adopt_run, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.workflows.evaluate import SEED
-from fer_mlflow.workflows.students import SCORES, Student, StudentReader, score_student, short_name, train_student
+from fer_mlflow.workflows.students import (
+    COUNTED,
+    SCORES,
+    Student,
+    StudentReader,
+    score_student,
+    short_name,
+    train_student,
+)
 
 _OF_LOSS = ("softlabels", "target", *(name for name in LossSettings.__dataclass_fields__ if name != "loss"))
 KEYS = ("loss", *_OF_LOSS, *RecipeSettings.__dataclass_fields__)
@@ -92,7 +100,8 @@ class GridResult:
             and mine.test
             and other.test
         ]
-        return {name: [a[name] - b[name] for a, b in pairs] for name in SCORES[:2]} if len(pairs) > 1 else {}
+        shared = [name for name in COUNTED if len(pairs) > 1 and all(name in a and name in b for a, b in pairs)]
+        return {name: [a[name] - b[name] for a, b in pairs] for name in shared}
 
     def raise_failures(self) -> None:
         """Raise where a student could not be trained.
@@ -278,7 +287,7 @@ def _metrics(result: GridResult) -> dict[str, float]:
     """Return the test scores under `test/…`, without what is not a number."""
     named: dict[str, float] = {}
     for what, trial in (("best", result.best), ("baseline", result.baseline)):
-        named |= {f"test/{what}/{name}": trial.test[name] for name in SCORES}
+        named |= {f"test/{what}/{name}": trial.test[name] for name in SCORES if name in trial.test}
     for name in SCORES:
         each = result.comparison.differences[name] if result.comparison else None
         if each is not None:

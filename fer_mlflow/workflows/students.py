@@ -13,6 +13,7 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress
+from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.settings.groups import FusionSettings
 from fer_mlflow.settings.training import DistillSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -29,7 +30,9 @@ from fer_mlflow.workflows.sources import Source, read_run_source
 from fer_mlflow.workflows.train import FOLDER, Plan, read_recipe, read_training_rows, run_plan
 
 KIND = "student"
-SCORES = ("accuracy", "macro_f1", "nll")  # that a student's run has of other rows
+# What a student's run has of other rows, and which of it follows from counts.
+SCORES = tuple(metric_names(having=lambda metric: metric.test))
+COUNTED = tuple(metric_names(having=lambda metric: metric.test and metric.from_counts))
 _SAME = ("weights", "space")  # of an ensemble: its dtype does not make it another one
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 logger = logging.getLogger(__name__)

@@ -198,7 +198,7 @@ def test_tags_params_figure_and_print(calibrated, test_split, place):
     metrics, lines = run.data.metrics, result.stdout.splitlines()
     assert lines[0] == "A 0.25 · B 0.75 · logit  on  faces:test, 290 labelled rows"
     assert f"  T       {metrics['temperature']:.4f} ± {metrics['temperature_se']:.4f} (standard error)" in lines
-    assert f"  nll           {metrics['before/nll']:8.4f}  {metrics['after/nll']:8.4f}" in lines
+    assert f"  nll               {metrics['before/nll']:8.4f}  {metrics['after/nll']:8.4f}" in lines
     assert f"  run      {run.info.run_id}" in lines
 
 

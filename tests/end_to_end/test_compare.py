@@ -13,7 +13,7 @@ from toys import CLASSES, artifact, count_runs, draw_logits, error_line, expecte
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 ROWS = 180
-METRICS = ["accuracy", "macro_f1", "nll", *(f"f1/{name}" for name in CLASSES)]
+METRICS = ["accuracy", "macro_f1", "balanced_accuracy", "nll", *(f"f1/{name}" for name in CLASSES)]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_what_is_printed_is_what_is_stored(compared):
         f"{m['difference/accuracy']:+.4f}",
         f"{interval:<20}  {p_value:>7} *",
     ]
-    assert "neither accuracy nor macro-F1" not in result.stdout
+    assert "neither accuracy nor macro_f1" not in result.stdout
 
 
 def test_exchanging_a_and_b_turns_every_sign(place, compared, runs):
@@ -193,7 +193,7 @@ def test_a_run_does_not_differ_from_itself(place, runs):
     assert metrics["changed_rows"] == 0
     assert "≠" not in result.stdout
     assert run.data.tags["fer.protocol_differences"] == "none"
-    assert "  neither accuracy nor macro-F1 differs significantly between A and B on these rows" in result.stdout
+    assert "  neither accuracy nor macro_f1 differs significantly between A and B on these rows" in result.stdout
     assert len(pd.read_parquet(artifact(run, "tables/changed_rows.parquet"))) == 0
 
 

@@ -111,7 +111,7 @@ def test_every_metric_is_what_other_tools_compute_from_the_bundle(evaluated, bun
 
 def test_intervals_are_around_the_values_and_as_wide_as_a_row_wise_bootstrap(evaluated, bundle):
     metrics = evaluated[0].data.metrics
-    named = ["accuracy", "macro_f1", *(f"f1/{name}" for name in CLASSES)]
+    named = ["accuracy", "macro_f1", "balanced_accuracy", *(f"f1/{name}" for name in CLASSES)]
     assert {name for name in metrics if name.startswith("ci95/")} == {
         f"ci95/{name}_{end}" for name in named for end in ("low", "high")
     }
@@ -241,9 +241,9 @@ def test_what_is_printed_is_what_is_stored(evaluated, place):
     metrics, lines = run.data.metrics, result.stdout.splitlines()
     assert lines[0] == "A 0.6 · B 0.4 · prob · clahe  on  faces:test, 61 labelled rows"
     low, high = (metrics[f"ci95/macro_f1_{end}"] for end in ("low", "high"))
-    assert f"  macro_f1        {metrics['macro_f1']:.4f}  [{low:.4f}, {high:.4f}]" in lines
+    assert f"  macro_f1            {metrics['macro_f1']:.4f}  [{low:.4f}, {high:.4f}]" in lines
     null = f"a calibrated model stays below {metrics['ece_null_p95']:.4f} in 95 of 100 benchmarks"
-    assert f"  ece             {metrics['ece']:.4f}  {null}" in lines
+    assert f"  ece                 {metrics['ece']:.4f}  {null}" in lines
     assert f"  run      {run.info.run_id}" in lines
     assert f"  rows     {artifact(run, 'tables/predictions.parquet')}" in lines
     assert lines[-1] == f"  ui       mlflow ui --backend-store-uri {place.uri}"

@@ -142,7 +142,7 @@ def test_a_run_without_soft_labels_is_said(place, exported):
             True,
             ["metrics again"],
         ),
-        (lambda f: edit_json(f, "ensemble_metrics.json", lambda m: m.pop("nll")), True, ["metrics again"]),
+        (lambda f: edit_json(f, "ensemble_metrics.json", lambda m: m.clear()), True, ["metrics again"]),
         (lambda f: edit_json(f, "classorder.json", lambda c: c.sort()), True, ["metrics again"]),
         (lambda f: edit_json(f, "alignmentreport.json", lambda r: r["benchmark"].update(rows=71)), True, ["report"]),
         (lambda f: edit_json(f, "alignmentreport.json", lambda r: r["teachers"].pop("A")), True, ["report"]),
@@ -163,6 +163,19 @@ def test_each_fault_fails_its_own_check(workplace, folder, change, again, expect
     assert failed(result) == expected
     assert result.stdout.startswith(f"folder {folder}\n")
     assert not (workplace.folder / "mlflow.db.lock").exists()  # a folder needs no store
+
+
+@pytest.mark.parametrize("lacking", ["balanced_accuracy", "f1/Fear"])
+def test_a_bundle_that_lacks_a_metric_opens_and_verifies(workplace, folder, lacking):
+    """Another version stores other metrics: what both have is compared."""
+    edit_json(folder, "ensemble_metrics.json", lambda metrics: metrics.pop(lacking))
+    rehash(folder)
+    assert lacking not in SoftLabels.open(folder).metrics
+    result = workplace.run("verify", folder)
+    assert f"labelled rows, without {lacking}" in result.stdout
+    edit_json(folder, "ensemble_metrics.json", lambda metrics: metrics.update(ece=0.5))
+    rehash(folder)
+    assert failed(workplace.run("verify", folder, status=1)) == ["metrics again"]
 
 
 def test_an_export_that_did_not_end_is_said_to_lack_its_tag(place, exported):

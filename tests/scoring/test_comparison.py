@@ -21,7 +21,7 @@ def test_a_case_by_hand():
     assert result.changed.tolist() == [False, True, True, False]
     assert result.mended.tolist() == [False, True, False, False]
     assert result.broken.tolist() == [False, False, True, False]
-    assert list(result.differences) == ["accuracy", "macro_f1", "nll", "f1/no", "f1/yes"]
+    assert list(result.differences) == ["accuracy", "macro_f1", "balanced_accuracy", "nll", "f1/no", "f1/yes"]
     assert {name: each.value for name, each in result.differences.items()} == pytest.approx(
         dict.fromkeys(result.differences, 0), abs=1e-12
     )

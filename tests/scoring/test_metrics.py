@@ -7,13 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import confusion_matrix, expected_calibration_error, f1_scores, row_losses, score
+from fer_mlflow.scoring.calibration_error import expected_calibration_error
+from fer_mlflow.scoring.metrics import METRICS, confusion_matrix, is_lower_better, metric_names, row_losses
+from fer_mlflow.scoring.metrics import score as score_named
 
-SCALARS = ("accuracy", "macro_f1", "nll", "brier", "ece", "mean_max_prob", "p99_max_prob")
+SCALARS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece", "mean_max_prob", "p99_max_prob")
+
+
+def score(logits, labels):
+    """Return the scores under class names a, b, c, …"""
+    return score_named(logits, labels, tuple("abcdefghijkl"[: np.shape(logits)[-1]]))
+
+
+def f1_of(found, C: int) -> np.ndarray:
+    """Return (C,) F1, NaN where a class has none."""
+    return np.array([found.get(f"f1/{name}", np.nan) for name in "abcdefghijkl"[:C]])
 
 
 def answers(seed: int, N: int = 500, C: int = 7, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,15 +69,15 @@ def test_scores_agree_with_scikit_learn_and_with_loops(seed):
     expected = {
         "accuracy": accuracy_score(labels, predictions),
         "macro_f1": f1_score(labels, predictions, labels=present, average="macro", zero_division=0),
+        "balanced_accuracy": recall_score(labels, predictions, labels=present, average="macro", zero_division=0),
         "nll": log_loss(labels, probs, labels=range(C)),
         "brier": brier_by_loop(probs, labels),
         "ece": ece_by_loop(confidence, predictions == labels),
         "mean_max_prob": math.fsum(confidence) / len(confidence),
         "p99_max_prob": np.quantile(confidence, 0.99),
     }
-    assert {name: getattr(found, name) for name in SCALARS} == pytest.approx(expected, abs=1e-9)
-    np.testing.assert_allclose(found.f1[present], per_class[present], atol=1e-9)
-    np.testing.assert_array_equal(found.support, np.bincount(labels, minlength=C))
+    assert {name: found[name] for name in SCALARS} == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(f1_of(found, C)[present], per_class[present], atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -85,7 +97,7 @@ def test_losses_of_rows_are_log_losses_of_rows(dtype):
     assert losses.dtype == np.float64
     expected = [log_loss([y], [p], labels=range(7)) for y, p in zip(labels, softmax(logits), strict=True)]
     np.testing.assert_allclose(losses, expected, atol=1e-9)
-    assert losses.mean() == pytest.approx(score(logits, labels).nll, abs=1e-12)
+    assert losses.mean() == pytest.approx(score(logits, labels)["nll"], abs=1e-12)
     shifted = row_losses(logits.astype(float) + np.arange(60)[:, None], labels)
     np.testing.assert_allclose(shifted, losses, atol=1e-9)
 
@@ -106,50 +118,77 @@ def test_extreme_logits_have_the_nll_of_exact_arithmetic(seed):
         max(row) - row[y] + math.log(math.fsum(math.exp(z - max(row)) for z in row))
         for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
     )
-    assert score(logits, labels).nll == pytest.approx(total / 50, rel=1e-13)
+    assert score(logits, labels)["nll"] == pytest.approx(total / 50, rel=1e-13)
 
 
 def test_three_rows_by_hand():
     probs = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.05, 0.05, 0.9]])
     found = score(np.log(probs) + 5, np.array([0, 1, 2]))
-    assert found.accuracy == pytest.approx(2 / 3)
-    np.testing.assert_allclose(found.f1, [2 / 3, 0, 1])
-    assert found.macro_f1 == pytest.approx(5 / 9)
-    assert found.nll == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.9)) / 3)
-    assert found.brier == pytest.approx((0.09 + 0.04 + 0.01 + 0.25 + 0.49 + 0.04 + 0.0025 + 0.0025 + 0.01) / 3)
-    assert found.ece == pytest.approx((0.3 + 0.5 + 0.1) / 3)  # each in a bin of its own
-    assert found.mean_max_prob == pytest.approx(0.7)
-    assert found.named(("a", "b", "c")).keys() == {*SCALARS, "f1/a", "f1/b", "f1/c"}
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    np.testing.assert_allclose(f1_of(found, 3), [2 / 3, 0, 1])
+    assert found["macro_f1"] == pytest.approx(5 / 9)
+    assert found["nll"] == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.9)) / 3)
+    assert found["brier"] == pytest.approx((0.09 + 0.04 + 0.01 + 0.25 + 0.49 + 0.04 + 0.0025 + 0.0025 + 0.01) / 3)
+    assert found["ece"] == pytest.approx((0.3 + 0.5 + 0.1) / 3)  # each in a bin of its own
+    assert found["mean_max_prob"] == pytest.approx(0.7)
+    assert found.keys() == {*SCALARS, "f1/a", "f1/b", "f1/c"}
 
 
 @pytest.mark.parametrize(("label", "accuracy"), [(0, 1.0), (1, 0.0)])
 def test_one_row(label, accuracy):
     found = score(np.array([[math.log(3), 0.0]]), np.array([label]))
     p = 0.75 if label == 0 else 0.25
-    expected = {"accuracy": accuracy, "macro_f1": accuracy, "nll": -math.log(p), "brier": 2 * (1 - p) ** 2}
+    expected = {
+        "accuracy": accuracy,
+        "macro_f1": accuracy,
+        "balanced_accuracy": accuracy,
+        "nll": -math.log(p),
+        "brier": 2 * (1 - p) ** 2,
+    }
     expected |= {"ece": abs(accuracy - 0.75), "mean_max_prob": 0.75, "p99_max_prob": 0.75}
-    assert {name: getattr(found, name) for name in SCALARS} == pytest.approx(expected)
+    assert {name: found[name] for name in SCALARS} == pytest.approx(expected)
 
 
 def test_a_class_without_a_labelled_row_has_no_f1_and_no_say_in_macro_f1():
     found = score(np.log([[0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]), np.array([0, 1, 1]))
-    np.testing.assert_allclose(found.f1, [1, 2 / 3, np.nan])  # the third class was predicted, and is not labelled
-    assert found.macro_f1 == pytest.approx(5 / 6)
-    assert "f1/c" not in found.named(("a", "b", "c"))
-    assert not any(math.isnan(value) for value in found.named(("a", "b", "c")).values())
+    np.testing.assert_allclose(
+        f1_of(found, 3), [1, 2 / 3, np.nan]
+    )  # the third class was predicted, and is not labelled
+    assert found["macro_f1"] == pytest.approx(5 / 6)
+    assert "f1/c" not in found
+    assert not any(math.isnan(value) for value in found.values())
 
 
 def test_a_class_that_is_labelled_and_never_predicted_scores_zero():
     found = score(np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([0, 2]))
-    np.testing.assert_allclose(found.f1, [2 / 3, np.nan, 0])
-    assert found.macro_f1 == pytest.approx(1 / 3)
-    assert f1_scores(np.zeros((3, 3), int)).tolist() == pytest.approx([math.nan] * 3, nan_ok=True)
+    np.testing.assert_allclose(f1_of(found, 3), [2 / 3, np.nan, 0])
+    assert found["macro_f1"] == pytest.approx(1 / 3)
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_classes_with_a_row():
+    logits, labels = answers(5, N=400, C=4)
+    expected = balanced_accuracy_score(labels, logits.argmax(axis=1))
+    assert score(logits, labels)["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
+    found = score(np.eye(3)[[0, 0, 1, 2]], np.array([0, 0, 0, 1]))  # 2 of 3, 0 of 1; no row of the third
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["accuracy"] == 0.5
+
+
+def test_every_row_of_the_table_is_scored_and_ranked_in_its_direction():
+    logits, labels = answers(6, C=3)
+    assert list(score(logits, labels)) == metric_names("abc")
+    assert len({row.name for row in METRICS}) == len(METRICS)
+    for row in METRICS:
+        assert row.direction in ("higher", "lower", "")
+        assert is_lower_better(row.name) == (row.direction == "lower")
+        assert row.from_counts or not row.has_interval
+        assert {"mcnemar": row.from_counts, "randomisation": row.from_counts, "t": row.row_values, "": True}[row.test]
 
 
 def test_a_tie_goes_to_the_first_column():
     found = score(np.zeros((4, 4)), np.array([0, 1, 2, 3]))
-    assert (found.accuracy, found.nll, found.brier) == pytest.approx((0.25, math.log(4), 0.75))
-    assert found.ece == pytest.approx(0)
+    assert (found["accuracy"], found["nll"], found["brier"]) == pytest.approx((0.25, math.log(4), 0.75))
+    assert found["ece"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -159,18 +198,18 @@ def test_huge_logits_stay_finite_when_all_is_right_and_when_all_is_wrong(right):
     found = score(logits, labels)
     expected = dict.fromkeys(SCALARS, 0.0) | {"mean_max_prob": 1.0, "p99_max_prob": 1.0}
     if right:
-        expected |= {"accuracy": 1.0, "macro_f1": 1.0}
+        expected |= {"accuracy": 1.0, "macro_f1": 1.0, "balanced_accuracy": 1.0}
     else:  # six columns share all probability
         expected |= {"nll": 2e4 + math.log(6), "brier": 1 + 1 / 6, "ece": 1 / 6, "mean_max_prob": 1 / 6}
         expected |= {"p99_max_prob": 1 / 6}
-    assert {name: getattr(found, name) for name in SCALARS} == pytest.approx(expected, abs=1e-12)
+    assert {name: found[name] for name in SCALARS} == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_narrow_floats_are_scored_as_the_numbers_they_hold(dtype):
     logits, labels = answers(1)
     narrow = logits.astype(dtype)
-    assert score(narrow, labels).named(tuple("abcdefg")) == score(narrow.astype(float), labels).named(tuple("abcdefg"))
+    assert score(narrow, labels) == score(narrow.astype(float), labels)
     assert narrow.dtype == dtype
 
 
@@ -240,7 +279,7 @@ def test_row_order_and_constants_change_nothing_and_classes_only_their_names(log
     N, C = logits.shape
     labels = np.array([random.randrange(C) for _ in range(N)])
     before = score(logits, labels)
-    scalars = {name: getattr(before, name) for name in SCALARS}
+    scalars = {name: before[name] for name in SCALARS}
     assert all(0 <= scalars[name] <= 1 for name in SCALARS if name not in ("nll", "brier"))
     assert scalars["nll"] >= 0
     assert 0 <= scalars["brier"] <= 2
@@ -248,16 +287,15 @@ def test_row_order_and_constants_change_nothing_and_classes_only_their_names(log
     rows = np.array(random.sample(range(N), N))
     constants = np.array([random.randrange(-80, 80) / 8 for _ in range(N)])
     after = score((logits + constants[:, None])[rows], labels[rows])
-    assert {name: getattr(after, name) for name in SCALARS} == pytest.approx(scalars, abs=1e-9)
-    np.testing.assert_array_equal(after.f1, before.f1)
+    assert {name: after[name] for name in SCALARS} == pytest.approx(scalars, abs=1e-9)
+    np.testing.assert_array_equal(f1_of(after, C), f1_of(before, C))
 
     logits = logits + np.arange(C) / 64  # no ties, which a permutation would break in another way
     before, columns = score(logits, labels), np.array(random.sample(range(C), C))
     after = score(logits[:, columns], np.argsort(columns)[labels])
     for name in SCALARS:
-        assert getattr(after, name) == pytest.approx(getattr(before, name), abs=1e-9)
-    np.testing.assert_array_equal(after.f1, before.f1[columns])
-    np.testing.assert_array_equal(after.support, before.support[columns])
+        assert after[name] == pytest.approx(before[name], abs=1e-9)
+    np.testing.assert_array_equal(f1_of(after, C), f1_of(before, C)[columns])
 
 
 def test_scoring_changes_no_argument():

@@ -10,6 +10,7 @@ from fer_mlflow.scoring.evaluation import evaluate, slices
 from fer_mlflow.scoring.metrics import precision_and_recall, row_losses
 from fer_mlflow.scoring.sharpness import measure_sharpness, recommended_temperatures
 
+CLASSES = tuple("abcdef")
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (500, 6))
 LABELS = np.where(RNG.random(500) < 0.6, LOGITS.argmax(axis=1), RNG.integers(0, 6, 500))
@@ -82,13 +83,15 @@ def test_every_metric_is_scikit_learns(dtype, case):
     if case == "extreme":
         logits[::2] *= 1e4 / np.abs(logits).max()
     logits = logits.astype(dtype)
-    result = evaluate(logits, labels, np.random.default_rng(0))
+    result = evaluate(logits, labels, CLASSES, np.random.default_rng(0))
     probs = softmax(logits.astype(np.float64), axis=1)
     predictions, present = logits.argmax(axis=1), np.unique(labels)
-    named = result.named(tuple("abcdef"))
+    named = result.named()
     assert named["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(labels, predictions), abs=1e-9)
     f1 = sklearn.metrics.f1_score(labels, predictions, labels=present, average=None, zero_division=0)
     assert named["macro_f1"] == pytest.approx(f1.mean(), abs=1e-9)
+    recall = sklearn.metrics.recall_score(labels, predictions, labels=present, average="macro", zero_division=0)
+    assert named["balanced_accuracy"] == pytest.approx(recall, abs=1e-9)
     assert [named[f"f1/{'abcdef'[k]}"] for k in present] == pytest.approx(f1.tolist(), abs=1e-9)
     assert len([name for name in named if name.startswith("f1/")]) == len(present)
     if probs[np.arange(len(labels)), labels].min() > 1e-12:  # scikit-learn clips probabilities
@@ -104,17 +107,17 @@ def test_every_metric_is_scikit_learns(dtype, case):
 def test_brier_is_scikit_learns():
     probs = softmax(LOGITS, axis=1)
     theirs = sklearn.metrics.brier_score_loss(LABELS, probs, labels=range(6), scale_by_half=False)
-    named = evaluate(LOGITS, LABELS, np.random.default_rng(0)).named(tuple("abcdef"))
+    named = evaluate(LOGITS, LABELS, CLASSES, np.random.default_rng(0)).named()
     assert named["brier"] == pytest.approx(theirs, abs=1e-9)
 
 
 def test_intervals_are_named_beside_their_metric_and_hold_it():
-    result = evaluate(LOGITS, LABELS, np.random.default_rng(0))
-    named = result.named(tuple("abcdef"))
-    for name in ("accuracy", "macro_f1", "f1/a", "f1/f"):
+    result = evaluate(LOGITS, LABELS, CLASSES, np.random.default_rng(0))
+    named = result.named()
+    for name in ("accuracy", "macro_f1", "balanced_accuracy", "f1/a", "f1/f"):
         assert named[f"ci95/{name}_low"] < named[name] < named[f"ci95/{name}_high"]
     assert (result.correct == (result.predictions == LABELS)).all()
-    again = evaluate(LOGITS, LABELS, np.random.default_rng(0)).named(tuple("abcdef"))
+    again = evaluate(LOGITS, LABELS, CLASSES, np.random.default_rng(0)).named()
     assert again == named
 
 

@@ -29,7 +29,7 @@ def make(rows=400, teachers=3, noise=1.0, seed=0, classes=4):
 
 
 def nll(pool, choice):
-    return pool.outcomes(choice.space, choice.weights, choice.temperature).losses.mean()
+    return pool.outcomes(choice.space, choice.weights, choice.temperature).loss.mean()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -75,10 +75,10 @@ def test_the_likeliest_choice_is_at_least_as_good_as_a_fine_grid(spaces):
     grid = simplex_grid(3, 20)
     best = min(tally(pool, space, grid).scores(tuple("abcd"))["nll"].min() for space in spaces)
     assert nll(pool, choice) <= best + 1e-9
-    assert score(choice.fused({"": pool}), labels).nll == pytest.approx(nll(pool, choice), abs=1e-12)
+    assert score(choice.fused({"": pool}), labels, tuple("abcd"))["nll"] == pytest.approx(nll(pool, choice), abs=1e-12)
     around = choice.temperature * np.array([0.9, 1.1]) if choice.space == "logit" else []
     for temperature in around:
-        assert pool.outcomes("logit", choice.weights, temperature).losses.mean() > nll(pool, choice)
+        assert pool.outcomes("logit", choice.weights, temperature).loss.mean() > nll(pool, choice)
 
 
 def test_a_teacher_of_noise_gets_nothing():
@@ -115,8 +115,8 @@ def test_a_teacher_that_is_right_only_on_one_class_is_used_for_it():
     pools = {"": Pool([a, b], labels)}
     for choice in (choose_greedily(pools, SPACES, "macro_f1"), choose_likeliest(pools, ["prob"])):
         assert choice.weights.min() > 0
-        assert score(choice.fused(pools), labels).macro_f1 > 0.99
-    alone = [score(each, labels).macro_f1 for each in (a, b)]
+        assert score(choice.fused(pools), labels, tuple("abc"))["macro_f1"] > 0.99
+    alone = [score(each, labels, tuple("abc"))["macro_f1"] for each in (a, b)]
     assert max(alone) < 0.7
 
 
@@ -128,11 +128,11 @@ def test_greedy_selection_is_what_it_says_step_by_step():
         tried = []
         for k in range(3):
             weights = (counts + np.eye(3)[k]) / (counts.sum() + 1)
-            own = score(pool.fused("logit", weights), labels)
-            tried.append((-own.macro_f1, own.nll, k))
+            own = score(pool.fused("logit", weights), labels, tuple("abcd"))
+            tried.append((-own["macro_f1"], own["nll"], k))
         counts = counts + np.eye(3)[min(tried)[2]]
-        own = score(pool.fused("logit", counts / counts.sum()), labels)
-        seen.append((-own.macro_f1, own.nll, len(seen), counts / counts.sum()))
+        own = score(pool.fused("logit", counts / counts.sum()), labels, tuple("abcd"))
+        seen.append((-own["macro_f1"], own["nll"], len(seen), counts / counts.sum()))
     expected = min(seen, key=lambda each: each[:3])[3]
     found = choose_greedily({"": pool}, ["logit"], "macro_f1", rounds=6)
     assert found.weights == pytest.approx(expected)
@@ -149,8 +149,8 @@ def test_the_best_of_a_list_is_taken_from_any_pool_and_space():
     for name in pools:
         for space in SPACES:
             for m, own in enumerate(grid):
-                result = score(pools[name].fused(space, own), labels)
-                scores[name, space, m] = (-result.accuracy, result.nll)
+                result = score(pools[name].fused(space, own), labels, tuple("abcd"))
+                scores[name, space, m] = (-result["accuracy"], result["nll"])
     name, space, m = min(scores, key=scores.get)
     assert (choice.pool, choice.space) == (name, space)
     assert choice.weights.tolist() == grid[m].tolist()

@@ -89,7 +89,7 @@ def test_every_part_is_judged_by_a_choice_that_did_not_see_it():
     logits = np.empty((60, 3))
     for k in range(4):
         logits[folds == k] = marked[k % 3][folds == k].astype(np.float32)
-    assert found.metrics["chosen"].accuracy == score(logits, labels).accuracy
+    assert found.metrics["chosen"]["accuracy"] == score(logits, labels, CLASSES)["accuracy"]
     assert [choice.weights.argmax() for choice in found.choices] == [0, 1, 2, 0]
     equal = Pool(marked, labels).fused("logit", np.full(3, 1 / 3))
     expected = compare_logits(equal, logits, labels, CLASSES, np.random.default_rng(1), 50).differences["accuracy"]
@@ -106,11 +106,12 @@ def test_on_another_benchmark_rivals_are_chosen_where_the_choice_was():
     choice = Choice("", "prob", np.array([0.5, 0.0, 0.5]))
     found = judge_on(fit, report, choice, "macro_f1", CLASSES, np.random.default_rng(0), 50)
     assert found.rivals["best teacher"][0].weights.tolist() == [0, 1, 0]
-    assert found.metrics["best teacher"].macro_f1 == score(report_layers[1], report_labels).macro_f1
+    assert found.metrics["best teacher"]["macro_f1"] == score(report_layers[1], report_labels, CLASSES)["macro_f1"]
     fused = report[""].fused("prob", choice.weights)
-    assert found.metrics["chosen"].macro_f1 == score(fused, report_labels).macro_f1
+    assert found.metrics["chosen"]["macro_f1"] == score(fused, report_labels, CLASSES)["macro_f1"]
     assert (
-        found.metrics["equal weights"].macro_f1 == score(report[""].fused("prob", [1 / 3] * 3), report_labels).macro_f1
+        found.metrics["equal weights"]["macro_f1"]
+        == score(report[""].fused("prob", [1 / 3] * 3), report_labels, CLASSES)["macro_f1"]
     )
 
 
@@ -122,7 +123,7 @@ def test_a_choice_with_a_temperature_has_rivals_with_theirs():
         best = fit_temperature(pools[""].fused("logit", rival.weights), labels)
         assert rival.temperature == pytest.approx(best.temperature)
     alone = [fit_temperature(pools[""].fused("logit", own), labels).temperature for own in np.eye(3)]
-    losses = [pools[""].outcomes("logit", own, each).losses.mean() for own, each in zip(np.eye(3), alone, strict=True)]
+    losses = [pools[""].outcomes("logit", own, each).loss.mean() for own, each in zip(np.eye(3), alone, strict=True)]
     assert rivals["best teacher"].weights.tolist() == np.eye(3)[np.argmin(losses)].tolist()
     plain = rivals_of(pools, Choice("", "logit", np.array([0.2, 0.3, 0.5])), "f1/2")
     assert {each.temperature for each in plain.values()} == {1.0}

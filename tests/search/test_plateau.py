@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.search.plateau import check_metric, find_plateau, row_influences, standard_errors
@@ -10,7 +10,7 @@ from fer_mlflow.search.pool import Pool, tally
 from fer_mlflow.search.simplex import simplex_grid
 
 CLASSES = ("Angry", "Happy", "Sad", "Fear")
-METRICS = ("accuracy", "macro_f1", "nll", "brier", "f1/Sad")
+METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "f1/Sad")
 WEIGHTS = simplex_grid(3, 4)
 
 
@@ -32,10 +32,12 @@ def resampled(metric, pool, outcomes, draws, rng):
             values.append(accuracy_score(labels, predictions))
         elif metric == "macro_f1":
             values.append(f1_score(labels, predictions, average="macro"))
+        elif metric == "balanced_accuracy":
+            values.append(balanced_accuracy_score(labels, predictions))
         elif metric == "f1/Sad":
             values.append(f1_score(labels, predictions, labels=[2], average="macro"))
         else:
-            values.append({"nll": outcomes.losses, "brier": outcomes.briers}[metric][rows].mean())
+            values.append({"nll": outcomes.loss, "brier": outcomes.brier}[metric][rows].mean())
     return np.array(values)
 
 
@@ -47,7 +49,7 @@ def test_an_error_is_the_spread_of_resampled_scores(metric):
     assert found == pytest.approx(drawn.std(), rel=0.13)  # 400 draws know a deviation to 3.5 %
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "f1/Sad"])
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "balanced_accuracy", "f1/Sad"])
 def test_an_error_of_a_difference_is_that_of_paired_resampling(metric):
     pool = make(seed=2)
     a, b = (pool.outcomes("logit", WEIGHTS[m]) for m in (3, 9))
@@ -101,5 +103,7 @@ def test_equal_configurations_are_all_on_the_plateau_and_the_first_is_the_best()
 
 @pytest.mark.parametrize("metric", ["ece", "f1/Joy", "accurancy"])
 def test_metrics_without_an_error_are_refused_and_the_others_named(metric):
-    with pytest.raises(ContractError, match="ranked by one of accuracy, macro_f1, nll, brier, f1/Angry"):
+    with pytest.raises(
+        ContractError, match="ranked by one of accuracy, macro_f1, balanced_accuracy, nll, brier, f1/Angry"
+    ):
         check_metric(metric, CLASSES)

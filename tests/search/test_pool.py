@@ -48,7 +48,7 @@ def test_every_score_is_that_of_the_export_of_the_configuration(space, rows, cla
     temperatures = np.where(rng.random(len(weights)) < 0.5, 1.0, rng.uniform(0.3, 5, len(weights)))
     found = tally(Pool(layers, labels), space, weights, temperatures).scores(names(classes))
     for m, (own, temperature) in enumerate(zip(weights, temperatures, strict=True)):
-        expected = score(as_exported(layers, own, space, temperature), labels).named(names(classes))
+        expected = score(as_exported(layers, own, space, temperature), labels, names(classes))
         assert set(found) == set(expected)
         for name, value in expected.items():
             assert found[name][m] == pytest.approx(value, abs=1e-9), (name, own)

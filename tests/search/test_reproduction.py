@@ -29,7 +29,7 @@ def problem(seed=0, rows=300, sources=("web", "lab")):
 
 def scores(searched, m, part, temperature=1.0):
     rows = searched.parts[part].groups[searched.groups]
-    return score(searched.fused(m)[rows] / temperature, searched.labels[rows]).named(CLASSES)
+    return score(searched.fused(m)[rows] / temperature, searched.labels[rows], CLASSES)
 
 
 def search(target, benchmarks, **more):

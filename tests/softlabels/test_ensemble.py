@@ -73,7 +73,7 @@ def test_logits_are_the_fusion_and_metrics_are_of_the_stored_values(write, outpu
     assert bundle.logits.dtype == dtype
     assert bundle.logits.tobytes() == expected.tobytes()
     labelled = benchmark.labels >= 0
-    assert bundle.metrics == score(bundle.logits[labelled], benchmark.labels[labelled]).named(FER7.names)
+    assert bundle.metrics == score(bundle.logits[labelled], benchmark.labels[labelled], FER7.names)
     assert 0.5 < bundle.metrics["accuracy"] <= 1
 
 
@@ -161,7 +161,7 @@ def test_unreadable_rows_are_left_out_and_listed(write, benchmark):
     ]
     assert bundle.report["checks"][0]["detail"].endswith("67 rows, in the manifest's order, 3 left out as unreadable")
     labelled = bundle.labels >= 0
-    assert bundle.metrics == score(bundle.logits[labelled], bundle.labels[labelled]).named(FER7.names)
+    assert bundle.metrics == score(bundle.logits[labelled], bundle.labels[labelled], FER7.names)
 
 
 def test_a_benchmark_without_labels_has_no_metrics(write, tmp_path):

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.files import written_file
-from fer_mlflow.scoring.metrics import row_losses, score
+from fer_mlflow.scoring.metrics import metric_of, row_losses, score
 from fer_mlflow.scoring.significance import paired_differences, paired_mean_difference
 from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS, REPORT
@@ -112,7 +112,7 @@ class EvidenceStore:
             rows=len(bundle),
             selected_rows=selected_rows,
             selection=bundle.selection_sha256,
-            metrics=score(logits, labels).named(bundle.classes) if len(labels) else {},
+            metrics=score(logits, labels, bundle.classes) if len(labels) else {},
             labels=labels.astype(np.int16),
             predictions=logits.argmax(axis=1).astype(np.int16) if len(labels) else _NO_ROWS,
             losses=row_losses(logits, labels).astype(np.float32),
@@ -120,19 +120,14 @@ class EvidenceStore:
 
 
 def difference_p_value(a: Evidence, b: Evidence, metric: str) -> float | None:
-    """Return the p-value of "A and B do not differ in a metric"; None where there is no test or no common rows.
-
-    Accuracy, macro-F1 and F1 have paired tests of counts, NLL the paired t test.
-    """
+    """Return the p-value of "A and B do not differ in a metric"; None where there is no test or no common rows."""
     if a.classes != b.classes or not np.array_equal(a.labels, b.labels) or not len(a.labels):
         return None
-    if metric == "nll":
-        return paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
-    if metric not in ("accuracy", "macro_f1") and not metric.startswith("f1/"):
+    row = metric_of(metric)
+    if row is None or not row.test:
         return None
+    if row.row_values == "loss":
+        return paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
     labels, ours, theirs = (each.astype(np.int64) for each in (a.labels, a.predictions, b.predictions))
-    differences = paired_differences(labels, ours, theirs, len(a.classes), np.random.default_rng(SEED))
-    if metric.startswith("f1/"):
-        name = metric.removeprefix("f1/")
-        return differences.f1[a.classes.index(name)].p_value if name in a.classes else None
-    return getattr(differences, metric).p_value
+    differences = paired_differences(labels, ours, theirs, a.classes, np.random.default_rng(SEED))
+    return differences[metric].p_value if metric in differences else None

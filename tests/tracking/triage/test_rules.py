@@ -246,8 +246,8 @@ def test_metrics_differ(metrics, reasons):
 
 
 def test_a_metric_that_the_run_or_the_bundle_lacks_is_not_compared():
-    assert reasons_of(sound(metrics={"f1/Sad": None, "nll": None})) == {}
-    assert reasons_of(sound(metrics={"balanced_accuracy": 0.5})) == {}
+    assert reasons_of(sound(metrics={"f1/Sad": None, "nll": None, "balanced_accuracy": None})) == {}
+    assert reasons_of(sound(metrics={"kappa": 0.5})) == {}
 
 
 def test_metrics_do_not_differ_by_rounding():
