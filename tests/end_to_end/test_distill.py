@@ -78,7 +78,7 @@ def test_a_student_of_the_best_configuration_stands_beside_its_teachers(workplac
     assert scored.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert scored.data.params["ensemble"] == "KD=1"
     assert scored.data.metrics["macro_f1"] == run.data.metrics["test/macro_f1"]
-    assert f"macro_f1  {scored.data.metrics['macro_f1']:.4f}  [" in result.stdout
+    assert f"macro_f1           {scored.data.metrics['macro_f1']:.4f}  [" in result.stdout
     shown = workplace.run("triage", "--even-bad", "true", "--benchmark", "manifest:test").stdout
     (line,) = (line for line in shown.splitlines() if scored.info.run_id[:8] in line)
     assert line.split()[1:3] == ["KD=1", "student"] or line.split()[2:4] == ["KD=1", "student"]
