@@ -27,7 +27,7 @@ from fer_mlflow.data.images import describe_preprocessing, hash_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.softlabels.ensemble import write_ensemble
 from fer_mlflow.teachers.outputs import TeacherOutputs
-from fer_mlflow.tour import write_faces
+from fer_mlflow.tour.faces import write_faces
 
 LIMIT = 1.02
 SIDE, BATCH = 64, 32

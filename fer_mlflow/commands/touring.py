@@ -23,10 +23,9 @@ from fer_mlflow.commands.sweep import command as sweep_command
 from fer_mlflow.commands.sweeping import sweep
 from fer_mlflow.commands.triage import command as triage_command
 from fer_mlflow.commands.triaging import triage
-from fer_mlflow.data.classes import FER7
 from fer_mlflow.files import sha256_of_file, written_file
 from fer_mlflow.settings.training import DistillSettings, TrainSettings
-from fer_mlflow.tour import contact_sheet, draw_face, write_faces
+from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
@@ -48,7 +47,6 @@ SPACES, SPLITS = ("logit", "prob"), ("val", "test")
 STUDENT = {"arch": "resnet10t", "img_size": "32", "batch_size": "32", "lr": "0.003"}
 STUDENT_EPOCHS = 6  # at most
 STUDENTS = {"student-ce": {"loss": "ce"}, "student-kd": {"loss": "kd"}}
-SOURCES = ["studio", "street", "archive"]
 
 
 def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
@@ -80,7 +78,7 @@ def _draw(run: TrackedRun, folder: Path, count: int, seed: int) -> Path:
     _say(f"{count:,} drawn faces in {folder / 'faces'}")
     with tqdm(total=count, unit=" faces", disable=not sys.stderr.isatty()) as bar:
         manifest = write_faces(folder / "faces", count, seed, on_face=bar.update)
-    sheet = contact_sheet((draw_face(seed, index) for index in range(min(count, 600))), list(FER7.names), SOURCES)
+    sheet = contact_sheet([draw_face(seed, index) for index in range(min(count, 600))])
     path = folder / "faces.png"
     with written_file(path) as file:
         file.write(cv2.imencode(".png", sheet)[1].tobytes())

@@ -8,10 +8,7 @@ import pytest
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ManifestError
-from fer_mlflow.tour import contact_sheet, draw_face, write_faces
-from fer_mlflow.tour.faces import FACES_A_PERSON, SIZE
-
-SOURCES = ["studio", "street", "archive"]
+from fer_mlflow.tour.faces import FACES_A_PERSON, SIZE, SOURCES, contact_sheet, draw_face, write_faces
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +86,13 @@ def test_the_manifest_can_be_exported(written):
 def test_a_complete_folder_is_left_alone(written):
     before = {path: path.stat().st_mtime_ns for path in written.parent.rglob("*")}
     counted = []
-    assert write_faces(written.parent, 60, 3, on_face=lambda: counted.append(1)) == written
+    assert write_faces(written.parent, 60, 3, on_face=counted.append) == written
     assert counted == []
     assert {path: path.stat().st_mtime_ns for path in written.parent.rglob("*")} == before
 
 
 def test_an_interrupted_folder_is_completed(tmp_path, written):
-    def stop():
+    def stop(number):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -111,11 +108,11 @@ def test_an_interrupted_folder_is_completed(tmp_path, written):
 def test_a_folder_of_other_faces_is_not_touched(written, count, seed):
     with pytest.raises(ManifestError, match=r"holds drawn faces .* choose another folder"):
         write_faces(written.parent, count, seed)
-    assert json.loads((written.parent / "drawn.json").read_text()) == {"count": 60, "seed": 3, "version": 1}
+    assert json.loads((written.parent / "drawn.json").read_text()) == {"count": 60, "seed": 3, "version": 2}
 
 
 def test_the_sheet_shows_every_kind(faces):
-    sheet = contact_sheet(faces, list(FER7.names), SOURCES, each=2)
+    sheet = contact_sheet(faces, each=2)
     assert sheet.shape == (20 + 7 * SIZE, 80 + 3 * 2 * SIZE, 3)
     first_happy = next(face.image for face in faces if face.label == "Happy" and face.source == "street")
     row, column = 20 + 3 * SIZE, 80 + 2 * SIZE
