@@ -43,7 +43,7 @@ def read_plainly(folder: Path, names: list[str]) -> None:
 
 def hashing(images: int, rounds: int) -> None:
     """Compare hashing, and hashing with decoding, with a plain read, in turns."""
-    from fer_mlflow.data.examining import examine_images
+    from fer_mlflow.data.scan import scan_images
 
     print(f"hashing: {images:,} JPEGs of {SIDE} px, {os.cpu_count()} cores; best of {rounds}")
     with tempfile.TemporaryDirectory() as temporary:
@@ -51,9 +51,9 @@ def hashing(images: int, rounds: int) -> None:
         names = write_many(folder, images)
         ways = {
             "plain read": lambda: read_plainly(folder, names),
-            "hash": lambda: examine_images(folder, names, decode=False),
-            "hash and decode": lambda: examine_images(folder, names),
-            "hash, decode and look": lambda: examine_images(folder, names, looks=True),
+            "hash": lambda: scan_images(folder, names, decode=False),
+            "hash and decode": lambda: scan_images(folder, names),
+            "hash, decode and perceptual hash": lambda: scan_images(folder, names, perceptual=True),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):

@@ -15,10 +15,6 @@ ORDER = (
     *("scoring", "calibration", "search", "figures", "teachers", "training", "softlabels", "student", "tracking"),
     *("workflows", "tour", "cli", "commands"),
 )
-WAYS_UP = {
-    "data/support.py": {"fer_mlflow.datasets.codes", "fer_mlflow.datasets.folder"},
-    "data/checking.py": {"fer_mlflow.datasets.codes"},
-}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
@@ -41,7 +37,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", [p for p in MODULES if layer(p) in ORDER], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_layer_imports_only_from_layers_below(path):
     own = ORDER.index(layer(path))
-    names = imported(path) - WAYS_UP.get(path.relative_to(PACKAGE).as_posix(), set())
+    names = imported(path)
     ours = {name.split(".")[1] for name in names if name.startswith("fer_mlflow.")}
     assert all(ORDER.index(name) <= own for name in ours), f"{path.name} imports {ours}"
     if layer(path) == "scoring":

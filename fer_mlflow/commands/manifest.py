@@ -77,8 +77,8 @@ def merge_command(**options) -> None:
 @_classes
 @option("dataset", "", Text(), "Data set whose published counts the rows should have.  [default: goes by source]")
 @option("decode", "true", TrueFalse(), "Decode every image; false only hashes the files.")
-@option("near", "false", TrueFalse(), "Look for images that look alike, too.")
-@option("near-distance", "4", click.IntRange(0, 12), "Bits of 64 in which two that look alike may differ.")
+@option("near", "false", TrueFalse(), "Look for near-duplicates, too.")
+@option("near-distance", "4", click.IntRange(0, 12), "Bits of 64 in which two near-duplicates may differ.")
 @option("against", "", Text(), "Another manifest (OTHER.csv or OTHER.csv:SPLIT) to compare with.")
 @option("against-root", "", Text(), "Folder that its paths start from.  [default: its own]")
 @option("strict", "false", TrueFalse(), "Exit with status 2 for warnings, too.")

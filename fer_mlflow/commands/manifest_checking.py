@@ -9,15 +9,15 @@ import click
 import numpy as np
 
 from fer_mlflow.commands.manifesting import read_classes, table_rows, write_report
-from fer_mlflow.commands.progress import watched
-from fer_mlflow.data.checking import ERROR, NOTE, WARNING, Check, check_manifest
+from fer_mlflow.data.check import ERROR, NOTE, WARNING, ManifestCheck, check_manifest
 from fer_mlflow.data.classes import ClassOrder
-from fer_mlflow.data.examining import examine_images
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.merging import Input, parse_input
-from fer_mlflow.data.relating import DIFFERENT, PERMUTED, SAME, SUBSET, SUPERSET, Relation, relate
-from fer_mlflow.datasets.codes import CODES, dataset_called
+from fer_mlflow.data.merge import Input, parse_input
+from fer_mlflow.data.published import CODES, dataset_called
+from fer_mlflow.data.relation import DIFFERENT, PERMUTED, SAME, SUBSET, SUPERSET, Relation, relate
+from fer_mlflow.data.scan import scan_images
 from fer_mlflow.errors import ContractError, ManifestError
+from fer_mlflow.progress import show_progress
 from fer_mlflow.tables import Cell, Section, Table, report_text
 
 _SIZES_SHOWN = 8
@@ -48,7 +48,7 @@ def check(options: Mapping[str, Any]) -> None:
         dataset=_read_dataset(options),
         decode=options["decode"],
         near=options["near_distance"] if options["near"] else None,
-        steps=watched,
+        progress=show_progress,
     )
     blocks = [_summary(found, given), *_findings(found), *_support(found), _rows(found), *_sizes(found)]
     if options["against"]:
@@ -74,7 +74,7 @@ def _read_dataset(options: Mapping[str, Any]) -> str | None:
     return dataset
 
 
-def _summary(found: Check, given: Input) -> Section:
+def _summary(found: ManifestCheck, given: Input) -> Section:
     benchmark = found.benchmark
     verdict = "not to be trusted" if found.count(ERROR) else "has warnings" if found.count(WARNING) else "clean"
     lines = [
@@ -86,7 +86,7 @@ def _summary(found: Check, given: Input) -> Section:
     return Section(f"{given.name}: {verdict}", lines)
 
 
-def _findings(found: Check) -> list[Section]:
+def _findings(found: ManifestCheck) -> list[Section]:
     """Return one block for each finding, errors first."""
     ranked = sorted(found.findings, key=lambda finding: (ERROR, WARNING, NOTE).index(finding.level))
     return [
@@ -94,25 +94,25 @@ def _findings(found: Check) -> list[Section]:
     ]
 
 
-def _support(found: Check) -> list[Section]:
+def _support(found: ManifestCheck) -> list[Section]:
     """Return a table for each source and split that published counts are known for."""
     blocks = []
     for each in found.supports:
         rows: list[list[Cell]] = [[name, each.observed[name], each.published[name]] for name in each.observed]
         title = f"support: {each.source}{f', {each.split}' if each.split else ''}: {each.verdict}"
-        blocks.append(Section(title, (), Table(["class", "rows", f"{each.dataset} {each.part}"], rows)))
+        blocks.append(Section(title, (), Table(["class", "rows", f"{each.dataset} {each.subset}"], rows)))
     return blocks
 
 
-def _rows(found: Check) -> Section:
+def _rows(found: ManifestCheck) -> Section:
     """Return the table of labels, splits and sources."""
-    columns = [name or "(no split)" for name in found.table.columns]
-    return Section("rows", (), Table(["source", "label", *columns], table_rows(found.table)))
+    columns = [name or "(no split)" for name in found.counts.columns]
+    return Section("rows", (), Table(["source", "label", *columns], table_rows(found.counts)))
 
 
-def _sizes(found: Check) -> list[Section]:
+def _sizes(found: ManifestCheck) -> list[Section]:
     """Return the commonest image sizes."""
-    sides = found.examined.sides
+    sides = found.scan.sides
     sides = sides[sides[:, 0] > 0]
     if not len(sides):
         return []
@@ -124,14 +124,14 @@ def _sizes(found: Check) -> list[Section]:
     return [Section("image sizes (width x height)", lines)]
 
 
-def _relate(found: Check, other: Input, classes: ClassOrder) -> Relation:
+def _relate(found: ManifestCheck, other: Input, classes: ClassOrder) -> Relation:
     """Compare with another manifest, by content too where its images are there."""
     there = read_benchmark(other.path, classes, root=other.root, split=other.split, verify_paths=False)
-    examined = examine_images(there.root, there.paths.tolist(), decode=False, steps=watched)
+    examined = scan_images(there.root, there.paths.tolist(), decode=False, progress=show_progress)
     if len(there) and len(examined.problems) == len(there):
         click.echo(f"warning: no image of {other.name} is under {there.root}; give --against-root", err=True)
         return relate(found.benchmark, there, None, None)
-    return relate(found.benchmark, there, np.asarray(found.examined.sha256), examined.sha256)
+    return relate(found.benchmark, there, np.asarray(found.scan.sha256), examined.sha256)
 
 
 def _against(relation: Relation, other: Input) -> Section:

@@ -10,7 +10,7 @@ import click
 from fer_mlflow.commands.manifesting import build_manifest, merge_manifests, read_classes, write_report
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
-from fer_mlflow.datasets import BUILDERS
+from fer_mlflow.datasets import DATASETS
 from fer_mlflow.errors import ContractError
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
@@ -51,8 +51,8 @@ def _check_options(options: Mapping[str, Any], action: str) -> None:
     useless = [f"--{name.replace('_', '-')}" for name in _ONLY[other] if options[name]]
     if useless:
         raise ContractError(f"--action {action} has no use for {' and '.join(useless)}; that is for {other}")
-    if action == "build" and options["dataset"] not in BUILDERS:
-        raise ContractError(f'--dataset: "{options["dataset"]}" is not one of {", ".join(BUILDERS)}')
+    if action == "build" and options["dataset"] not in DATASETS:
+        raise ContractError(f'--dataset: "{options["dataset"]}" is not one of {", ".join(DATASETS)}')
 
 
 def _log_benchmarks(run: TrackedRun, options: Mapping[str, Any]) -> Benchmark:

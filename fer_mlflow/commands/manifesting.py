@@ -7,18 +7,17 @@ from typing import Any
 import click
 import pandas as pd
 
-from fer_mlflow.commands.progress import watched
 from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.columns import write_manifest
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.merging import Input, Merged, check_inputs, merge, parse_input
-from fer_mlflow.data.splitting import parse_shares, split_rows
-from fer_mlflow.data.support import compare_support
-from fer_mlflow.data.writing import paths_from, write_manifest
-from fer_mlflow.datasets import build
-from fer_mlflow.datasets.codes import CODES
-from fer_mlflow.datasets.listing import Built
+from fer_mlflow.data.merge import Input, Merged, merge, parse_input
+from fer_mlflow.data.paths import rebase_paths
+from fer_mlflow.data.published import CODES, compare_support
+from fer_mlflow.data.split import parse_shares, split_rows
+from fer_mlflow.datasets.build import Built, build
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
+from fer_mlflow.progress import show_progress
 from fer_mlflow.tables import Cell, Section, Table, report_markdown, report_text
 
 _SHOWN = 10
@@ -29,21 +28,19 @@ def build_manifest(options: Mapping[str, Any]) -> list[Section]:
     out, root = _places(options)
     classes = read_classes(options)
     images = Path(options["images"]) if options["images"] else out.with_name(f"{out.stem}_images")
-    if options["dataset"] in ("fer2013", "ferplus", "expw"):
-        paths_from(root, images, pd.Series(["."]))  # refused before an image is written
     built = build(
         options["dataset"],
         options["folder"],
         classes,
         images,
+        root=root,
         source=options["source"],
         min_agreement=options["min_agreement"],
         allow_missing=options["allow_missing"],
-        steps=watched,
+        progress=show_progress,
     )
-    frame = built.frame.assign(path=paths_from(root, built.folder, built.frame["path"]))
-    write_manifest(frame, out)
-    return _report(options, [*_describe_built(options, built, classes), _written(out, root, len(frame))])
+    write_manifest(built.frame, out)
+    return _report(options, [*_describe_built(options, built, classes), _written(out, root, len(built.frame))])
 
 
 def merge_manifests(options: Mapping[str, Any]) -> list[Section]:
@@ -51,7 +48,7 @@ def merge_manifests(options: Mapping[str, Any]) -> list[Section]:
     out, root = _places(options)
     inputs = _read_inputs(options)
     classes = ClassOrder.read(options["classes"]) if options["classes"] else None
-    merged = merge(inputs, root, classes, steps=watched)
+    merged = merge(inputs, root, classes, progress=show_progress)
     write_manifest(merged.frame, out)
     return _report(options, [*_describe_merged(merged), _written(out, root, len(merged.frame))])
 
@@ -62,7 +59,7 @@ def split_manifest(options: Mapping[str, Any]) -> list[Section]:
     shares = parse_shares(options["splits"])
     given, split, group = options["manifest"], options["split"], options["group"]
     benchmark = read_benchmark(given, read_classes(options), root=options["from_root"])
-    frame = benchmark.frame.assign(path=paths_from(root, benchmark.root, benchmark.paths))
+    frame = benchmark.frame.assign(path=rebase_paths(root, benchmark.root, benchmark.paths))
     chosen = frame["split"] == split if split else pd.Series(True, frame.index)
     if not chosen.any():
         found = ", ".join(sorted(name or "(empty)" for name in frame["split"].unique()))
@@ -104,12 +101,10 @@ def _read_inputs(options: Mapping[str, Any]) -> list[Input]:
                 f"--{name.replace('_', '-')}: found {len(values)} for {len(texts)} inputs; give one, or one for each"
             )
         given[name] = values * len(texts) if len(values) == 1 else values
-    inputs = [
+    return [
         parse_input(text.strip(), Path(root) if root else None, source or None)
         for text, root, source in zip(texts, given["from_root"], given["source"], strict=True)
     ]
-    check_inputs(inputs)
-    return inputs
 
 
 def _report(options: Mapping[str, Any], blocks: list[Section]) -> list[Section]:
@@ -157,7 +152,7 @@ def _describe_built(options: Mapping[str, Any], built: Built, classes: ClassOrde
             if support.verdict != "equal":
                 here, there = sum(observed.values()), sum(support.published.values())
                 lines.append(
-                    f"{split or 'in all'}: {here:,} labels, {dataset} published {there:,} ({support.part}) "
+                    f"{split or 'in all'}: {here:,} labels, {dataset} published {there:,} ({support.subset}) "
                     "or others per class; are the label files complete?"
                 )
     rows = []
@@ -180,7 +175,7 @@ def _describe_merged(merged: Merged) -> list[Section]:
     """Say what was joined, which images were there twice, and what leaks."""
     lines = [f"{name}: {rows:,} rows" for name, rows in merged.rows.items()]
     lines += [f"{name} has no row of {', '.join(labels)}, others have" for name, labels in merged.lacking.items()]
-    repeated, leaked = merged.repeated, merged.leaked
+    repeated, leaked = merged.duplicates, merged.leaked
     lines.append(f"{len(repeated):,} rows left out, whose image is there already (same bytes)")
     blocks = [Section("merged", lines)]
     plain = repeated.drop(leaked.index)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fer_mlflow.commands.options import fusion_settings, split_names
-from fer_mlflow.data.merging import parse_input
+from fer_mlflow.data.merge import parse_input
 from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.search.pool import Pool

@@ -1,4 +1,4 @@
-"""The CSV of a manifest as text, and which of its columns is which."""
+"""The CSV file of a manifest: its columns, read as text and written."""
 
 import csv
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.errors import ManifestError
+from fer_mlflow.files import written_file
 
 # The header names that are understood for each column; where several are there, the first one counts.
 HEADERS = {
@@ -49,25 +50,28 @@ def read_csv(manifest: Path) -> pd.DataFrame:
 
 
 def find_columns(raw: pd.DataFrame, manifest: Path) -> dict[str, str]:
-    """Return which column of the file plays which part, for those of `HEADERS` that are there.
+    """Return the file's own name of each column of `HEADERS` that is there.
 
     Raises
     ------
     ManifestError
         none of them is the path
     """
-    folded = {}
-    for name in reversed(raw.columns):
-        folded[str(name).strip().casefold()] = name
+    folded = {str(name).strip().casefold(): name for name in reversed(raw.columns)}
     columns = {}
-    for part, known in HEADERS.items():
-        for name in known:
-            if name in folded:
-                columns[part] = folded[name]
-                break
+    for column, known in HEADERS.items():
+        if names := [folded[name] for name in known if name in folded]:
+            columns[column] = names[0]
     if "path" not in columns:
         raise ManifestError(
             f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "
             f"one of them must be named {' or '.join(HEADERS['path'])}"
         )
     return columns
+
+
+def write_manifest(frame: pd.DataFrame, out: str | Path) -> None:
+    """Write rows as a manifest, whole or not at all: the four columns first, then the others as they come."""
+    columns = [*HEADERS, *(name for name in frame.columns if name not in HEADERS)]
+    with written_file(out) as file:
+        file.write(frame[columns].to_csv(index=False, lineterminator="\n").encode())

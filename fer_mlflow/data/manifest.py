@@ -26,7 +26,7 @@ _UNKNOWN = -2
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The selected rows of a manifest, in its order: what teachers are asked and ensembles are scored on.
+    """The selected rows of a manifest, in its order: what teachers predict and ensembles are scored on.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ def selection_digest(frame: pd.DataFrame) -> str:
 
     Parameters
     ----------
-    frame : N rows with the str columns path, label, split, source; others are not looked at
+    frame : N rows with the str columns path, label, split, source; others do not matter
 
     Examples
     --------
@@ -114,7 +114,7 @@ def read_benchmark(
     split : keep the rows whose split is this text; None keeps all
     limit : keep the first so many of those; None keeps all
     verify_paths : list each folder once and check that every path is a file there that stays under `root`
-    on_refused : told what would be raised because of rows, and how many; those rows are left out then
+    on_refused : called with what would be raised because of rows, and how many; those rows are left out then
 
     Raises
     ------
@@ -137,33 +137,34 @@ def read_benchmark(
             frame[name] = raw[name]
     frame = _select(frame, manifest, split, limit)
 
-    def keep(frame, column, wrong, problem, remedy):
+    def drop(frame: pd.DataFrame, column: str, wrong: np.ndarray, problem: str, remedy: str) -> pd.DataFrame:
         """Refuse the rows marked in `wrong`, or leave them out."""
-        try:
-            _refuse(wrong, frame[column], manifest, problem, remedy)
-        except ManifestError as error:
-            if on_refused is None:
-                raise
-            on_refused(error, int(np.count_nonzero(wrong)))
-            return frame[~np.asarray(wrong)].copy()
-        return frame
+        if not wrong.any():
+            return frame
+        error = _refusal(frame[column][wrong], manifest, problem, remedy)
+        if on_refused is None:
+            raise error
+        on_refused(error, int(np.count_nonzero(wrong)))
+        return frame[~wrong].copy()
 
-    paths, outside = _normalise(frame["path"], root)
-    frame = keep(frame, "path", outside, *_outside(root))
-    frame["path"] = paths[~outside]
-    frame = keep(frame, "label", _label_columns(frame["label"], classes) == _UNKNOWN, *_unknown_label(classes))
-    labels = _label_columns(frame["label"], classes)
+    paths, is_outside = _normalise(frame["path"], root)
+    problem = f"path that is empty or leaves the root {root}"
+    frame = drop(frame, "path", is_outside, problem, "correct the paths or give another --root")
+    frame["path"] = paths[~is_outside]
+    is_unknown = _label_columns(frame["label"], classes) == _UNKNOWN
+    remedy = "map it with --classes (a YAML file, name: [other words])"
+    frame = drop(frame, "label", is_unknown, f"label that is not one of {', '.join(classes.names)}", remedy)
     names = np.array([*classes.names, ""], dtype=object)
-    frame["label"] = pd.Series(names[labels], frame.index, dtype=frame["path"].dtype)
-    frame = keep(frame, "path", frame["path"].duplicated(), "duplicate path", "keep one row for each image")
+    frame["label"] = pd.Series(names[_label_columns(frame["label"], classes)], frame.index, dtype=frame["path"].dtype)
+    is_duplicate = frame["path"].duplicated().to_numpy()
+    frame = drop(frame, "path", is_duplicate, "duplicate path", "keep one row for each image")
     if verify_paths:
-        missing, leading_out = find_unusable(frame["path"], root)
-        is_missing = pd.Series(missing, frame.index)
+        is_missing, leads_out = find_unusable(frame["path"], root)
         remedy = "copy the files or give another --root"
-        frame = keep(frame, "path", leading_out, f"link that leads out of the root {root}", remedy)
+        frame = drop(frame, "path", leads_out, f"link that leads out of the root {root}", remedy)
         remedy = "give the folder of the paths with --root"
-        frame = keep(frame, "path", is_missing[frame.index], f"file that is not under {root}", remedy)
-    name = ":".join(part for part in (manifest.stem, split, f"first{limit}" if limit is not None else None) if part)
+        frame = drop(frame, "path", is_missing[~leads_out], f"file that is not under {root}", remedy)
+    name = ":".join(filter(None, (manifest.stem, split, f"first{limit}" if limit is not None else None)))
     return Benchmark(
         name,
         root,
@@ -207,7 +208,7 @@ def _check_column(name: str, frame: pd.DataFrame, manifest: Path) -> None:
 
 
 def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int | None) -> pd.DataFrame:
-    """Return the rows of a split, the first `limit` of them; their index still tells the manifest's row."""
+    """Return the rows of a split, the first `limit` of them; their index is still the manifest's."""
     for name in ("label", "split", "source"):
         frame[name] = frame[name].str.strip()
     selected = frame if split is None else frame[frame["split"] == split]
@@ -220,18 +221,11 @@ def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int |
     return (selected if limit is None else selected.head(limit)).copy()
 
 
-def _refuse(wrong: pd.Series | np.ndarray, values: pd.Series, manifest: Path, problem: str, remedy: str) -> None:
-    """Raise with the first ten rows marked in `wrong` (N,) bool, their values and the count of all."""
-    positions = np.flatnonzero(wrong)
-    if not len(positions):
-        return
-    shown = ", ".join(f'row {values.index[position] + 1} "{values.iloc[position]}"' for position in positions[:SHOWN])
-    more = f" and {len(positions) - SHOWN:,} more" if len(positions) > SHOWN else ""
-    raise ManifestError(f"manifest {manifest}: {len(positions):,} x {problem}: {shown}{more}; {remedy}")
-
-
-def _outside(root: Path) -> tuple[str, str]:
-    return f"path that is empty or leaves the root {root}", "mend the paths or give another --root"
+def _refusal(values: pd.Series, manifest: Path, problem: str, remedy: str) -> ManifestError:
+    """Return an error with the first ten of the rows that are wrong, their values and the count of all."""
+    shown = ", ".join(f'row {row + 1} "{value}"' for row, value in values.head(SHOWN).items())
+    more = f" and {len(values) - SHOWN:,} more" if len(values) > SHOWN else ""
+    return ManifestError(f"manifest {manifest}: {len(values):,} x {problem}: {shown}{more}; {remedy}")
 
 
 def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
@@ -252,13 +246,6 @@ def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
     wrong[odd] = outside
     paths[odd] = fixed
     return paths, wrong
-
-
-def _unknown_label(classes: ClassOrder) -> tuple[str, str]:
-    return (
-        f"label that is not one of {', '.join(classes.names)}",
-        "map it with --classes (a YAML file, name: [other words])",
-    )
 
 
 def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.paths import find_unusable
-from fer_mlflow.data.steps import counted
-from fer_mlflow.datasets.codes import CODES
-from fer_mlflow.datasets.labels import parse_code, read_table
+from fer_mlflow.data.published import CODES
+from fer_mlflow.datasets.files import parse_code, parse_codes, read_table
 from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, nested, select_labels
 from fer_mlflow.errors import ManifestError
+from fer_mlflow.progress import track
 
 _SETS = {"train_set": "train", "val_set": "val"}
 _TABLES = {"training.csv": "train", "validation.csv": "val"}
@@ -21,7 +21,7 @@ _ENDING = "_exp.npy"
 _TRIED = 2000  # paths of a CSV that are looked for in each folder that may hold its images
 
 
-def list_affectnet(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the rows of `train_set/` and `val_set/`, or of `training.csv` and `validation.csv`.
 
     Codes 8 to 10 are no faces and are left out; so is contempt unless the classes have it.
@@ -50,7 +50,7 @@ def _list_sets(folder: Path, request: Request) -> Listing:
             raise ManifestError(f"{annotations}: no ID{_ENDING} in it; unpack the annotations there")
         words = [
             _word_in(annotations / file)
-            for file in counted(files, f"reading labels of {name}", len(files), request.steps)
+            for file in track(files, f"reading labels of {name}", len(files), request.progress)
         ]
         images = list(nested(folder / name, "images"))[-1:] or [folder / name / "images"]
         there = _by_stem(images[0])
@@ -77,7 +77,7 @@ def _word_in(path: Path) -> str | None:
         raise ManifestError(f"{path}: not a .npy file of one label ({' '.join(str(error).split())})") from error
     if value.size != 1:
         raise ManifestError(f"{path}: found {value.size} values; the file of one image holds one label")
-    return CODES["affectnet"].name_of(parse_code(str(value.reshape(()).item()), CODES["affectnet"], path))
+    return parse_code(str(value.reshape(()).item()), CODES["affectnet"], path)
 
 
 def _list_tables(folder: Path, request: Request) -> Listing:
@@ -89,13 +89,8 @@ def _list_tables(folder: Path, request: Request) -> Listing:
         if not path.is_file():
             continue
         table = read_table(path, ["subDirectory_filePath", "expression"])
-        codes, texts = pd.factorize(table["expression"])
-        first = np.unique(codes, return_index=True)[1]  # the first row with each text, for the message
-        words = [
-            CODES["affectnet"].name_of(parse_code(text, CODES["affectnet"], path, row + 2))
-            for text, row in zip(texts, first, strict=True)
-        ]
-        labels = select_labels([words[code] for code in codes], request.classes, dropped)
+        words = parse_codes(table["expression"], CODES["affectnet"], path)
+        labels = select_labels(words, request.classes, dropped)
         parts.append(pd.DataFrame({"path": table["subDirectory_filePath"], "label": labels, "split": split}))
     rows = pd.concat(parts, ignore_index=True).dropna(subset="label").reset_index(drop=True)
     folders = [folder, folder.parent] if lists == folder else [folder]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.data.published import CODES
+from fer_mlflow.datasets.files import parse_code, read_lines
 from fer_mlflow.datasets.folder import list_classes
-from fer_mlflow.datasets.labels import parse_code, read_lines
 from fer_mlflow.datasets.listing import IMAGE_ENDINGS, Listing, Request, find_inside, select_labels
 from fer_mlflow.errors import ManifestError
 
@@ -17,10 +17,10 @@ _ENDING = "_emotion.txt"
 _SUBJECT = re.compile(r"S\d+")
 
 
-def list_ckplus(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the peak (last) frame of every labelled sequence, or all images of class-named folders.
 
-    The column `identity` tells the subject. There are no splits.
+    The column `identity` holds the subject. There are no splits.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def _list_sequences(folder: Path, labels: Path, request: Request) -> Listing:
     rows, words = [], []
     for file in files:
         number, line = next(read_lines(file))
-        words.append(CODES["ckplus"].name_of(parse_code(line, CODES["ckplus"], file, number)))
+        words.append(parse_code(line, CODES["ckplus"], file, number))
         subject, sequence = file.name.split("_")[:2]
         rows.append((_peak_of(frames, subject, sequence, file.name.removesuffix(_ENDING)), subject))
     dropped: Counter[str] = Counter()

@@ -7,21 +7,20 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
-from fer_mlflow.datasets.codes import CODES
-from fer_mlflow.datasets.labels import parse_code, read_lines
-from fer_mlflow.datasets.listing import Listing, Request, count_images, find_inside, fullest, nested, select_labels
-from fer_mlflow.datasets.pixels import encode_png, flush_images, on_all_cores, write_image
+from fer_mlflow.data.published import CODES
+from fer_mlflow.datasets.files import on_all_cores, parse_code, read_lines, write_png
+from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, image_names, nested, select_labels
 from fer_mlflow.errors import ImageError, ManifestError
 
 _LIST = "label.lst"
 _UNREADABLE, _OUTSIDE = "whose photograph cannot be decoded", "whose box lies outside its photograph"
 
 
-def list_expw(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the faces of `label.lst`; a line is image, face id, top, left, right, bottom, confidence, label.
 
-    Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` tell the photograph and how sure the
-    box is: faces of one photograph should stay in one split. There are no splits.
+    Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` hold the photograph and the box's
+    score: faces of one photograph should stay in one split. There are no splits.
 
     Raises
     ------
@@ -38,7 +37,7 @@ def list_expw(request: Request) -> Listing:
     tops = (folder, folder / "data", folder / "image", folder / "data" / "image")
     candidates = [folder, *(each for top in tops for name in ("image", "origin") for each in nested(top, name))]
     photos, _ = fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
-    unlisted = max(count_images(photos) - rows["photo"].nunique(), 0)
+    unlisted = max(len(image_names(photos)) - rows["photo"].nunique(), 0)
 
     def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
         own = boxes[rows["path"].isin(found["path"]).to_numpy(bool)]
@@ -65,7 +64,7 @@ def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
             raise ManifestError(
                 f"{path} line {number}: box top {top}, left {left}, right {right}, bottom {bottom} holds no pixel"
             )
-        word = CODES["expw"].name_of(parse_code(code, CODES["expw"], path, number))
+        word = parse_code(code, CODES["expw"], path, number)
         faces.append((f"{photo.rpartition('.')[0]}_{face}", word, "", photo, confidence))
         boxes.append((top, left, right, bottom))
     frame = pd.DataFrame(faces, columns=["path", "label", "split", "photo", "confidence"], dtype=str)
@@ -92,13 +91,11 @@ def _write_crops(
             top, left, right, bottom = boxes[row].clip(0)
             pixels = image[top:bottom, left:right]
             if pixels.size:
-                write_image(request.images / found["path"].iloc[row], encode_png(pixels))
+                write_png(request.images / found["path"].iloc[row], pixels)
             else:
                 failed.append((row, _OUTSIDE))
         return failed
 
-    failed = dict(
-        each for group in on_all_cores(crop, groups, "cropping faces", len(groups), request.steps) for each in group
-    )
-    flush_images()
+    results = on_all_cores(crop, groups, "cropping faces", len(groups), request.progress)
+    failed = dict(each for group in results for each in group)
     return found.drop(index=list(failed)).reset_index(drop=True), Counter(failed.values())

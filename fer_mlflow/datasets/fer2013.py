@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.steps import Steps
-from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.data.published import CODES
+from fer_mlflow.datasets.files import on_all_cores, parse_codes, read_table, write_png
 from fer_mlflow.datasets.folder import list_classes
-from fer_mlflow.datasets.labels import parse_code, read_table
 from fer_mlflow.datasets.listing import Listing, Request, find_inside, select_labels
-from fer_mlflow.datasets.pixels import encode_png, flush_images, on_all_cores, write_image
 from fer_mlflow.errors import ManifestError
+from fer_mlflow.progress import Progress
 
 TABLES = ("fer2013.csv", "icml_face_data.csv")
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -21,7 +20,7 @@ SIDE = 48
 _BLOCK = 1000  # rows whose pixels are in memory at a time
 
 
-def list_fer2013(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the rows of `fer2013.csv` or `icml_face_data.csv`, or the images of `train/` and `test/`.
 
     Raises
@@ -33,7 +32,8 @@ def list_fer2013(request: Request) -> Listing:
     table = find_table(folder)
     if table is None:
         return list_classes(folder, request.classes)
-    usages, words = read_usages(table), read_words(table)
+    usages = read_usages(table)
+    words = parse_codes(read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
     dropped: Counter[str] = Counter()
     numbers = np.arange(len(usages))
     rows = pd.DataFrame(
@@ -48,7 +48,7 @@ def list_fer2013(request: Request) -> Listing:
 
     def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
         names = dict(zip(numbers[kept].tolist(), found["path"], strict=True))
-        write_pixels(table, len(usages), names, request.images, request.steps)
+        write_pixels(table, len(usages), names, request.images, request.progress)
         return found, Counter()
 
     return Listing(rows, request.images, skipped=dropped, write=write)
@@ -72,19 +72,7 @@ def read_usages(table: Path) -> list[str]:
     return usages.tolist()
 
 
-def read_words(table: Path) -> list[str | None]:
-    """Return the class that each row's code means, in FER2013's words."""
-    texts = read_table(table, ["emotion"])["emotion"]
-    codes, distinct = pd.factorize(texts)
-    first = np.unique(codes, return_index=True)[1]
-    words = [
-        CODES["fer2013"].name_of(parse_code(text, CODES["fer2013"], table, row + 2))
-        for text, row in zip(distinct, first, strict=True)
-    ]
-    return [words[code] for code in codes]
-
-
-def write_pixels(table: Path, total: int, names: dict[int, str], folder: Path, steps: Steps) -> None:
+def write_pixels(table: Path, total: int, names: dict[int, str], folder: Path, progress: Progress) -> None:
     """Write the images of some rows of a CSV of pixels as PNG files.
 
     Parameters
@@ -101,11 +89,9 @@ def write_pixels(table: Path, total: int, names: dict[int, str], folder: Path, s
     def write(row: tuple[int, str]) -> None:
         number, text = row
         if number in names:
-            write_image(folder / names[number], encode_png(_parse_pixels(text, table, number)))
+            write_png(folder / names[number], _parse_pixels(text, table, number))
 
-    for _ in on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, steps):
-        pass
-    flush_images()
+    on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, progress)
 
 
 def _pixel_rows(table: Path) -> Iterator[tuple[int, str]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.datasets.codes import CODES
+from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets.fer2013 import USAGES, find_table, read_usages, write_pixels
-from fer_mlflow.datasets.labels import read_table
+from fer_mlflow.datasets.files import read_table
 from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, select_labels
 from fer_mlflow.errors import ManifestError
 
@@ -16,7 +16,7 @@ _VOTES = "fer2013new.csv"
 _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
-def list_ferplus(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the rows of `fer2013new.csv` with the class that most votes are for, and its share as `agreement`.
 
     Rows that FER+ removed (no image name), with a tie, with less than the least agreement, and with a majority for
@@ -57,7 +57,7 @@ def list_ferplus(request: Request) -> Listing:
 
     def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
         by_row = dict(zip(np.flatnonzero(kept).tolist(), found["path"], strict=True))
-        write_pixels(pixels, len(table), by_row, request.images, request.steps)
+        write_pixels(pixels, len(table), by_row, request.images, request.progress)
         return found, Counter()
 
     return Listing(rows, request.images, skipped=skipped, write=write)

@@ -8,24 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.published import SPLIT_WORDS
 from fer_mlflow.datasets.listing import IMAGE_ENDINGS, Listing, Request, is_expression
 from fer_mlflow.errors import ManifestError
 
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "publictest": "val",
-    "test": "test",
-    "testing": "test",
-    "privatetest": "test",
-}
 _WRAPPED = 3  # folders with nothing but one folder in them that are gone through
 
 
-def list_folder(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the images of class-named folders.
 
     Raises
@@ -41,7 +31,7 @@ def list_classes(folder: Path, classes: ClassOrder, identity_of: Callable[[str],
 
     Parameters
     ----------
-    identity_of : given a file name, returns whose face it is, for a column of that name
+    identity_of : file name -> the person, for a column of that name
     """
     rows, dropped, unlisted = [], Counter[str](), 0
     for name in _folder_names(folder):
@@ -88,7 +78,7 @@ def _class_of(word: str, classes: ClassOrder, above: Path) -> str | None:
     if word.isdecimal() and classes.integers:
         raise ManifestError(
             f'{above}: folder "{word}" is named by a number, and data sets number classes differently; '
-            'say what the numbers mean with --classes (a YAML file, such as Happy: ["4"])'
+            'define the numbers with --classes (a YAML file, such as Happy: ["4"])'
         )
     if position is None and not is_expression(word):
         raise ManifestError(

@@ -4,15 +4,15 @@ from collections import Counter
 
 import pandas as pd
 
-from fer_mlflow.datasets.codes import CODES
-from fer_mlflow.datasets.labels import parse_code, read_lines
-from fer_mlflow.datasets.listing import Listing, Request, count_images, find_inside, fullest, nested, select_labels
+from fer_mlflow.data.published import CODES
+from fer_mlflow.datasets.files import parse_code, read_lines
+from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, image_names, nested, select_labels
 from fer_mlflow.errors import ManifestError
 
 _LIST = "EmoLabel/list_patition_label.txt"
 
 
-def list_rafdb(request: Request) -> Listing:
+def list_rows(request: Request) -> Listing:
     """List the rows of `EmoLabel/list_patition_label.txt`; images are `Image/aligned/…_aligned.jpg`, or one deeper.
 
     Raises
@@ -32,19 +32,15 @@ def list_rafdb(request: Request) -> Listing:
                 "Is the file complete?"
             )
         names.append(fields[0])
-        words.append(CODES["rafdb"].name_of(parse_code(fields[1], CODES["rafdb"], path, number)))
+        words.append(parse_code(fields[1], CODES["rafdb"], path, number))
         splits.append(split)
     dropped: Counter[str] = Counter()
     rows = pd.DataFrame({"path": names, "label": select_labels(words, request.classes, dropped), "split": splits})
     plain = rows["path"].astype(str)
-    parts = plain.str.rpartition(".")
-    aligned = parts[0] + "_aligned." + parts[2]
+    halves = plain.str.rpartition(".")
+    aligned = halves[0] + "_aligned." + halves[2]
     folders = [*nested(folder / "Image", "aligned")] or [folder / "Image" / "aligned"]
     images, paths = fullest([(each, names) for each in folders for names in (aligned, plain)])
-    unlisted = max(count_images(images) - int(paths.isin(_names_in(images)).sum()), 0)
+    unlisted = len(set(image_names(images)) - set(paths))
     rows["path"] = paths
     return Listing(rows.dropna(subset="label").reset_index(drop=True), images, skipped=dropped, unlisted=unlisted)
-
-
-def _names_in(folder) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []

@@ -165,7 +165,7 @@ def test_paths_that_leave_the_root_are_refused_with_and_without_verification(rea
     for verify in (True, False):
         message = refusal(read, f"path\nimages/a.jpg\n{path}\n", verify_paths=verify)
         shown = path.strip('"')
-        assert f'1 x path that is empty or leaves the root {tmp_path}: row 2 "{shown}"; mend the paths' in message
+        assert f'1 x path that is empty or leaves the root {tmp_path}: row 2 "{shown}"; correct the paths' in message
 
 
 @pytest.mark.parametrize("path", ["{root}/images/a.jpg", "./images/a.jpg", "images/./a.jpg", "images/../images/a.jpg"])

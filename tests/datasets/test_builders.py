@@ -20,7 +20,7 @@ from trees import (
 )
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.datasets import build
+from fer_mlflow.datasets.build import build
 from fer_mlflow.errors import ContractError, ManifestError
 
 EIGHT = ClassOrder.of(CONTEMPT_TOO)
@@ -612,14 +612,14 @@ def test_folders_with_splits_above_them(make, tmp_path):
     assert built.skipped == {"of class contempt, which is not among the classes": 1}
 
 
-def test_folders_named_by_numbers_need_to_be_told_what_they_mean(make, tmp_path):
+def test_folders_named_by_numbers_need_a_class_file(make, tmp_path):
     for path in ("train/4/a.jpg", "train/5/b.jpg"):
         put(tmp_path / "data" / path)
     message = refusal(make, "folder")
     assert f'{tmp_path}/data/train: folder "4" is named by a number' in message
     assert "--classes" in message
-    told = ClassOrder.of(("Happy", "Sad"), {"Happy": ["4"], "Sad": ["5"]})
-    assert [row[1] for row in rows(make("folder", classes=told))] == ["Happy", "Sad"]
+    classes = ClassOrder.of(("Happy", "Sad"), {"Happy": ["4"], "Sad": ["5"]})
+    assert [row[1] for row in rows(make("folder", classes=classes))] == ["Happy", "Sad"]
 
 
 def test_a_folder_that_is_no_class_is_refused(make, tmp_path):

@@ -1,10 +1,24 @@
-"""What the label codes of each data set mean, who says so, and how many images of each class it published."""
+"""Label codes of published data sets: what each code means, where that is stated, and the rows of each class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from fer_mlflow.data.classes import ClassOrder
+
+CLOSE = 0.02  # share of the published rows by which a count may differ in all and still be that data set's
+_BETTER = 4.0  # a permutation that is not exact must come so many times closer to be believed
+
 SPLITS = ("train", "val", "test")
+# The words for splits in folder names and usages -> the split.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "publictest"), "val"),
+    **dict.fromkeys(("test", "testing", "privatetest"), "test"),
+}
 
 
 @dataclass(frozen=True)
@@ -15,9 +29,9 @@ class LabelCodes:
     ----------
     first : the integer that means the first of `names`; the others follow
     names : classes in the order of their codes, in the data set's own words
-    stated_in : where the data set says what its codes mean
+    stated_in : where the data set states what its codes mean
     not_faces : the codes after those of `names`, which stand for no expression
-    counts : split (or another part that was published) -> images of each of `names`
+    counts : split (or another subset that was published) -> images of each of `names`
     counted_in : where the counts are from
     also_called : other spellings of the data set's name, in lower case
     """
@@ -43,14 +57,15 @@ class LabelCodes:
         """
         return self.names[code - self.first] if code - self.first < len(self.names) else None
 
-    def parts(self) -> dict[str, tuple[int, ...]]:
-        """Return the published parts and the sums of two or more splits: `train`, `val`, `val + test`, …"""
-        parts = dict(self.counts)
-        splits = [split for split in SPLITS if split in parts]
+    def subsets(self) -> dict[str, tuple[int, ...]]:
+        """Return the published subsets and the sums of two or more splits: `train`, `val`, `val + test`, …"""
+        subsets = dict(self.counts)
+        splits = [split for split in SPLITS if split in subsets]
         for size in range(2, len(splits) + 1):
             for chosen in combinations(splits, size):
-                parts[" + ".join(chosen)] = tuple(map(sum, zip(*(self.counts[split] for split in chosen), strict=True)))
-        return parts
+                counts = zip(*(self.counts[split] for split in chosen), strict=True)
+                subsets[" + ".join(chosen)] = tuple(map(sum, counts))
+        return subsets
 
 
 CODES: Mapping[str, LabelCodes] = {
@@ -125,10 +140,75 @@ def dataset_called(name: str) -> str | None:
     ('rafdb', 'fer2013', None)
     """
     word = name.strip().casefold().replace("_", "-")
-    for dataset, codes in CODES.items():
-        if word in (dataset, *codes.also_called):
-            return dataset
-    for dataset in CODES:
-        if word.startswith(f"{dataset}-"):
-            return dataset
-    return None
+    exact = (dataset for dataset, codes in CODES.items() if word in (dataset, *codes.also_called))
+    return next(exact, next((dataset for dataset in CODES if word.startswith(f"{dataset}-")), None))
+
+
+@dataclass(frozen=True)
+class Support:
+    """The rows per class of one source and split, and the published subset that they were compared with.
+
+    Attributes
+    ----------
+    subset : such as `train` or `val + test`
+    observed, published : class -> rows
+    verdict : equal, close (within 2 % in all), permuted, or different
+    exchanged : class as labelled -> class whose published count it has, where the verdict is permuted
+    """
+
+    dataset: str
+    source: str
+    split: str
+    subset: str
+    observed: Mapping[str, int]
+    published: Mapping[str, int]
+    verdict: str
+    exchanged: Mapping[str, str]
+
+
+def compare_support(
+    dataset: str, source: str, split: str, observed: Mapping[str, int], classes: ClassOrder
+) -> Support | None:
+    """Compare rows per class with a data set's published counts; None where it published none.
+
+    The subset of the manifest's own split is taken, unless only another subset (or sum of splits) fits in some
+    class order.
+    """
+    subsets = {name: _in_order(dataset, counts, classes) for name, counts in CODES[dataset].subsets().items()}
+    if not subsets:
+        return None
+    here = np.array([observed.get(name, 0) for name in classes.names], np.int64)
+    own = SPLIT_WORDS.get(split.casefold(), split.casefold())
+    fits = {name: _fit(here, counts) for name, counts in subsets.items()}
+    best = min(fits, key=lambda name: fits[name])
+    subset = own if own in fits and (fits[own][0] <= CLOSE or fits[best][0] > CLOSE) else best
+    there, (permuted, plain) = subsets[subset], fits[subset]
+    verdict, exchanged = "close" if plain <= CLOSE else "different", {}
+    if plain == 0:
+        verdict = "equal"
+    elif permuted == 0 or (plain > CLOSE >= permuted and permuted * _BETTER <= plain):
+        verdict, order = "permuted", _best_order(here, there)
+        exchanged = {classes.names[i]: classes.names[j] for i, j in enumerate(order) if i != j and here[i] != there[i]}
+    here_by_class, there_by_class = (dict(zip(classes.names, n.tolist(), strict=True)) for n in (here, there))
+    return Support(dataset, source, split, subset, here_by_class, there_by_class, verdict, exchanged)
+
+
+def _in_order(dataset: str, counts: tuple[int, ...], classes: ClassOrder) -> np.ndarray:
+    """Return (C,) int64 published counts in the class order; classes that it has not are left out."""
+    ordered = np.zeros(len(classes), np.int64)
+    for name, count in zip(CODES[dataset].names, counts, strict=True):
+        if (position := classes.index_of(name)) is not None:
+            ordered[position] += count
+    return ordered
+
+
+def _fit(here: np.ndarray, there: np.ndarray) -> tuple[float, float]:
+    """Return how far counts are apart, in shares of the published rows: in the best class order, and as they are."""
+    total = max(int(there.sum()), 1)
+    best = there[_best_order(here, there)]
+    return float(np.abs(here - best).sum() / total), float(np.abs(here - there).sum() / total)
+
+
+def _best_order(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return for each class the one whose published count is closest, when each is taken once."""
+    return linear_sum_assignment(np.abs(here[:, None] - there[None, :]))[1]

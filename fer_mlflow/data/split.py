@@ -45,7 +45,7 @@ def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, grou
     """Return the split of each row, (N,) str objects.
 
     Within each label of each source, rows come in an order that hashes of seed and path give; a split gets its
-    share of them, and what rounding leaves over is made good in the next stratum. The order of the rows and the
+    share of them, and what rounding leaves over is corrected in the next stratum. The order of the rows and the
     global random state do not matter. With groups, the largest go first, each to where it brings the counts of its
     strata closest to the shares.
 
@@ -98,7 +98,7 @@ def _split_alone(paths: pd.Series, strata: np.ndarray, shares: np.ndarray, seed:
 
 
 def _trimmed(counts: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
-    """Return counts whose sum is at most `total`: what earlier strata left over may ask for more than there is."""
+    """Return counts whose sum is at most `total`: what earlier strata left over may be more than there is."""
     counts = counts.copy()
     while counts.sum() > total:
         counts[np.argmax(counts / shares)] -= 1

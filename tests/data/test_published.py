@@ -3,8 +3,8 @@
 import pytest
 
 from fer_mlflow.data.classes import ClassOrder
-from fer_mlflow.datasets import BUILDERS
-from fer_mlflow.datasets.codes import CODES, dataset_called
+from fer_mlflow.data.published import CODES, dataset_called
+from fer_mlflow.datasets import DATASETS
 
 EIGHT = ClassOrder.of(("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral", "Contempt"))
 # From each data set's own readme; None stands for what is no expression.
@@ -73,7 +73,7 @@ def meaning(dataset: str, code: int) -> str | None:
 
 
 def test_every_builder_but_folder_has_codes():
-    assert set(CODES) == set(BUILDERS) - {"folder"} == set(EXPECTED)
+    assert set(CODES) == set(DATASETS) - {"folder"} == set(EXPECTED)
 
 
 @pytest.mark.parametrize("dataset", EXPECTED)
@@ -90,7 +90,7 @@ def test_the_source_of_the_codes_and_of_the_counts_is_named(dataset):
 
 @pytest.mark.parametrize("dataset", TOTALS)
 def test_published_counts_sum_to_the_published_totals(dataset):
-    assert {part: sum(counts) for part, counts in CODES[dataset].parts().items()} == TOTALS[dataset]
+    assert {part: sum(counts) for part, counts in CODES[dataset].subsets().items()} == TOTALS[dataset]
     assert all(len(counts) == len(CODES[dataset].names) for counts in CODES[dataset].counts.values())
 
 

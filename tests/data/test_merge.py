@@ -1,13 +1,14 @@
-"""Merged manifests: paths that stay valid, each image once, contradictions refused, leakage told."""
+"""Merged manifests: paths that stay valid, each image once, contradictions refused, leakage reported."""
 
 import pytest
 import toys
 from trees import put
 
 from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.columns import write_manifest
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.merging import Input, check_inputs, merge, parse_input
-from fer_mlflow.data.writing import paths_from, write_manifest
+from fer_mlflow.data.merge import Input, merge, parse_input
+from fer_mlflow.data.paths import rebase_paths
 from fer_mlflow.errors import ContractError, ImageError, ManifestError
 
 EIGHT = ClassOrder.of((*toys.CLASSES, "Contempt"))
@@ -40,9 +41,9 @@ def test_rows_come_in_the_order_of_the_inputs_and_their_paths_stay_valid(tmp_pat
     ]
     assert merged.frame.columns.tolist() == ["path", "label", "split", "source", "age"]
     assert merged.rows == {str(a): 2, str(b): 1}
-    assert merged.repeated.empty
-    out = write_manifest(merged.frame, tmp_path / "all.csv")
-    assert len(read_benchmark(out, FER7)) == 3  # every path is a file under the manifest's folder
+    assert merged.duplicates.empty
+    write_manifest(merged.frame, tmp_path / "all.csv")
+    assert len(read_benchmark(tmp_path / "all.csv", FER7)) == 3  # every path is a file under the manifest's folder
 
 
 def test_a_source_that_is_given_replaces_all_others(manifest, tmp_path):
@@ -84,7 +85,7 @@ def test_the_same_image_under_two_paths_is_kept_once_and_outside_of_training(tmp
         ["b1.jpg", "Happy", "test"],
         ["b3.jpg", "Angry", "train"],
     ]
-    assert merged.repeated.values.tolist() == [
+    assert merged.duplicates.values.tolist() == [
         ["b1.jpg", "1.jpg", "test", "train", str(b), str(a)],
         ["2.jpg", "2again.jpg", "train", "train", str(a), str(a)],
         ["b3.jpg", "3.jpg", "train", "train", str(b), str(a)],
@@ -103,9 +104,8 @@ def test_an_image_with_two_labels_is_refused_with_both_paths(tmp_path, manifest)
     b = manifest("b.csv", [("b1.jpg", 1, "Sad", "train", "")])
     with pytest.raises(ManifestError) as caught:
         merge([Input(a), Input(b)], tmp_path)
-    assert str(caught.value) == (
-        f'1 images have two labels: "Happy" for 1.jpg ({a}) and "Sad" for b1.jpg ({b}); mend or remove one of the rows'
-    )
+    labels = f'"Happy" for 1.jpg ({a}) and "Sad" for b1.jpg ({b})'
+    assert str(caught.value) == f"1 images have two labels: {labels}; correct or remove one of the rows"
 
 
 def test_inputs_with_different_class_sets_are_refused_unless_the_set_is_given(tmp_path, manifest):
@@ -152,14 +152,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, manifest, monkeypatch):
     def refuse(root, path):
         raise ImageError("Permission denied")
 
-    monkeypatch.setattr("fer_mlflow.data.examining.read_image_bytes", refuse)
+    monkeypatch.setattr("fer_mlflow.data.scan.read_image_bytes", refuse)
     with pytest.raises(ImageError, match=r"1 images cannot be read, first .*1\.jpg: Permission denied"):
         merge([Input(a), Input(b)], tmp_path)
 
 
-def test_one_input_is_no_merge(manifest):
+def test_one_input_is_no_merge(manifest, tmp_path):
     with pytest.raises(ContractError, match="two or more"):
-        check_inputs([Input(manifest("a.csv", [("1.jpg", 1, "Happy", "", "")]))])
+        merge([Input(manifest("a.csv", [("1.jpg", 1, "Happy", "", "")]))], tmp_path)
 
 
 def test_links_in_the_root_stay_in_the_paths(tmp_path):
@@ -169,7 +169,7 @@ def test_links_in_the_root_stay_in_the_paths(tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root/near").symlink_to(tmp_path / "far")
     paths = pd.Series(["1.jpg"])
-    assert paths_from(tmp_path / "root", tmp_path / "root/near", paths).tolist() == ["near/1.jpg"]
-    assert paths_from(tmp_path, tmp_path, paths).tolist() == ["1.jpg"]
+    assert rebase_paths(tmp_path / "root", tmp_path / "root/near", paths).tolist() == ["near/1.jpg"]
+    assert rebase_paths(tmp_path, tmp_path, paths).tolist() == ["1.jpg"]
     with pytest.raises(ManifestError, match="outside of"):
-        paths_from(tmp_path / "root", tmp_path, paths)
+        rebase_paths(tmp_path / "root", tmp_path, paths)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_mlflow.data.splitting import parse_shares, split_rows
+from fer_mlflow.data.split import parse_shares, split_rows
 from fer_mlflow.errors import ContractError, ManifestError
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}

@@ -1,12 +1,12 @@
-"""Two manifests are told apart by their rows, and by their images where paths say nothing."""
+"""Two manifests are compared by their rows, and by their images where paths differ."""
 
 import pytest
 from trees import put
 
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.examining import examine_images
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.relating import relate
+from fer_mlflow.data.relation import relate
+from fer_mlflow.data.scan import scan_images
 
 A = [("1.jpg", 1, "Happy", "train"), ("2.jpg", 2, "Sad", "train"), ("3.jpg", 3, "Fear", "test")]
 
@@ -24,7 +24,7 @@ def compare(tmp_path):
 
     def compare(here, there, images=True):
         own, other = read("here", here), read("there", there)
-        hashes = [examine_images(b.root, b.paths, decode=False).sha256 if images else None for b in (own, other)]
+        hashes = [scan_images(b.root, b.paths, decode=False).sha256 if images else None for b in (own, other)]
         return relate(own, other, *hashes)
 
     return compare
@@ -46,7 +46,7 @@ def test_the_verdict_goes_by_rows(compare, here, there, verdict, only):
     assert (relation.shared, relation.shared_images) == (None, None)
 
 
-def test_where_two_manifests_differ_is_told(compare):
+def test_where_two_manifests_differ_is_described(compare):
     there = [("1.jpg", 1, "Sad", "train"), ("2.jpg", 2, "Sad", "test"), ("4.jpg", 4, "Fear", "test")]
     relation = compare(A, there)
     assert relation.verdict == "different"

@@ -8,11 +8,11 @@ import pytest
 import toys
 from trees import put
 
-from fer_mlflow.data.checking import ERROR, NOTE, WARNING, check_manifest
+from fer_mlflow.data.check import ERROR, NOTE, WARNING, check_manifest
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.examining import examine_images
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.support import compare_support
+from fer_mlflow.data.published import compare_support
+from fer_mlflow.data.scan import scan_images
 
 
 @pytest.fixture
@@ -47,16 +47,16 @@ SOUND = [
 def test_a_sound_manifest_has_no_findings_and_a_table(check):
     result = check(SOUND, near=4)
     assert result.findings == ()
-    assert result.table.to_dict("index") == {
+    assert result.counts.to_dict("index") == {
         ("lab", "Happy"): {"test": 1, "train": 0},
         ("web", "Happy"): {"test": 0, "train": 1},
         ("web", "Sad"): {"test": 0, "train": 1},
     }
-    assert result.examined.sides.tolist() == [[40, 41], [40, 42], [40, 40]]
+    assert result.scan.sides.tolist() == [[40, 41], [40, 42], [40, 40]]
     assert (result.refused, result.supports) == (0, ())
 
 
-def test_all_that_export_refuses_is_told_at_once_and_the_rest_is_checked(check, tmp_path):
+def test_all_that_export_refuses_is_found_at_once_and_the_rest_is_checked(check, tmp_path):
     (tmp_path / "elsewhere.jpg").write_bytes(b"x")
     root = tmp_path / "root"
     root.mkdir()
@@ -91,9 +91,9 @@ def test_all_that_export_refuses_is_told_at_once_and_the_rest_is_checked(check, 
 def test_rows_that_are_left_out_by_a_lenient_reader_leave_the_others_as_they_are(tmp_path):
     put(tmp_path / "2.jpg", 1)
     (tmp_path / "m.csv").write_text("path,label\n1.jpg,Happy\n./2.jpg,4\n2.jpg,Sad\n")
-    told = []
-    benchmark = read_benchmark(tmp_path / "m.csv", FER7, on_refused=lambda error, rows: told.append(rows))
-    assert (benchmark.paths.tolist(), benchmark.labels.tolist(), told) == (["2.jpg"], [4], [1, 1])
+    refused = []
+    benchmark = read_benchmark(tmp_path / "m.csv", FER7, on_refused=lambda error, rows: refused.append(rows))
+    assert (benchmark.paths.tolist(), benchmark.labels.tolist(), refused) == (["2.jpg"], [4], [1, 1])
     assert benchmark.frame["label"].tolist() == ["Sad"]
 
 
@@ -160,11 +160,11 @@ def test_near_duplicates_across_splits_are_found_when_they_are_asked_for(check, 
     rows = [*SOUND, ("1small.jpg", None, "Happy", "test", "web")]
     assert found(check(rows)) == {}
     level, text, examples = found(check(rows, near=4))["leak"]
-    assert (level, text) == (WARNING, "1 x a pair of images that look alike in two splits (at most 4 of 64 bits apart)")
+    assert (level, text) == (WARNING, "1 x a pair of near-duplicates in two splits (at most 4 of 64 bits apart)")
     assert examples == ("a/1.jpg (train, Happy) = 1small.jpg (test, Happy)",)
 
 
-def test_files_with_the_same_bytes_are_no_near_duplicates_and_equal_looks_are_paired_once_each(check, tmp_path):
+def test_files_with_the_same_bytes_are_no_near_duplicates_and_equal_hashes_are_paired_once_each(check, tmp_path):
     for name, quality in (("q1.png", 0), ("q2.png", 9)):  # the same pixels in other bytes
         cv2.imwrite(str(tmp_path / name), toys.face(9), [cv2.IMWRITE_PNG_COMPRESSION, quality])
     (tmp_path / "q3.png").write_bytes((tmp_path / "q1.png").read_bytes())
@@ -173,7 +173,7 @@ def test_files_with_the_same_bytes_are_no_near_duplicates_and_equal_looks_are_pa
     texts = [finding.text for finding in result.findings]
     assert texts == [
         "1 x an image more than once (same bytes)",
-        "1 x a pair of images that look alike more than once (at most 4 of 64 bits apart)",
+        "1 x a pair of near-duplicates more than once (at most 4 of 64 bits apart)",
     ]
 
 
@@ -213,13 +213,13 @@ def support(counts, dataset="rafdb", split="test", classes=FER7):
 
 def test_published_counts_are_recognised():
     result = support(RAFDB_TEST)
-    assert (result.verdict, result.part, result.exchanged) == ("equal", "test", {})
+    assert (result.verdict, result.subset, result.exchanged) == ("equal", "test", {})
     assert result.published == RAFDB_TEST
 
 
 def test_the_folder_layout_of_fer2013_has_validation_and_test_as_test():
     result = support(FER_FOLDER_TEST, "fer2013")
-    assert (result.verdict, result.part) == ("equal", "val + test")
+    assert (result.verdict, result.subset) == ("equal", "val + test")
 
 
 def test_exchanged_columns_are_named_even_when_their_counts_differ_by_two():
@@ -304,12 +304,12 @@ def test_images_come_back_in_order_with_their_hashes(tmp_path, decode):
         def __exit__(self, *_):
             assert sum(counted) == self.total == 601
 
-    examined = examine_images(tmp_path, [*paths, "gone.jpg"], decode=decode, steps=Step)
+    scan = scan_images(tmp_path, [*paths, "gone.jpg"], decode=decode, progress=Step)
     expected = [hashlib.sha256(str(number).encode()).digest() for number in range(600)]
-    assert examined.sha256.tolist() == [*expected, bytes(32)]
-    assert (600 in examined.problems, len(examined.problems)) == (True, 601 if decode else 1)
+    assert scan.sha256.tolist() == [*expected, bytes(32)]
+    assert (600 in scan.problems, len(scan.problems)) == (True, 601 if decode else 1)
 
 
 def test_no_images_at_all(tmp_path):
-    examined = examine_images(tmp_path, [], looks=True)
-    assert (len(examined.sha256), examined.sides.shape, len(examined.looks)) == (0, (0, 2), 0)
+    scan = scan_images(tmp_path, [], perceptual=True)
+    assert (len(scan.sha256), scan.sides.shape, len(scan.hashes)) == (0, (0, 2), 0)
