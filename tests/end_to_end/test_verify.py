@@ -16,7 +16,7 @@ from fer_mlflow import SoftLabels
 DESCRIPTOR = "hash_manifest.json"
 FROM_FILES = ["descriptor", *(f"hash {name}" for name in ("softlabels.npz", "softlabels_index.jsonl"))]
 FROM_FILES += [f"hash {name}" for name in ("classorder.json", "alignmentreport.json", "ensemble_metrics.json")]
-FROM_FILES += ["class order", "logits", "finite", "index", "row order", "labels", "image hashes", "row count"]
+FROM_FILES += ["class order", "logits", "index", "finite", "row order", "labels", "image hashes", "row count"]
 FROM_FILES += ["selection", "metrics file", "report file"]
 AGAIN = ["run's tag", "metrics again", "run's metrics", "report", "agreement", "blocks", "assignment", "support"]
 QUOTED = ["rows", "images", "recheck", "images_on_disk", "teacher_pairs", "in_sample", "clahe"]
