@@ -56,12 +56,20 @@ def make_teachers():
     import timm
     import torch
 
+    from fer_mlflow.data.preprocessing import Preprocessing
     from fer_mlflow.teachers.checkpoint import Teacher
 
     torch.manual_seed(0)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return [
-        Teacher(arch, timm.create_model(arch, num_classes=7).eval(), SIZE, mean, std, np.arange(7), {}, ())
+        Teacher(
+            arch,
+            timm.create_model(arch, num_classes=7).eval(),
+            Preprocessing(SIZE, mean, std),
+            np.arange(7),
+            {},
+            (),
+        )
         for arch in ARCHS
     ]
 
@@ -102,12 +110,12 @@ class Ours:
     def __init__(self, precision: str, compiled: bool):
         import torch
 
-        from fer_mlflow.teachers.asking import Asker, Settings, numerics
+        from fer_mlflow.teachers.predictor import ForwardSettings, Predictor, numerics
 
-        self.settings = Settings(precision=precision, batch_size=BATCH, workers=WORKERS, device="cpu")
+        self.settings = ForwardSettings(precision=precision, batch_size=BATCH, workers=WORKERS, device="cpu")
         self.device, self.numerics = torch.device("cpu"), numerics
         self.teachers = make_teachers()
-        self.askers = [Asker(teacher, self.device, self.settings, compiled) for teacher in self.teachers]
+        self.predictors = [Predictor(teacher, self.device, self.settings, compiled) for teacher in self.teachers]
         self.images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
         began = time.perf_counter()
         self.models_alone(1)
@@ -119,24 +127,24 @@ class Ours:
         began = time.perf_counter()
         with self.numerics(self.device, self.settings.precision):
             for _ in range(batches):
-                for asker in self.askers:
-                    asker.model(self.images)
+                for predictor in self.predictors:
+                    predictor.model(self.images)
         return batches * BATCH / (time.perf_counter() - began)
 
     def rate(self, folder: Path, names: list[str]) -> float:
         """Return rows/s from files to checked shards, starting the decoding processes included."""
-        from fer_mlflow.teachers import inference
+        from fer_mlflow.teachers import forward
         from fer_mlflow.teachers.shards import SHARD_ROWS, row_ranges
 
-        ready = {asker.name: asker for asker in self.askers}
-        made, inference.Asker = inference.Asker, lambda teacher, *_: ready[teacher.name]  # compiled already
+        ready = {predictor.name: predictor for predictor in self.predictors}
+        made, forward.Predictor = forward.Predictor, lambda teacher, *_: ready[teacher.name]  # compiled already
         try:
             began = time.perf_counter()
             spans = row_ranges(len(names), SHARD_ROWS)
-            assert list(inference.infer(folder, names, spans, self.teachers, self.settings))
+            assert list(forward.predict_shards(folder, names, spans, self.teachers, self.settings))
             return len(names) / (time.perf_counter() - began)
         finally:
-            inference.Asker = made
+            forward.Predictor = made
 
 
 def speed(rows: int, rounds: int) -> None:
@@ -180,9 +188,9 @@ def cost() -> None:
         return
     from fer_mlflow.data.classes import FER7
     from fer_mlflow.data.manifest import read_benchmark
-    from fer_mlflow.teachers.asking import Settings
     from fer_mlflow.teachers.checkpoint import load_teacher
-    from fer_mlflow.teachers.inference import infer
+    from fer_mlflow.teachers.forward import predict_shards
+    from fer_mlflow.teachers.predictor import ForwardSettings
     from fer_mlflow.teachers.spec import read_teachers
 
     benchmark = read_benchmark(Path(data, "faces/manifest.csv"), FER7)
@@ -192,7 +200,9 @@ def cost() -> None:
     logits = {}
     for precision in ("fp32", "bf16"):
         teachers = [load_teacher(spec, FER7) for spec in specs.values()]
-        (shard,) = infer(benchmark.root, paths, span, teachers, Settings(precision=precision, device="cpu"))
+        (shard,) = predict_shards(
+            benchmark.root, paths, span, teachers, ForwardSettings(precision=precision, device="cpu")
+        )
         logits[precision] = shard.logits
     for name, exact in logits["fp32"].items():
         coarse = logits["bf16"][name]

@@ -25,8 +25,9 @@ from fer_mlflow import SoftLabelDataset, kd_loss
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.images import describe_preprocessing, hash_images
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.softlabels.ensemble import write_ensemble
-from fer_mlflow.teachers.outputs import TeacherOutputs
+from fer_mlflow.data.preprocessing import Preprocessing
+from fer_mlflow.softlabels.ensemble import soft_labels_of_teacher
+from fer_mlflow.teachers.shards import TeacherLogits
 from fer_mlflow.tour.faces import write_faces
 
 LIMIT = 1.02
@@ -45,11 +46,11 @@ def make_soft_labels(folder: Path, rows: int) -> tuple[Path, Path]:
     manifest = write_faces(folder / "faces", rows, 0)
     part = read_benchmark(manifest, FER7)
     logits = np.random.default_rng(0).normal(0, 2, (rows, len(FER7))).astype(np.float32)
-    description = {"img_size": SIDE, "in_sample": "false", "in_sample_rows": 0, "trained_with_clahe": None}
+    teacher = {"preprocessing": describe_preprocessing(Preprocessing(SIDE)), "trained_with_clahe": None}
     digests = hash_images(part.root, part.paths.tolist())
-    said = TeacherOutputs(np.arange(rows), logits, digests, (), description | {"computed_with": []}, "0" * 64)
-    how = {"preprocessing": describe_preprocessing(None), "images_verified": True}
-    write_ensemble(folder / "softlabels", part, {"A": said}, {"A": 1.0}, space="logit", dtype="float32", **how)
+    predicted = TeacherLogits(np.arange(rows), logits, digests, (), teacher, (), 0)
+    soft_labels = soft_labels_of_teacher(part, "A", predicted, "0" * 64, "fp32", images_verified=True)
+    soft_labels.write(folder / "softlabels")
     return manifest, folder / "softlabels"
 
 

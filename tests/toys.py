@@ -102,6 +102,7 @@ def write_bundle(
     images: list[str] | None = None,
     weights: dict[str, float] | None = None,
     space: str = "logit",
+    precision: str = "fp32",
     clahe: dict | None = None,
     manifest_sha256: str = "ab" * 32,
     benchmark: str = "faces:test",
@@ -117,8 +118,6 @@ def write_bundle(
 
     from fer_mlflow import SoftLabels
     from fer_mlflow.data.manifest import selection_digest
-    from fer_mlflow.scoring.metrics import score
-    from fer_mlflow.settings.weights import format_weights
 
     rows, weights, labels = len(logits), weights or {"A": 0.5, "B": 0.5}, np.asarray(labels)
     paths = [f"images/f{row:04d}.jpg" for row in range(rows)] if paths is None else paths
@@ -135,7 +134,6 @@ def write_bundle(
             ],
         }
     )
-    teacher = {"img_size": 32, "in_sample": "unknown", "computed_with": [{"precision": "fp32"}]}
     content = {
         "benchmark": {
             "name": benchmark,
@@ -144,31 +142,27 @@ def write_bundle(
             "rows": rows,
             "labelled_rows": int(known.sum()),
         },
-        "ensemble": {"weights": weights, "space": space, "dtype": logits.dtype.name},
-        "name": format_weights(weights),
-        "preprocessing": {
-            "decode": "opencv-color",
-            "orientation": "exif",
-            "resize": "squash",
-            "scale": "1/255",
-            "clahe": clahe,
-        },
-        "teachers": {name: teacher for name in weights},
-        "fused_with": {},
+        "ensemble": {"weights": weights, "space": space, "dtype": logits.dtype.name, "precision": precision},
+        "teachers": {name: teacher(clahe=clahe) for name in weights},
         "unreadable": [],
-        "in_sample": {name: "unknown" for name in weights},
         "checks": [],
     }
-    return SoftLabels.write(
-        folder,
+    return SoftLabels.of(
         logits=logits,
         index=index,
         classes=classes,
         report=content | report,
-        metrics=score(logits[known], labels[known], classes) if known.any() else {},
         manifest_sha256=manifest_sha256,
         checkpoints={name: hashlib.sha256(name.encode()).hexdigest() for name in weights},
-    )
+    ).write(folder)
+
+
+def teacher(size: int = 32, clahe: dict | None = None, in_sample: str = "unknown") -> dict:
+    """Return a teacher as the alignment report has it; `clahe` has clip, tile and pattern_sha256."""
+    from fer_mlflow.data.preprocessing import Preprocessing
+
+    preprocessing = Preprocessing(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).as_json() | {"clahe": clahe}
+    return {"preprocessing": preprocessing, "in_sample": in_sample}
 
 
 def publish(workplace, bundle, kind: str = "export", *, params: dict[str, str] | None = None, **tags: str) -> str:
@@ -272,17 +266,17 @@ def logits_of(part, name: str) -> np.ndarray:
 
 
 def write_soft_labels(folder: Path, part, *, space: str = "logit", dtype: str = "float32", shares=SHARES):
-    """Write the soft labels of a part as `export` would, of teachers that say `logits_of`."""
-    from fer_mlflow.data.images import describe_preprocessing, hash_images
-    from fer_mlflow.softlabels.ensemble import write_ensemble
-    from fer_mlflow.teachers.outputs import TeacherOutputs
+    """Write the soft labels of a benchmark as `export` would, of teachers whose logits are `logits_of`."""
+    from fer_mlflow.data.images import hash_images
+    from fer_mlflow.softlabels.configuration import Configuration
+    from fer_mlflow.softlabels.ensemble import fuse_ensemble, soft_labels_of_teacher
+    from fer_mlflow.teachers.shards import TeacherLogits
 
     digests = hash_images(part.root, part.paths)
-    description = {"img_size": 32, "in_sample": "false", "in_sample_rows": 0, "trained_with_clahe": None}
-    description["computed_with"] = [{"precision": "fp32"}]
-    outputs = {
-        name: TeacherOutputs(np.arange(len(part)), logits_of(part, name), digests, (), description, "0" * 64)
-        for name in shares
-    }
-    how = {"preprocessing": describe_preprocessing(None), "images_verified": True}
-    return write_ensemble(folder, part, outputs, shares, space=space, dtype=dtype, **how)
+    described = teacher() | {"trained_with_clahe": None}
+    teachers = {}
+    for name in shares:
+        logits = TeacherLogits(np.arange(len(part)), logits_of(part, name), digests, (), described, (), 0)
+        teachers[name] = soft_labels_of_teacher(part, name, logits, "0" * 64, "fp32", images_verified=True)
+    configuration = Configuration(shares, space, dtype)
+    return fuse_ensemble(part, teachers, configuration, images_verified=True).write(folder)

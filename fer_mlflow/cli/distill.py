@@ -60,7 +60,7 @@ def _score_lines(soft_labels) -> Iterator[str]:
     predictions = soft_labels.logits[known].argmax(axis=1)
     labels = soft_labels.labels[known]
     intervals = bootstrap_intervals(labels, predictions, soft_labels.classes, np.random.default_rng(SEED))
-    yield f"  on {soft_labels.report['benchmark']['name']}, {len(labels):,} labelled rows"
+    yield f"  on {soft_labels.benchmark}, {len(labels):,} labelled rows"
     shown = [name for name in COUNTED if name in soft_labels.metrics]
     width = max(map(len, shown))
     for name in shown:

@@ -23,8 +23,7 @@ def command(settings: ExportSettings) -> None:
 
 def lines(result) -> Iterator[str]:
     """Yield the numbers, and where everything is."""
-    benchmark = result.soft_labels.report["benchmark"]
-    yield f"{result.name}  on  {benchmark['name']}, {benchmark['rows']:,} rows\n"
+    yield f"{result.name}, {len(result.soft_labels):,} rows\n"
     if result.metrics:
         yield from metrics_lines(result.metrics)
     else:

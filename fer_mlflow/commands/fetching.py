@@ -13,9 +13,8 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError, JobError
 from fer_mlflow.files import sha256_of_file
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.protocol import name_configuration
 from fer_mlflow.softlabels.reading import FILES, HASHES
-from fer_mlflow.softlabels.rows import Alignment, align, describe_rows, find_other_images, write_reordered
+from fer_mlflow.softlabels.rows import Alignment, align, describe_rows, find_other_images, reordered
 from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open_if_sound
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.selection import Chosen, choose_run, find_best
@@ -62,7 +61,7 @@ def fetch(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         if run is not None:
             run.set_tags(
                 {
-                    "fer.benchmark": fetched.bundle.report["benchmark"]["name"],
+                    "fer.benchmark": fetched.bundle.benchmark,
                     "fer.selection_sha256": fetched.bundle.selection_sha256,
                     "fer.source_run": chosen.run.info.run_id,
                     "fer.source_bundle_sha256": digest,
@@ -114,7 +113,7 @@ def _look_at(out: Path, digest: str, reorder: bool) -> bool:
         return False
     if open_if_sound(out, digest) is not None:
         return True
-    if out.is_dir() and {path.name for path in out.iterdir()} <= {*FILES, HASHES}:
+    if out.is_dir() and {path.name for path in out.iterdir()} <= set(FILES):
         try:
             if sha256_of_file(out / HASHES) == digest:
                 warn(f"--out {out}: the copy there is damaged; it is fetched again")
@@ -145,11 +144,11 @@ def _fetch(client, chosen: Chosen, out: Path, is_there: bool, options: Mapping[s
         rows = _prove(bundle, options)
         if rows is None or not rows.alignment.moved:
             return Fetched(copy_bundle(bundle, out), "fetched", _describe_proofs(rows, options))
-        reordered = write_reordered(Path(temporary) / "reordered", bundle, rows.benchmark, rows.alignment)
+        moved = reordered(bundle, rows.benchmark, rows.alignment).write(Path(temporary) / "reordered")
         proofs = _describe_proofs(rows, options)
-        if (there := open_if_sound(out, reordered.sha256)) is not None:
+        if (there := open_if_sound(out, moved.sha256)) is not None:
             return Fetched(there, "was there already, verified again", proofs)
-        return Fetched(copy_bundle(reordered, out), "fetched and reordered", proofs)
+        return Fetched(copy_bundle(moved, out), "fetched and reordered", proofs)
 
 
 def _prove(bundle: SoftLabels, options: Mapping[str, Any]) -> Rows | None:
@@ -172,7 +171,7 @@ def _prove(bundle: SoftLabels, options: Mapping[str, Any]) -> Rows | None:
         )
     if options["check_images"] and (other := find_other_images(bundle, benchmark.root, range(len(bundle)))):
         raise ContractError(
-            f"{benchmark.root}: {len(other):,} of {len(bundle):,} images are not the ones that teachers saw: "
+            f"{benchmark.root}: {len(other):,} of {len(bundle):,} images are not the ones that teachers decoded: "
             f"{describe_rows(bundle, other)}; get the images that the soft labels were made of, or export again"
         )
     if alignment.other_fields:
@@ -188,14 +187,14 @@ def _describe_proofs(rows: Rows | None, options: Mapping[str, Any]) -> dict[str,
     order = f"; {moved:,} stood elsewhere and were moved to its order" if moved else " in the same order"
     proofs = {"manifest": f"{rows.benchmark.manifest_path}: the same {N:,} rows with the same labels{order}"}
     if options["check_images"]:
-        proofs["images"] = f"under {rows.benchmark.root}: the ones that teachers saw"
+        proofs["images"] = f"under {rows.benchmark.root}: the ones that teachers decoded"
     return proofs
 
 
 def _print_result(chosen: Chosen, fetched: Fetched, out: Path) -> None:
     """Print what was fetched, what was proved of it, and, in the last line, the folder alone."""
     bundle = fetched.bundle
-    click.echo(f"{name_configuration(bundle)}  on  {bundle.report['benchmark']['name']}, {len(bundle):,} rows\n")
+    click.echo(f"{bundle.name}, {len(bundle):,} rows\n")
     if chosen.how:
         click.echo(f"  chosen    {chosen.how}")
     click.echo(f"  run       {chosen.run.info.run_id}")

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 
 from fer_mlflow.commands.sweep_result import Sweep
-from fer_mlflow.commands.teacher_sets import TeacherSet
-from fer_mlflow.files import cache_folder, sha256_of_json
+from fer_mlflow.files import sha256_of_json
 from fer_mlflow.scoring.evaluation import evaluate
 from fer_mlflow.search.selection import Choice
-from fer_mlflow.settings.weights import format_weights
-from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.calibration import write_calibrated
-from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
+from fer_mlflow.softlabels.bundle import FOLDER
+from fer_mlflow.softlabels.calibration import calibrated
+from fer_mlflow.softlabels.configuration import Calibration
 from fer_mlflow.tracking.bundles import derived_params, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.workflows.ensemble import write_bundle
+from fer_mlflow.workflows.ensemble import fused
 
 _SEED = 0  # of the resampling, as `evaluate` has it
 
@@ -36,7 +34,8 @@ def log_best(
     for rank, m in enumerate(result.order[:count].tolist(), start=1):
         choice = result.configurations.choice(m)
         teachers = result.report[choice.pool]
-        bundle = describe_as(teachers, result.weights_of(choice), choice.space)
+        bundle, weights = teachers.bundle, result.weights_of(choice)
+        configuration = replace(teachers.configuration, weights=weights, space=choice.space)
         labels = bundle.labels[teachers.known]
         pool = teachers.pool()
         logits = pool.fused(choice.space, choice.weights)
@@ -45,9 +44,9 @@ def log_best(
             if benchmark != teachers.benchmark:
                 scores = table.drop(columns=["asked", "space", *(f"w/{name}" for name in result.names)])
                 metrics |= {f"{benchmark}/{name}": float(value) for name, value in scores.iloc[m].items()}
-        with run.sibling(f"#{rank} {name_configuration(bundle)}", time.time(), nested=True) as own:
+        with run.sibling(f"#{rank} {configuration.name}", time.time(), nested=True) as own:
             given = {key: typed[key] for key in ("manifest", "root", "teachers") if typed.get(key)}
-            own.log_params({**given, **describe_ensemble(bundle), **derived_params(bundle)})
+            own.log_params({**given, **configuration.options, **derived_params(bundle, configuration)})
             own.log_benchmark(teachers.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
             own.log_metrics(metrics)
             own.set_tags(
@@ -60,13 +59,6 @@ def log_best(
             )
         nested.append(own.run_id)
     return nested
-
-
-def describe_as(teachers: TeacherSet, weights: Mapping[str, float], space: str) -> SoftLabels:
-    """Return a set's bundle as if it had been fused with these weights, for its description; its logits are not."""
-    ensemble = {"weights": dict(sorted(weights.items())), "space": space, "dtype": "float32"}
-    report = {**teachers.bundle.report, "ensemble": ensemble, "name": format_weights(weights)}
-    return replace(teachers.bundle, report=report)
 
 
 def export_choices(run: TrackedRun, result: Sweep, count: int, typed: Mapping[str, str]) -> dict[str, str]:
@@ -91,10 +83,9 @@ def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, 
     weights = result.weights_of(choice)
     total = sum(weights.values())  # rounded
     weights = {name: share / total for name, share in weights.items()} if abs(total - 1) > 1e-7 else weights
-    space: Any = choice.space
-    settings = replace(teachers.ensemble.settings, weights=weights, space=space)
-    ensemble = replace(teachers.ensemble, weights=weights, settings=settings)
-    key, name = ensemble.config_key, ensemble.name
+    configuration = replace(teachers.ensemble.configuration, weights=weights, space=choice.space)
+    ensemble = replace(teachers.ensemble, configuration=configuration)
+    key = ensemble.key
     if choice.temperature != 1:
         calibration = {
             "method": "temperature",
@@ -108,22 +99,21 @@ def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, 
             "in_sample": result.fit is result.report,
         }
         key = f"{key.partition('.')[0]}.{sha256_of_json({'of': key, 'calibration': calibration})[:32]}"
-        name = f"{name} · T {choice.temperature:.3g}"
+        configuration = replace(configuration, calibration=Calibration.of(calibration))
+    name = configuration.name
     if there := find_runs(run.client, "export", [key])[key]:
         return name, there[0].info.run_id
-    cache = cache_folder()
-    bundle = write_bundle(ensemble, teachers.gathered, cache)
-    own = {"manifest": settings.manifest, "split": settings.split or "", "space": choice.space}
-    own |= {"clahe": str(settings.clahe).lower(), "weights": format_weights(weights), "dtype": "float32"}
+    bundle, settings = fused(ensemble, teachers.gathered), ensemble.settings
+    own = {"manifest": settings.manifest, "split": settings.split or "", **configuration.options}
     tags = {f"fer.teacher_run/{each}": teachers.run_ids[each] for each in weights}
     with (
         run.sibling(name, time.time(), nested=True) as exported,
         tempfile.TemporaryDirectory(prefix="swept.") as folder,
     ):
         if choice.temperature != 1:
-            bundle = write_calibrated(Path(folder) / FOLDER, bundle, bundle.logits / choice.temperature, calibration)
+            bundle = calibrated(bundle, bundle.logits / choice.temperature, calibration)
             tags["fer.calibration_in_sample"] = str(calibration["in_sample"]).lower()
-        kept = {key: typed[key] for key in ("teachers", "root", "clahe_clip", "clahe_tile") if typed.get(key)}
+        kept = {key: typed[key] for key in ("teachers", "root") if typed.get(key)}
         exported.log_params({**kept, **own})
-        publish_bundle(exported, bundle, key, {"fer.kind": "export", **tags})
+        publish_bundle(exported, bundle.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
     return name, exported.run_id

@@ -14,7 +14,7 @@ from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.search.pool import Pool
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.protocol import describe_ensemble
+from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.teachers.spec import read_teacher_names
 from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.runs import TrackedRun
@@ -24,11 +24,11 @@ from fer_mlflow.workflows.ensemble import (
     Ensemble,
     Gathered,
     forget,
-    gathered_outputs,
+    fused,
+    gathered_teachers,
     publish_teachers,
     read_ensemble,
     warn,
-    write_bundle,
 )
 
 # Options that say which images are asked, and how; stored runs have said so already.
@@ -56,7 +56,7 @@ class TeacherSet:
     @property
     def benchmark(self) -> str:
         """The benchmark's name."""
-        return self.bundle.report["benchmark"]["name"]
+        return self.bundle.benchmark
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,15 +64,20 @@ class TeacherSet:
         return tuple(self.logits)
 
     @property
+    def configuration(self) -> Configuration:
+        """Equal weights, with the precision and preprocessing of these logits."""
+        own = self.bundle.configuration
+        preprocessing = next(iter(own.preprocessing.values()))
+        return Configuration(
+            dict.fromkeys(self.names, 1 / len(self.names)),
+            precision=own.precision,
+            preprocessing=dict.fromkeys(self.names, preprocessing),
+        )
+
+    @property
     def asked(self) -> str:
-        """How the teachers were asked, where it is not as usual: `clahe`, `clahe 3/4`, `bf16`; else empty."""
-        described = describe_ensemble(self.bundle)
-        marks = []
-        if described["clahe"] == "true":
-            how = (described["clahe_clip"], described["clahe_tile"])
-            marks.append("clahe" if how == ("2", "8") else f"clahe {'/'.join(how)}")
-        marks += [described["precision"]] if described["precision"] != "fp32" else []
-        return " · ".join(marks)
+        """Non-default preprocessing or precision: `clahe`, `clahe 3/4`, `bf16`; empty for the defaults."""
+        return self.bundle.configuration.mark
 
     @property
     def known(self) -> np.ndarray:
@@ -143,11 +148,11 @@ def gather_teacher_sets(found: Found, run: TrackedRun, typed: Mapping[str, str])
         started_s = time.time()
         own = {"manifest": each.settings.manifest, "split": each.settings.split or ""}
         own["clahe"] = str(each.settings.clahe).lower()
-        with gathered_outputs(each, run.client, cache) as gathered:
+        with gathered_teachers(each, run.client, cache) as gathered:
             publish_teachers(each, gathered, cache, run, {**typed, **own}, started_s)
-            bundle = write_bundle(each, gathered, cache)
+            bundle = fused(each, gathered)
             forget(each, gathered, cache)
-        logits = {name: gathered.outputs[name].logits for name in sorted(gathered.outputs)}
+        logits = {name: gathered.teachers[name].logits for name in sorted(gathered.teachers)}
         sets.append(TeacherSet(bundle, logits, dict(gathered.run_ids), each, gathered))
     return _checked(sets)
 
@@ -228,7 +233,7 @@ def _stored(options: Mapping[str, Any]) -> list[TeacherSet]:
 
 
 def _is_asked(found: TeacherSet, clahe: str) -> bool:
-    has = found.bundle.report["preprocessing"]["clahe"] is not None
+    has = any(each.clahe for each in found.bundle.configuration.preprocessing.values())
     return clahe == "both" or has == (clahe == "true")
 
 

@@ -141,11 +141,11 @@ def _exported(
     given = {"manifest": str(manifest), "teachers": str(teachers), "split": split}
     typed = _typed(export_command, given | {"weights": weights, "space": space})
     ensemble = read_ensemble(fusion_settings(_parsed(export_command, typed)))
-    key = ensemble.config_key
+    key = ensemble.key
     if find_runs(run.client, "export", [key])[key]:
-        _say(f"exported already: {ensemble.name} on {ensemble.benchmark.name}")
+        _say(f"exported already: {ensemble.configuration.name} on {ensemble.benchmark.name}")
     else:
-        _say(f"exporting {ensemble.name} on {ensemble.benchmark.name}")
+        _say(f"exporting {ensemble.configuration.name} on {ensemble.benchmark.name}")
         export_command.callback(**_parsed(export_command, typed))  # type: ignore[misc]
     return ensemble, find_runs(run.client, "export", [key])[key][0].info.run_id
 

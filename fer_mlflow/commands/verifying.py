@@ -15,11 +15,9 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.scoring.alignment import Check
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.protocol import name_configuration
 from fer_mlflow.softlabels.reading import HASHES, Reading, read_parts
-from fer_mlflow.softlabels.recomputation import recompute
 from fer_mlflow.softlabels.rows import align
-from fer_mlflow.softlabels.verification import check_contents, check_digest
+from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
 from fer_mlflow.teachers.spec import read_teachers
 
 FAILED = 1  # exit status
@@ -56,9 +54,7 @@ def verify(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         configuration = ""
         if _is_usable(reading, checks):
             bundle = SoftLabels.open(subject.folder)
-            configuration = (
-                f"{name_configuration(bundle)}  on  {bundle.report['benchmark']['name']}, {len(bundle):,} rows"
-            )
+            configuration = f"{bundle.name}, {len(bundle):,} rows"
         if run is not None:
             failed = [check.name for check in checks if check.verdict == "fail"]
             source = {"fer.source_run": subject.run_id} if subject.run_id else {}

@@ -1,7 +1,7 @@
-"""From a file's bytes to the pixels a teacher is shown. The order of the steps is part of the protocol.
+"""From a file's bytes to a teacher's pixels, by its preprocessing.
 
-bytes -> decode (8-bit BGR, EXIF orientation applied) -> CLAHE on L of LAB at the decoded size, when asked for
--> resize, squashed to a square -> RGB. Scaling by mean and std is the teacher's own and comes later.
+bytes -> decode -> CLAHE on L of LAB at the decoded size, where the preprocessing has it -> resize -> RGB. The model's
+input is these pixels / 255, scaled by mean and std.
 """
 
 import errno
@@ -11,40 +11,21 @@ import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from fer_mlflow.data.paths import is_under
-from fer_mlflow.errors import ContractError, ImageError
+from fer_mlflow.data.preprocessing import Clahe, Preprocessing
+from fer_mlflow.errors import ImageError
 
 # A marker that begins a segment, or ends the image: not stuffing (FF 00), a restart or a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _PROBED = 256  # files that are hashed one after the other to see how fast they come
 _SLOW_FILE_S = 3e-4
-
-
-@dataclass(frozen=True)
-class Clahe:
-    """Contrast-limited adaptive histogram equalisation, as OpenCV does it.
-
-    Attributes
-    ----------
-    clip : OpenCV's clipLimit, a multiple of the mean bin height; > 0
-    tile : tiles along each side
-    """
-
-    clip: float = 2.0
-    tile: int = 8
-
-    def __post_init__(self):
-        if not self.clip > 0 or self.tile < 1:
-            raise ContractError(
-                f"CLAHE clip {self.clip} with {self.tile} tiles: clip must be above 0 and tiles at least 1"
-            )
 
 
 def read_image_bytes(root: str | Path, path: str) -> bytes:
@@ -145,8 +126,13 @@ def _equaliser(clahe: Clahe) -> cv2.CLAHE:
     return cv2.createCLAHE(clipLimit=clahe.clip, tileGridSize=(clahe.tile, clahe.tile))
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Squash an (H, W, 3) image to (size, size, 3): by area when both sides shrink, else bilinear."""
+def resize_image(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize an (H, W, 3) image to (img_size, img_size, 3) by the preprocessing's rule and interpolation."""
+    return RESIZES[preprocessing.resize](image, preprocessing.side)
+
+
+def _squash(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize both sides, whatever their ratio: by area when both shrink, else bilinear."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -154,43 +140,59 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def prepare_image(data: bytes, sizes: Sequence[int], clahe: Clahe | None) -> list[np.ndarray]:
-    """Return one (size, size, 3) uint8 RGB image for each size; decoding and CLAHE happen once for all.
+# Each word of `preprocessing.CHOICES["resize"]` -> (H, W, 3) image and size to (size, size, 3) image.
+RESIZES = {"squash": _squash}
+
+
+def prepare_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """Return the (img_size, img_size, 3) uint8 RGB image of a file's bytes.
 
     Raises
     ------
     ImageError
         see `decode_image`
     """
-    image = decode_image(data)
-    if clahe is not None:
-        image = apply_clahe(image, clahe)
-    return [cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB) for size in sizes]
+    return prepare_images(data, [preprocessing])[0]
 
 
-def describe_preprocessing(clahe: Clahe | None) -> dict:
-    """Return what the pixels depend on besides the file, for the alignment report and the content key.
+def prepare_images(data: bytes, preprocessings: Sequence[Preprocessing]) -> list[np.ndarray]:
+    """Return one image for each preprocessing; decoding happens once, and so does each CLAHE.
 
-    With CLAHE this holds the hash of a fixed pattern after CLAHE: another OpenCV build that equalises
-    differently shows there, whatever its version says.
+    Raises
+    ------
+    ImageError
+        see `decode_image`
     """
-    protocol = {"decode": "opencv-color", "orientation": "exif", "resize": "squash", "scale": "1/255"}
-    if clahe is None:
-        return {**protocol, "clahe": None}
+    decoded = decode_image(data)
+    equalised: dict[Clahe | None, np.ndarray] = {None: decoded}
+    images = []
+    for each in preprocessings:
+        if each.clahe is not None and each.clahe not in equalised:
+            equalised[each.clahe] = apply_clahe(decoded, each.clahe)
+        images.append(cv2.cvtColor(resize_image(equalised[each.clahe], each), cv2.COLOR_BGR2RGB))
+    return images
+
+
+def describe_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return a preprocessing as the alignment report has it, with the hash of what CLAHE makes of a fixed pattern."""
+    described, clahe = preprocessing.as_json(), preprocessing.clahe
+    if clahe is not None:
+        described["clahe"]["pattern_sha256"] = clahe_pattern(clahe)
+    return described
+
+
+def clahe_pattern(clahe: Clahe) -> str:
+    """Return the SHA-256 of a fixed pattern after CLAHE: another OpenCV that equalises differently shows there."""
     rows, columns = np.mgrid[0:96, 0:112]
     pattern = np.stack([(rows * 7 + columns * c) % 251 for c in (3, 5, 11)], axis=-1).astype(np.uint8)
-    fingerprint = hashlib.sha256(apply_clahe(pattern, clahe).tobytes()).hexdigest()
-    return {
-        **protocol,
-        "clahe": {**asdict(clahe), "on": "L of LAB", "at": "decoded size", "pattern_sha256": fingerprint},
-    }
+    return hashlib.sha256(apply_clahe(pattern, clahe).tobytes()).hexdigest()
 
 
 def hash_images(root: str | Path, paths: Sequence[str]) -> np.ndarray:
     """Return the SHA-256 of each file's bytes, (N, 32) uint8; zeros where a file cannot be read.
 
     Files on a local disk are read one after the other, which is fastest for small ones; where a file takes long
-    to come (a network, a sleeping disk), many are asked for at once.
+    to come (a network, a sleeping disk), many are read at once.
     """
     paths = list(paths)
     began = time.perf_counter()
@@ -202,6 +204,14 @@ def hash_images(root: str | Path, paths: Sequence[str]) -> np.ndarray:
     else:
         rest = [_digest(root, path) for path in paths[_PROBED:]]
     return np.frombuffer(b"".join(first + rest), np.uint8).reshape(-1, 32)
+
+
+def image_prefixes(sha256: np.ndarray) -> np.ndarray:
+    """Return the first 8 bytes of (N, 32) uint8 hashes as (N,) int64: enough to tell images apart.
+
+    Two of a million different images share one with a probability of 3e-8.
+    """
+    return np.ascontiguousarray(sha256[:, :8]).view(">i8").ravel().astype(np.int64)
 
 
 def _digest(root: str | Path, path: str) -> bytes:

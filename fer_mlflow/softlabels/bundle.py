@@ -1,8 +1,10 @@
-"""The soft-label bundle: one folder, one reader, one writer, one verifier. Format: docs/bundle-format.md."""
+"""Soft labels: logits with their index and report, in memory or as a bundle on disk. Format: docs/bundle-format.md."""
 
+import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,39 +14,43 @@ import pandas as pd
 
 from fer_mlflow.data.manifest import selection_digest
 from fer_mlflow.files import sha256_of_file, written_folder
+from fer_mlflow.scoring.metrics import score
+from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.reading import (
     ARRAYS,
     CLASSES,
-    FILES,
+    ENVIRONMENT,
     FORMAT,
     HASHES,
     INDEX,
     INDEX_FIELDS,
     METRICS,
     REPORT,
+    check_parts,
     label_columns,
     read_parts,
+    typed_index,
 )
 
 FOLDER = "softlabels"  # the artifact folder of a run
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SoftLabels:
-    """A verified bundle: N rows of logits over C classes, and what they were computed from.
+    """Verified soft labels: N rows of logits over C classes, and what they were computed from.
 
     Attributes
     ----------
     logits : (N, C) float32 or float16; softmax(logits / T) is the target at temperature T
     index : N rows of row (int64, position in the selected benchmark, ascending), path, label (empty where there
-        is none), split, source, image_sha256 (64 hex digits)
+        is none), split, source, image_sha256 (64 hex digits), and what further columns were kept, such as group
     classes : the C class names in column order
     report : the alignment report
     metrics : name -> number, empty where no row has a label
     manifest_sha256, selection_sha256 : of the manifest file, and of the rows in `index`
     checkpoints : teacher name -> SHA-256 of its checkpoint file
-    sha256 : the bundle's own digest, of its hash_manifest.json
-    folder : where it was read from
+    environment : on what and with which versions it was computed; in no digest
+    folder : where the bundle is; None in memory
     """
 
     logits: np.ndarray
@@ -55,16 +61,107 @@ class SoftLabels:
     manifest_sha256: str
     selection_sha256: str
     checkpoints: Mapping[str, str]
-    sha256: str
-    folder: Path
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    _sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def __repr__(self) -> str:
+        """Return one line, without arrays."""
+        try:
+            what = f"{self.name}, "
+        except (KeyError, TypeError, ValueError):  # a report of somebody else's
+            what = ""
+        where = f"in {self.folder}" if self.folder else "in memory"
+        return f"<SoftLabels {what}{len(self):,} rows, {len(self.classes)} classes, {self.logits.dtype}, {where}>"
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.report["benchmark"]["name"]
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What the logits were fused from, and how."""
+        return Configuration.of(self.report)
+
+    @property
+    def name(self) -> str:
+        """The configuration and the benchmark, for people."""
+        return f"{self.configuration.name}  on  {self.benchmark}"
 
     @cached_property
     def labels(self) -> np.ndarray:
         """The (N,) int64 class columns of the labels, -1 where a row has none."""
         return label_columns(self.index["label"], self.classes)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) bool, the rows with a label."""
+        return self.labels >= 0
+
+    @property
+    def in_sample(self) -> str:
+        """Whether a teacher was trained on some of the images: `true`, `unknown` or `false`."""
+        found = {each["in_sample"] for each in self.report["teachers"].values()}
+        return next(word for word in ("true", "unknown", "false") if word in found)
+
+    @cached_property
+    def image_sha256(self) -> np.ndarray:
+        """The (N, 32) uint8 hashes of the images' bytes."""
+        hexadecimal = "".join(self.index["image_sha256"])
+        return np.frombuffer(bytes.fromhex(hexadecimal), np.uint8).reshape(-1, 32)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The bundle's own digest, of its hash_manifest.json: 64 hex digits."""
+        if self._sha256:
+            return self._sha256
+        hashes = {name: _hashed(chunks) for name, chunks in self._contents()}
+        return hashlib.sha256(self._descriptor(hashes)).hexdigest()
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        logits: np.ndarray,
+        index: pd.DataFrame,
+        classes: tuple[str, ...],
+        report: Mapping[str, Any],
+        manifest_sha256: str,
+        checkpoints: Mapping[str, str],
+        metrics: Mapping[str, float] | None = None,
+        environment: Mapping[str, Any] | None = None,
+    ) -> "SoftLabels":
+        """Return soft labels in memory, after the checks that `open` makes of a bundle's arrays.
+
+        Parameters
+        ----------
+        metrics : None takes them from the logits
+
+        Raises
+        ------
+        BundleError
+            the parts do not go together
+        """
+        check_parts(logits, index, classes, [manifest_sha256], checkpoints)
+        labels = label_columns(index["label"], classes)
+        known = labels >= 0
+        if metrics is None:
+            metrics = score(logits[known], labels[known], classes) if known.any() else {}
+        return cls(
+            logits=logits,
+            index=typed_index(index),
+            classes=classes,
+            report=report,
+            metrics=metrics,
+            manifest_sha256=manifest_sha256,
+            selection_sha256=selection_digest(index),
+            checkpoints=dict(checkpoints),
+            environment=environment or {},
+        )
 
     @classmethod
     def open(cls, folder: str | Path) -> "SoftLabels":
@@ -78,22 +175,26 @@ class SoftLabels:
         BundleError
             the first thing that does not hold: which file, what was found, what to do
         """
-        return _open(Path(folder))
+        folder = Path(folder)
+        reading = read_parts(folder)
+        if reading.error is not None:
+            raise reading.error
+        return cls(
+            logits=reading.logits,
+            index=reading.index,
+            classes=reading.classes,
+            report=reading.report,
+            metrics=reading.metrics,
+            manifest_sha256=reading.hashes["manifest_sha256"],
+            selection_sha256=reading.hashes["selection_sha256"],
+            checkpoints=reading.hashes["checkpoints"],
+            environment=reading.environment,
+            folder=folder,
+            _sha256=sha256_of_file(folder / HASHES),
+        )
 
-    @classmethod
-    def write(
-        cls,
-        folder: str | Path,
-        *,
-        logits: np.ndarray,
-        index: pd.DataFrame,
-        classes: tuple[str, ...],
-        report: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        manifest_sha256: str,
-        checkpoints: Mapping[str, str],
-    ) -> "SoftLabels":
-        """Write a bundle in the place of `folder`, whole or not at all, and return it as `open` would.
+    def write(self, folder: str | Path) -> "SoftLabels":
+        """Write the bundle in the place of `folder`, whole or not at all, and return it as `open` would.
 
         The same content gives the same bytes. The files are read back and verified before the folder gets
         its name.
@@ -101,69 +202,65 @@ class SoftLabels:
         Raises
         ------
         BundleError
-            the parts do not make a bundle that verifies
+            the files do not verify
         OSError
             the disk refused; `folder` is as it was
         """
         with written_folder(folder) as temporary:
-            _write_files(temporary, logits, index, classes, report, metrics)
-            hashes = {
-                "format": FORMAT,
-                "manifest_sha256": manifest_sha256,
-                "selection_sha256": selection_digest(index),
-                "checkpoints": dict(checkpoints),
-                "files": {name: sha256_of_file(temporary / name) for name in FILES if (temporary / name).exists()},
-            }
-            _write_json(temporary / HASHES, hashes)
-            written = _open(temporary)
+            hashes = {}
+            for name, chunks in self._contents():
+                with (temporary / name).open("wb") as file:
+                    hashes[name] = _hashed(chunks, file.write)
+            if self.environment:
+                (temporary / ENVIRONMENT).write_bytes(_json(self.environment))
+            (temporary / HASHES).write_bytes(self._descriptor(hashes))
+            written = SoftLabels.open(temporary)
         return replace(written, folder=Path(folder))
 
+    def _contents(self) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """Yield the name and the bytes of each file that is hashed."""
+        arrays = io.BytesIO()
+        np.savez(arrays, logits=self.logits)
+        yield ARRAYS, [arrays.getvalue()]
+        yield INDEX, _index_lines(self.index)
+        yield CLASSES, [_json(list(self.classes))]
+        yield REPORT, [_json(self.report)]
+        if self.metrics:
+            yield METRICS, [_json(self.metrics)]
 
-def _write_files(folder: Path, logits, index, classes, report, metrics) -> None:
-    """Write everything but the descriptor."""
-    with (folder / ARRAYS).open("wb") as file:
-        np.savez(file, logits=logits)
-    with (folder / INDEX).open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_index_lines(index))
-    _write_json(folder / CLASSES, list(classes))
-    _write_json(folder / REPORT, report)
-    if metrics:
-        _write_json(folder / METRICS, metrics)
+    def _descriptor(self, hashes: Mapping[str, str]) -> bytes:
+        return _json(
+            {
+                "format": FORMAT,
+                "manifest_sha256": self.manifest_sha256,
+                "selection_sha256": self.selection_sha256,
+                "checkpoints": self.checkpoints,
+                "files": hashes,
+            }
+        )
 
 
-def _index_lines(index: pd.DataFrame) -> Iterator[str]:
+def _hashed(chunks: Iterable[bytes], write=lambda chunk: None) -> str:
+    """Return the SHA-256 of chunks of bytes, each of which is written."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        write(chunk)
+    return digest.hexdigest()
+
+
+def _index_lines(index: pd.DataFrame) -> Iterator[bytes]:
     """Yield one JSON line a row, a few thousand rows in memory at a time."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
+    names = [*INDEX_FIELDS, *(name for name in index.columns if name not in INDEX_FIELDS)]
     for start in range(0, len(index), 4096):
-        part = index.iloc[start : start + 4096]
-        for values in zip(*(part[name].tolist() for name in INDEX_FIELDS), strict=True):
-            record = dict(zip(INDEX_FIELDS, values, strict=True))
+        block = index.iloc[start : start + 4096]
+        for values in zip(*(block[name].tolist() for name in names), strict=True):
+            record = dict(zip(names, values, strict=True))
             record["label"] = record["label"] or None
-            yield encode(record) + "\n"
+            yield (encode(record) + "\n").encode()
 
 
-def _write_json(path: Path, value: Any) -> None:
-    """Write JSON that people can read; NaN is an error, since JSON has none."""
-    path.write_text(
-        json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8", newline="\n"
-    )
-
-
-def _open(folder: Path) -> SoftLabels:
-    """Read and verify; see `SoftLabels.open`."""
-    reading = read_parts(folder)
-    if reading.error is not None:
-        raise reading.error
-    hashes = reading.hashes
-    return SoftLabels(
-        logits=reading.logits,
-        index=reading.index,
-        classes=reading.classes,
-        report=reading.report,
-        metrics=reading.metrics,
-        manifest_sha256=hashes["manifest_sha256"],
-        selection_sha256=hashes["selection_sha256"],
-        checkpoints=hashes["checkpoints"],
-        sha256=sha256_of_file(folder / HASHES),
-        folder=folder,
-    )
+def _json(value: Any) -> bytes:
+    """Return JSON that people can read; NaN is an error, since JSON has none."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,8 +1,7 @@
-"""Calibrating bundles: which fit a method means, teachers on their own, and the calibrated bundle."""
+"""Calibration of soft labels: the fit of each method, per teacher or of the ensemble, and the calibrated bundle."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from fer_mlflow.calibration.affine import fit_bias_corrected_temperature, fit_ve
 from fer_mlflow.calibration.coefficients import fit_coefficients
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
 from fer_mlflow.scoring.fusion import fuse, stored
-from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import SoftLabels
 
 METHODS: Mapping[str, Callable] = {
@@ -81,10 +79,8 @@ def fit_of(method: str, per_teacher: bool, weights: Mapping[str, float], space: 
     return fit_coefficients if space == "logit" else fit_pool(weights)
 
 
-def write_calibrated(
-    folder: Path, bundle: SoftLabels, logits: np.ndarray, calibration: Mapping[str, Any]
-) -> SoftLabels:
-    """Write a bundle's calibrated logits as a bundle of the same rows, with what was done in its report.
+def calibrated(bundle: SoftLabels, logits: np.ndarray, calibration: Mapping[str, Any]) -> SoftLabels:
+    """Return a bundle's calibrated logits as soft labels of the same rows, with what was done in their report.
 
     Parameters
     ----------
@@ -94,18 +90,14 @@ def write_calibrated(
     Raises
     ------
     BundleError, ContractError
-        the parts do not make a bundle that verifies, or do not fit into the bundle's dtype
+        logits are not of these rows, or do not fit into the bundle's dtype
     """
-    kept = stored(logits, bundle.report["ensemble"]["dtype"])
-    known = bundle.labels >= 0
-    metrics = score(kept[known], bundle.labels[known], bundle.classes) if known.any() else {}
-    return SoftLabels.write(
-        folder,
-        logits=kept,
+    return SoftLabels.of(
+        logits=stored(logits, bundle.configuration.dtype),
         index=bundle.index,
         classes=bundle.classes,
         report={**bundle.report, "calibration": {**calibration, "source_bundle_sha256": bundle.sha256}},
-        metrics=metrics,
         manifest_sha256=bundle.manifest_sha256,
         checkpoints=bundle.checkpoints,
+        environment=bundle.environment,
     )

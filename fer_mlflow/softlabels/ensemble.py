@@ -1,8 +1,7 @@
-"""From teachers' outputs to the bundle of an ensemble; one teacher alone is an ensemble of one."""
+"""From teachers' logits to the soft labels of an ensemble; one teacher alone is an ensemble of one."""
 
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,182 +10,230 @@ import scipy
 
 import fer_mlflow
 from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import BundleError
 from fer_mlflow.scoring.alignment import Check, check_statistics
 from fer_mlflow.scoring.fusion import fuse, stored
-from fer_mlflow.scoring.metrics import score
-from fer_mlflow.settings.weights import format_weights
-from fer_mlflow.softlabels.bundle import INDEX_FIELDS, SoftLabels
-from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
-from fer_mlflow.teachers.provenance import UNKNOWN
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.reading import INDEX_FIELDS
+from fer_mlflow.softlabels.rows import check_same_rows
+from fer_mlflow.teachers.shards import TeacherLogits
+from fer_mlflow.teachers.spec import UNKNOWN
+
+KEPT_COLUMNS = ("group",)  # of a manifest, beside those that every index has
 
 
-def write_ensemble(
-    folder: str | Path,
+def soft_labels_of_teacher(
     benchmark: Benchmark,
-    outputs: Mapping[str, TeacherOutputs],
-    weights: Mapping[str, float],
+    name: str,
+    predicted: TeacherLogits,
+    checkpoint_sha256: str,
+    precision: str,
     *,
-    space: str,
-    dtype: str,
-    preprocessing: Mapping[str, Any],
     images_verified: bool,
 ) -> SoftLabels:
-    """Fuse teachers' outputs on a benchmark and write the bundle with its alignment report and metrics.
+    """Return the soft labels of one teacher, in float32.
 
     Parameters
     ----------
-    outputs : teacher name -> its outputs; every name in `weights` is there
-    images_verified : whether outputs that were kept from before were held against the images as they are now
+    images_verified : whether logits that were kept from before were held against the images as they are now
 
     Raises
     ------
     BundleError
-        a hard check failed: teachers disagree on rows or on the images that they saw
-    ContractError
-        weights, space or dtype are wrong
+        rows are missing
     """
-    names = sorted(weights)
-    chosen = {name: outputs[name] for name in names}
-    hard = _hard_checks(benchmark, chosen, images_verified)
-    first = chosen[names[0]]
-    logits = stored(fuse({name: each.logits for name, each in chosen.items()}, weights, space), dtype)
-    labels = benchmark.labels[first.rows]
-    labelled = labels >= 0
-    metrics = score(logits[labelled], labels[labelled], benchmark.classes.names) if labelled.any() else {}
-    statistical = check_statistics(
-        logits, labels, {name: each.logits for name, each in chosen.items()}, benchmark.classes.names
+    index = benchmark.frame.iloc[predicted.rows][list(INDEX_FIELDS[1:5])].reset_index(drop=True)
+    index.insert(0, "row", predicted.rows)
+    index["image_sha256"] = [digest.tobytes().hex() for digest in predicted.image_sha256]
+    rows = predicted.in_sample_rows
+    in_sample = UNKNOWN if rows is None else "true" if rows else "false"
+    described = {**predicted.teacher, "in_sample": in_sample, "in_sample_rows": rows}
+    return _assemble(
+        benchmark,
+        predicted.logits,
+        index,
+        {name: predicted.logits},
+        Configuration({name: 1.0}, precision=precision, preprocessing={name: _preprocessing(described)}),
+        teachers={name: described},
+        unreadable=[vars(bad) for bad in predicted.unreadable],
+        checkpoints={name: checkpoint_sha256},
+        sessions={name: list(predicted.environments)},
+        images_verified=images_verified,
     )
+
+
+def fuse_ensemble(
+    benchmark: Benchmark,
+    teachers: Mapping[str, SoftLabels],
+    configuration: Configuration,
+    *,
+    images_verified: bool,
+) -> SoftLabels:
+    """Return the soft labels of an ensemble on a benchmark, with alignment report and metrics, in memory.
+
+    Parameters
+    ----------
+    teachers : teacher name -> its own soft labels, which may be under another name; all of the configuration's
+    images_verified : as for `soft_labels_of_teacher`
+
+    Raises
+    ------
+    BundleError
+        teachers disagree on rows or on the images that they decoded
+    ContractError
+        space or dtype are wrong
+    """
+    chosen = {name: teachers[name] for name in configuration.teachers}
+    check_same_rows(chosen)
+    first = chosen[configuration.teachers[0]]
+    logits = {name: each.logits for name, each in chosen.items()}
+    return _assemble(
+        benchmark,
+        stored(fuse(logits, configuration.weights, configuration.space), configuration.dtype),
+        first.index[list(INDEX_FIELDS)],
+        logits,
+        configuration,
+        teachers={name: _only(each.report["teachers"]) for name, each in chosen.items()},
+        unreadable=first.report["unreadable"],
+        checkpoints={name: _only(each.checkpoints) for name, each in chosen.items()},
+        sessions={name: _only(each.environment.get("teachers") or {name: []}) for name, each in chosen.items()},
+        images_verified=images_verified,
+    )
+
+
+def _only(values: Mapping[str, Any]) -> Any:
+    """Return the value of a mapping that has one."""
+    (value,) = values.values()
+    return value
+
+
+def _assemble(
+    benchmark: Benchmark,
+    logits: np.ndarray,
+    index: pd.DataFrame,
+    teacher_logits: Mapping[str, np.ndarray],
+    configuration: Configuration,
+    *,
+    teachers: Mapping[str, Mapping[str, Any]],
+    unreadable: list[dict],
+    checkpoints: Mapping[str, str],
+    sessions: Mapping[str, list],
+    images_verified: bool,
+) -> SoftLabels:
+    """Return soft labels with their report: what shaped the numbers, and every check."""
+    rows = index["row"].to_numpy()
+    if sorted([*rows.tolist(), *(bad["row"] for bad in unreadable)]) != list(range(len(benchmark))):
+        found = len(rows) + len(unreadable)
+        raise BundleError(f"logits of {found:,} rows, the benchmark has {len(benchmark):,}; export again")
+    labels = benchmark.labels[rows]
+    further = {name: benchmark.frame[name].to_numpy(object)[rows] for name in KEPT_COLUMNS if name in benchmark.frame}
+    statistical = check_statistics(logits, labels, teacher_logits, benchmark.classes.names)
     report = {
         "benchmark": {
             "name": benchmark.name,
             "selected_rows": len(benchmark),
             "selected_sha256": benchmark.selection_sha256,
             "rows": len(logits),
-            "labelled_rows": int(labelled.sum()),
+            "labelled_rows": int((labels >= 0).sum()),
         },
-        "ensemble": {"weights": {name: weights[name] for name in names}, "space": space, "dtype": dtype},
-        "name": format_weights(weights),
-        "preprocessing": dict(preprocessing),
-        "teachers": {name: each.description for name, each in chosen.items()},
-        "fused_with": {
-            "python": platform.python_version(),
-            "fer-mlflow": fer_mlflow.__version__,
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "pandas": pd.__version__,
+        "ensemble": {
+            "weights": dict(configuration.weights),
+            "space": configuration.space,
+            "dtype": configuration.dtype,
+            "precision": configuration.precision,
         },
-        "unreadable": [vars(bad) for bad in first.unreadable],
-        "in_sample": {name: each.description["in_sample"] for name, each in chosen.items()},
-        "checks": [*hard, *(check.as_json() for check in statistical), *_protocol_checks(chosen, preprocessing)],
+        "teachers": dict(teachers),
+        "unreadable": unreadable,
+        "checks": [
+            *_hard_checks(len(rows), len(unreadable), len(teachers), images_verified),
+            *(check.as_json() for check in statistical),
+            *_protocol_checks(teachers),
+        ],
     }
-    return SoftLabels.write(
-        folder,
+    versions = {"python": platform.python_version(), "fer-mlflow": fer_mlflow.__version__}
+    versions |= {package.__name__: package.__version__ for package in (np, scipy, pd)}
+    return SoftLabels.of(
         logits=logits,
-        index=_index(benchmark, first),
+        index=index.assign(**further),
         classes=benchmark.classes.names,
         report=report,
-        metrics=metrics,
         manifest_sha256=benchmark.manifest_sha256,
-        checkpoints={name: each.checkpoint_sha256 for name, each in chosen.items()},
+        checkpoints=checkpoints,
+        environment={"fused_with": versions, "teachers": dict(sessions)},
     )
 
 
-def _index(benchmark: Benchmark, outputs: TeacherOutputs) -> pd.DataFrame:
-    """Return the bundle's index of the rows that have logits."""
-    index = benchmark.frame.iloc[outputs.rows][list(INDEX_FIELDS[1:5])].reset_index(drop=True)
-    index.insert(0, "row", outputs.rows)
-    hexadecimal = outputs.image_sha256.tobytes().hex()
-    index["image_sha256"] = [hexadecimal[at : at + 64] for at in range(0, len(hexadecimal), 64)]
-    return index
-
-
-def _hard_checks(benchmark: Benchmark, outputs: Mapping[str, TeacherOutputs], verified: bool) -> list[dict]:
-    """Check that every teacher answered for the same rows and the same images, and say so for the report."""
-    (first_name, first), *others = outputs.items()
-    for name, each in others:
-        if not np.array_equal(each.rows, first.rows):
-            differ = np.setxor1d(each.rows, first.rows)
-            which = f"row {differ[0] + 1} first" if len(differ) else "the same ones in another order"
-            raise BundleError(f"teachers {first_name} and {name} have different rows, {which}; export again")
-        differ = np.flatnonzero((each.image_sha256 != first.image_sha256).any(axis=1))
-        if len(differ):
-            row = int(first.rows[differ[0]])
-            raise BundleError(
-                f"teachers {first_name} and {name} saw different bytes for {len(differ)} images, row {row + 1} "
-                f'"{benchmark.paths.iloc[row]}" first; export again with --verify-paths true'
-            )
-    rows = sorted([*first.rows.tolist(), *(bad.row for bad in first.unreadable)])
-    if rows != list(range(len(benchmark))):
-        raise BundleError(f"{len(rows):,} rows were answered, the benchmark has {len(benchmark):,}; export again")
-    left_out = f", {len(first.unreadable)} left out as unreadable" if first.unreadable else ""
-    found = [
-        ("rows", f"one row of logits for each of {len(first.rows):,} rows, in the manifest's order{left_out}"),
-        ("images", f"{len(outputs)} teacher(s) saw the same bytes for every row"),
-        ("recheck", "rows of every shard, asked again alone, got the same logits"),
+def _hard_checks(rows: int, unreadable: int, teachers: int, images_verified: bool) -> list[dict]:
+    """Return the checks that passed, or nothing would have been fused, as the report has them."""
+    left_out = f", {unreadable} left out as unreadable" if unreadable else ""
+    checks = [
+        Check("rows", "pass", f"one row of logits for each of {rows:,} rows, in the manifest's order{left_out}"),
+        Check("images", "pass", f"{teachers} teacher(s) decoded the same bytes for every row"),
+        Check("recheck", "pass", "rows of every shard, predicted again alone, got the same logits"),
+        Check("images_on_disk", "pass", "the images are the ones that the teachers decoded")
+        if images_verified
+        else Check("images_on_disk", "skip", "not compared (--verify-paths false)"),
     ]
-    checks = [_hard(name, "pass", detail) for name, detail in found]
-    if verified:
-        checks.append(_hard("images_on_disk", "pass", "the images are the ones that the teachers saw"))
-    else:
-        checks.append(_hard("images_on_disk", "skip", "not looked at (--verify-paths false)"))
-    return checks
+    return [{**check.as_json(), "kind": "hard"} for check in checks]
 
 
-def _hard(name: str, verdict: str, detail: str) -> dict:
-    """Return a hard check as the report holds it."""
-    return {**Check(name, verdict, detail).as_json(), "kind": "hard"}
-
-
-def _protocol_checks(outputs: Mapping[str, TeacherOutputs], preprocessing: Mapping[str, Any]) -> list[dict]:
-    """Check that teachers are asked about what they did not train on, in the way that they were trained."""
-    told = {name: each.description for name, each in outputs.items()}
-    seen = [f"{name} {each['in_sample_rows']:,}" for name, each in told.items() if each["in_sample"] == "true"]
-    silent = [name for name, each in told.items() if each["in_sample"] == UNKNOWN]
+def _protocol_checks(teachers: Mapping[str, Mapping[str, Any]]) -> list[dict]:
+    """Check that teachers predict images that they were not trained on, with the CLAHE that they were trained with."""
+    seen = [f"{name} {each['in_sample_rows']:,}" for name, each in teachers.items() if each["in_sample"] == "true"]
+    unknown = [name for name, each in teachers.items() if each["in_sample"] == UNKNOWN]
     if seen:
         rows = Check("in_sample", "warn", f"rows that were trained on: {', '.join(seen)}; their scores are too good")
-    elif silent:
-        rows = Check(
-            "in_sample", "skip", f"the checkpoints of {', '.join(silent)} do not say what they were trained on"
-        )
+    elif unknown:
+        what = f"the checkpoints of {', '.join(unknown)} do not record which images they were trained on"
+        rows = Check("in_sample", "skip", what)
     else:
         rows = Check("in_sample", "pass", "no teacher was trained on these images")
-    clahe = preprocessing["clahe"] and {key: preprocessing["clahe"][key] for key in ("clip", "tile")}
-    other = [name for name, each in told.items() if each["trained_with_clahe"] not in (UNKNOWN, clahe)]
+    other = []
+    for name, each in teachers.items():
+        clahe = _preprocessing(each).clahe
+        if each["trained_with_clahe"] not in (UNKNOWN, clahe and vars(clahe)):
+            other.append(f"{name} ({f'clip {clahe.clip:g}, {clahe.tile} tiles' if clahe else 'none'})")
     if other:
-        asked = f"clip {clahe['clip']:g}, {clahe['tile']} tiles" if clahe else "none"
-        how = Check("clahe", "warn", f"{', '.join(other)}: trained with another CLAHE than is used here ({asked})")
+        how = Check("clahe", "warn", f"trained with another CLAHE than is used here: {', '.join(other)}")
     else:
-        how = Check("clahe", "pass", "no teacher says that it was trained with another CLAHE")
+        how = Check("clahe", "pass", "no checkpoint records another CLAHE")
     return [{**check.as_json(), "kind": "protocol"} for check in (rows, how)]
 
 
-def outputs_of_teacher(bundle: SoftLabels) -> TeacherOutputs:
-    """Return what a teacher's own bundle holds as the outputs that it was written from.
+def _preprocessing(teacher: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing.parse(teacher["preprocessing"])
+
+
+def check_reusable(teacher: SoftLabels, benchmark: Benchmark, where: str) -> None:
+    """Check that a stored teacher's soft labels are of exactly this selection and class order, and can be fused.
+
+    `where` begins the message.
 
     Raises
     ------
     BundleError
-        the bundle is not of one teacher in float32
+        they are not
     """
-    if len(bundle.checkpoints) != 1 or bundle.logits.dtype != np.float32:
-        raise BundleError(f"bundle {bundle.folder}: not of one teacher in float32; compute the teacher again")
-    ((name, checkpoint),) = bundle.checkpoints.items()
-    hexadecimal = "".join(bundle.index["image_sha256"])
-    return TeacherOutputs(
-        rows=bundle.index["row"].to_numpy(np.int64),
-        logits=bundle.logits,
-        image_sha256=np.frombuffer(bytes.fromhex(hexadecimal), np.uint8).reshape(-1, 32),
-        unreadable=tuple(Unreadable(**bad) for bad in bundle.report["unreadable"]),
-        description=bundle.report["teachers"][name],
-        checkpoint_sha256=checkpoint,
-    )
+    if len(teacher.checkpoints) != 1 or teacher.logits.dtype != np.float32 or teacher.configuration.calibration:
+        raise BundleError(f"{where}: its soft labels are not of one teacher in float32")
+    is_whole = len(teacher) == len(benchmark)
+    if (
+        teacher.classes != benchmark.classes.names
+        or teacher.report["benchmark"]["selected_sha256"] != benchmark.selection_sha256
+        or (is_whole and teacher.selection_sha256 != benchmark.selection_sha256)
+    ):
+        raise BundleError(f"{where}: its soft labels are of other rows or classes")
 
 
-def matches(bundle: SoftLabels, benchmark: Benchmark) -> bool:
-    """Return whether a bundle was made for exactly this selection and class order."""
-    return (
-        bundle.classes == benchmark.classes.names
-        and bundle.report["benchmark"]["selected_sha256"] == benchmark.selection_sha256
-        and (len(bundle) < len(benchmark) or bundle.selection_sha256 == benchmark.selection_sha256)
-    )
+def changed_rows(teacher: SoftLabels, current_sha256: np.ndarray) -> list[int]:
+    """Return the rows whose image is not the one that was decoded then.
+
+    `current_sha256` is (rows of the benchmark, 32) uint8, zeros for a file that cannot be read.
+    """
+    rows = teacher.index["row"].to_numpy()
+    changed = rows[(teacher.image_sha256 != current_sha256[rows]).any(axis=1)]
+    unreadable = teacher.report["unreadable"]
+    also = [bad["row"] for bad in unreadable if bad["image_sha256"] != current_sha256[bad["row"]].tobytes().hex()]
+    return sorted([*changed.tolist(), *also])

@@ -1,85 +1,53 @@
-"""How a bundle's numbers came about, in words: what two results must share to be compared, and what sets them apart."""
+"""What two results must share to be compared, and what sets them apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fer_mlflow.data.images import Clahe
 from fer_mlflow.scoring.calibration_error import ECE_BINS
 from fer_mlflow.softlabels.bundle import SoftLabels
 
 FEWEST_SHARED = 30  # labelled rows below which two models cannot be told apart anyway
 
 
-def describe_ensemble(bundle: SoftLabels) -> dict[str, str]:
-    """Return a bundle's ensemble under the names of the options that would make it, as those options are typed."""
-    ensemble, clahe = bundle.report["ensemble"], bundle.report["preprocessing"]["clahe"]
-    precision = _of_teachers(bundle, lambda each: each["computed_with"][0]["precision"])
-    return describe_settings(
-        bundle.report["name"],
-        ensemble["space"],
-        ensemble["dtype"],
-        precision,
-        Clahe(clahe["clip"], clahe["tile"]) if clahe else None,
-    )
-
-
-def describe_settings(weights: str, space: str, dtype: str, precision: str, clahe: Clahe | None) -> dict[str, str]:
-    """Return an ensemble's settings under the names of their options, as those options are typed."""
-    described = {"weights": weights, "space": space, "dtype": dtype}
-    described |= {"clahe": "true" if clahe else "false", "precision": precision}
-    return described | ({"clahe_clip": f"{clahe.clip:g}", "clahe_tile": str(clahe.tile)} if clahe else {})
-
-
-def name_configuration(bundle: SoftLabels) -> str:
-    """Return a bundle's configuration in a few words, for people."""
-    described = describe_ensemble(bundle)
-    marks = [f"{name} {share:g}" for name, share in bundle.report["ensemble"]["weights"].items()]
-    marks += [described["space"]] if len(marks) > 1 else []
-    marks += ["clahe"] if described["clahe"] == "true" else []
-    marks += [described[key] for key, usual in (("precision", "fp32"), ("dtype", "float32")) if described[key] != usual]
-    calibration = bundle.report.get("calibration")
-    return " · ".join([*marks, *([f"calibrated ({calibration['method']})"] if calibration else [])])
-
-
 def describe_protocol(bundle: SoftLabels) -> dict[str, str]:
     """Return everything that shaped a bundle's numbers, as label -> text, in the order in which people read it."""
-    benchmark, preprocessing = bundle.report["benchmark"], bundle.report["preprocessing"]
-    described, clahe = describe_ensemble(bundle), preprocessing["clahe"]
-    calibration = bundle.report.get("calibration")
-    pattern = (
-        f"clip {clahe['clip']:g}, {clahe['tile']} tiles, pattern {clahe['pattern_sha256'][:8]}" if clahe else "none"
-    )
+    configuration = bundle.configuration
+    options = configuration.options
     checkpoints = (f"{name} {digest[:8]}" for name, digest in sorted(bundle.checkpoints.items()))
     return {
-        "benchmark": benchmark["name"],
+        "benchmark": bundle.benchmark,
         "selection": bundle.selection_sha256[:12],
         "rows": f"{len(bundle):,}",
-        "labelled rows": f"{int((bundle.labels >= 0).sum()):,}",
+        "labelled rows": f"{int(bundle.labelled.sum()):,}",
         "classes": ", ".join(bundle.classes),
-        "weights": described["weights"],
-        "space": described["space"],
-        "dtype": described["dtype"],
-        "calibration": describe_calibration(calibration) if calibration else "none",
-        "clahe": pattern,
-        "decoding": ", ".join(str(preprocessing[key]) for key in ("decode", "orientation", "resize", "scale")),
-        "image size": _of_teachers(bundle, lambda each: each["img_size"]),
-        "precision": described["precision"],
+        "weights": options["weights"],
+        "space": options["space"],
+        "dtype": options["dtype"],
+        "calibration": str(configuration.calibration or "none"),
+        "clahe": _of_teachers(bundle, lambda each: _describe_clahe(each["preprocessing"]["clahe"])),
+        "decoding": _of_teachers(
+            bundle, lambda each: ", ".join(each["preprocessing"][key] for key in ("decode", "resize", "interpolation"))
+        ),
+        "image size": _of_teachers(bundle, lambda each: each["preprocessing"]["img_size"]),
+        "precision": options["precision"],
         "checkpoints": ", ".join(checkpoints),
         "trained on these images": _of_teachers(bundle, lambda each: each["in_sample"]),
         "ECE": f"{ECE_BINS} bins, (lo, hi]",
     }
 
 
-def describe_calibration(calibration: Mapping) -> str:
-    """Return what was fitted, and on what."""
-    temperature = f"T = {calibration['temperature']:.4g}, " if calibration.get("temperature") else ""
-    return f"{calibration['method']}, {temperature}fitted on {calibration['fitted_on']['name']}"
+def _describe_clahe(clahe: Mapping[str, Any] | None) -> str:
+    """Return CLAHE's settings, and the start of the hash of what it makes of a fixed pattern."""
+    if clahe is None:
+        return "none"
+    return f"clip {clahe['clip']:g}, {clahe['tile']} tiles, pattern {clahe['pattern_sha256'][:8]}"
 
 
-def _of_teachers(bundle: SoftLabels, take) -> str:
-    """Return what all teachers share, or what each has."""
+def _of_teachers(bundle: SoftLabels, take: Callable[[Mapping[str, Any]], object]) -> str:
+    """Return the text that all teachers share, or each teacher's."""
     found = {name: str(take(each)) for name, each in sorted(bundle.report["teachers"].items())}
     values = set(found.values())
     return values.pop() if len(values) == 1 else ", ".join(f"{name} {value}" for name, value in found.items())

@@ -1,10 +1,10 @@
-"""Reading a bundle check by check: `SoftLabels.open` stops at the first that fails, `verify` shows them all."""
+"""The files of a bundle, read check by check: `SoftLabels.open` stops at the first that fails, `verify` shows all."""
 
 import io
 import json
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,21 +19,24 @@ from fer_mlflow.files import sha256_of_file
 from fer_mlflow.scoring.alignment import Check
 from fer_mlflow.scoring.fusion import DTYPES
 
-FORMAT = "fer-softlabels/1"
+FORMAT = "fer-softlabels/2"
 ARRAYS, INDEX, CLASSES = "softlabels.npz", "softlabels_index.jsonl", "classorder.json"
 REPORT, METRICS, HASHES = "alignmentreport.json", "ensemble_metrics.json", "hash_manifest.json"
-FILES = (ARRAYS, INDEX, CLASSES, REPORT, METRICS)  # METRICS only where rows have labels
+ENVIRONMENT = "environment.json"  # device, batch size and versions: in no digest, and not needed
+HASHED = (ARRAYS, INDEX, CLASSES, REPORT, METRICS)  # METRICS only where rows have labels
+FILES = (*HASHED, ENVIRONMENT, HASHES)
+OPTIONAL = (METRICS, ENVIRONMENT)
 INDEX_FIELDS = ("row", "path", "label", "split", "source", "image_sha256")
-_INDEX_TYPES = {"row": "int64"} | dict.fromkeys(INDEX_FIELDS[1:], "str")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T")
 
 
 class BrokenFileError(BundleError):
-    """What is wrong with one file of a bundle; `found` says it without the folder and the remedy."""
+    """What is wrong with one file of a bundle, or with what would be in it; `found` is that without the folder."""
 
-    def __init__(self, folder: Path, name: str, found: str):
-        super().__init__(f"bundle {folder}: {name}: {found}; export or fetch the bundle again")
+    def __init__(self, folder: Path | None, name: str, found: str):
+        remedy = "; export or fetch the bundle again" if folder else ""
+        super().__init__(f"{f'bundle {folder}' if folder else 'soft labels'}: {name}: {found}{remedy}")
         self.found = f"{name}: {found}"
 
 
@@ -45,7 +48,7 @@ class Reading:
     ----------
     checks : in the order in which they were made; their verdicts are `pass` and `fail`
     error : of the first one that failed, None where all is well
-    hashes, classes, logits, index, report, metrics : the parts, each None where it cannot be had; of what they
+    hashes, classes, logits, index, report, metrics : the parts, each None where it cannot be read; for what they
         hold see `SoftLabels`
     """
 
@@ -58,6 +61,7 @@ class Reading:
     index: Any = None
     report: Any = None
     metrics: Any = None
+    environment: Any = None
 
     def attempt(self, name: str, read: Callable[[], _T], describe: Callable[[_T], str]) -> _T | None:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
@@ -87,16 +91,11 @@ def read_parts(folder: Path) -> Reading:
         reading.attempt(f"hash {name}", lambda n=name, e=expected: _check_hash(folder, n, e), lambda e: f"{e[:12]}…")  # type: ignore[misc]
     classes = reading.classes = reading.attempt("class order", lambda: _read_classes(folder), ", ".join)
     logits = reading.attempt("logits", lambda: _read_arrays(folder, classes), lambda z: f"{z.dtype} {z.shape}")
-    if logits is not None:
-        reading.logits = reading.attempt("finite", lambda: _check_finite(folder, logits), lambda _: "every logit")
     index = reading.index = reading.attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")
-    if index is not None:
-        reading.attempt("row order", lambda: _check_ascending(folder, index), lambda _: "rows ascend")
-        if classes is not None:
-            reading.attempt("labels", lambda: _check_labels(folder, index, classes), lambda n: f"{n:,} rows have one")
-        reading.attempt("image hashes", lambda: _check_digests(folder, index), lambda _: "one SHA-256 for each row")
-    if index is not None and logits is not None:
-        reading.attempt("row count", lambda: _check_count(folder, index, logits), lambda n: f"{n:,} rows of logits")
+    for name, check in _array_checks(folder, classes, logits, index):
+        passed = reading.attempt(name, check, str) is not None
+        if name == "finite" and passed:
+            reading.logits = logits
     if index is not None and hashes is not None:
         expected = hashes["selection_sha256"]
         reading.attempt("selection", lambda: _check_selection(folder, index, expected), lambda e: f"{e[:12]}…")
@@ -108,7 +107,36 @@ def read_parts(folder: Path) -> Reading:
     reading.report = reading.attempt(
         "report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections"
     )
+    try:
+        reading.environment = _read_object(folder, ENVIRONMENT)
+    except BrokenFileError:
+        reading.environment = {}
     return reading
+
+
+def check_parts(
+    logits: np.ndarray,
+    index: pd.DataFrame,
+    classes: tuple[str, ...],
+    digests: Iterable[object],
+    checkpoints: Mapping[str, object],
+) -> None:
+    """Make every check of a bundle's arrays and digests of what is in memory.
+
+    Raises
+    ------
+    BundleError
+        the first that fails
+    """
+    _check_classes(None, list(classes))
+    _check_shape(None, logits, classes)
+    try:
+        typed_index(index[[*INDEX_FIELDS, *index.columns.difference(INDEX_FIELDS)]])
+    except (KeyError, TypeError) as error:
+        raise BrokenFileError(None, INDEX, str(error)) from error
+    for _, check in _array_checks(None, classes, logits, index):
+        check()
+    _check_hashes(None, checkpoints, digests)
 
 
 def _read_bytes(folder: Path, name: str) -> bytes:
@@ -139,14 +167,19 @@ def _read_hashes(folder: Path) -> dict:
     if hashes.get("format") != FORMAT:
         raise BrokenFileError(folder, HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
     files, checkpoints = hashes.get("files"), hashes.get("checkpoints")
-    if not isinstance(files, dict) or not set(FILES) - {METRICS} <= set(files) <= set(FILES):
-        raise BrokenFileError(folder, HASHES, f"must name the files {', '.join(FILES)}")
+    if not isinstance(files, dict) or not set(HASHED) - {METRICS} <= set(files) <= set(HASHED):
+        raise BrokenFileError(folder, HASHES, f"must name the files {', '.join(HASHED)}")
+    digests = [*files.values(), hashes.get("manifest_sha256"), hashes.get("selection_sha256")]
+    _check_hashes(folder, checkpoints, digests)
+    return hashes
+
+
+def _check_hashes(folder: Path | None, checkpoints: Any, digests: Iterable[object]) -> None:
+    """Check that teachers are named, and that every digest is one."""
     if not isinstance(checkpoints, dict) or not checkpoints:
         raise BrokenFileError(folder, HASHES, "names no checkpoints")
-    digests = [*files.values(), *checkpoints.values(), hashes.get("manifest_sha256"), hashes.get("selection_sha256")]
-    if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in digests):
+    if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in (*digests, *checkpoints.values())):
         raise BrokenFileError(folder, HASHES, "a value is not a SHA-256 of 64 hex digits")
-    return hashes
 
 
 def _describe_hashes(hashes: dict) -> str:
@@ -165,8 +198,11 @@ def _check_hash(folder: Path, name: str, expected: str) -> str:
 
 
 def _read_classes(folder: Path) -> tuple[str, ...]:
+    return _check_classes(folder, _read_json(folder, CLASSES))
+
+
+def _check_classes(folder: Path | None, names: Any) -> tuple[str, ...]:
     """Return the class names, two or more different texts."""
-    names = _read_json(folder, CLASSES)
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) and name for name in names):
         raise BrokenFileError(folder, CLASSES, "must be a list of two or more names")
     if len(set(names)) != len(names):
@@ -175,12 +211,17 @@ def _read_classes(folder: Path) -> tuple[str, ...]:
 
 
 def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
-    """Return the (N, C) logits, floats of a type that bundles use; C is taken as it is where classes are unknown."""
+    """Return the (N, C) logits."""
     try:
         with np.load(io.BytesIO(_read_bytes(folder, ARRAYS)), allow_pickle=False) as arrays:
             logits = arrays["logits"]
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BrokenFileError(folder, ARRAYS, f"no array of logits ({error})") from error
+    return _check_shape(folder, logits, classes)
+
+
+def _check_shape(folder: Path | None, logits: np.ndarray, classes: tuple[str, ...] | None) -> np.ndarray:
+    """Return logits that are floats of a type that bundles have; C is taken as it is where classes are unknown."""
     wanted = logits.shape[-1:] if classes is None else (len(classes),)
     if logits.ndim != 2 or logits.shape[1:] != wanted or logits.dtype.name not in DTYPES:
         columns = ", ".join(map(str, wanted))
@@ -190,70 +231,89 @@ def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
     return logits
 
 
-def _check_finite(folder: Path, logits: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        raise BrokenFileError(
-            folder, ARRAYS, f"{(~finite).sum():,} rows are not finite, row {int(np.argmin(finite))} first"
-        )
-    return logits
-
-
 def _read_index(folder: Path) -> pd.DataFrame:
-    """Return the index as a frame with the fields and types of the format."""
-    parts: list[pd.DataFrame] = []
+    """Return the index as a frame with the fields and types of the format, and its further columns as text."""
+    blocks: list[pd.DataFrame] = []
+    names: tuple[str, ...] = INDEX_FIELDS
     try:
         with (folder / INDEX).open("rb") as file:
             while lines := list(islice(file, 4096)):
                 try:
-                    parts.append(_parse_records(lines))
+                    records = json.loads(b"[" + b",".join(lines) + b"]")  # one call: four times as fast as by line
+                    names = names if blocks else (*INDEX_FIELDS, *(k for k in records[0] if k not in INDEX_FIELDS))
+                    blocks.append(_parse_records(records, len(lines), names))
                 except (ValueError, KeyError, TypeError, OverflowError) as error:
-                    first = sum(len(part) for part in parts) + 1
+                    first = sum(len(block) for block in blocks) + 1
                     raise BrokenFileError(
                         folder, INDEX, f"within {len(lines)} lines from line {first}: {error}"
                     ) from error
     except OSError as error:
         raise BrokenFileError(folder, INDEX, error.strerror or str(error)) from error
-    empty = pd.DataFrame(columns=list(INDEX_FIELDS)).astype(_INDEX_TYPES)
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    return pd.concat(blocks, ignore_index=True) if blocks else typed_index(pd.DataFrame(columns=list(INDEX_FIELDS)))
 
 
-def _parse_records(lines: list[bytes]) -> pd.DataFrame:
-    """Return lines of JSON objects as a frame, a label of null as an empty one; what is no such line raises."""
-    records = json.loads(b"[" + b",".join(lines) + b"]")  # one call: four times as fast as line by line
-    if len(records) != len(lines):
-        raise ValueError("a line is not one JSON object")
-    part = pd.DataFrame({name: [record[name] for record in records] for name in INDEX_FIELDS}, dtype=object)
-    part["label"] = part["label"].fillna("")
-    for name, kind in _INDEX_TYPES.items():
-        wanted = {"int64": "integer", "str": "string"}[kind]
-        if (found := pd.api.types.infer_dtype(part[name], skipna=False)) != wanted:
+def _parse_records(records: list[dict], lines: int, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return JSON objects as a frame, a label of null as an empty one; what is no such object raises."""
+    if len(records) != lines or any(len(record) != len(names) for record in records):
+        raise ValueError("a line is not one JSON object with the same fields as the first")
+    block = pd.DataFrame({name: [record[name] for record in records] for name in names}, dtype=object)
+    block["label"] = block["label"].fillna("")
+    return typed_index(block)
+
+
+def typed_index(index: pd.DataFrame) -> pd.DataFrame:
+    """Return an index with row as int64 and every other column as str; another kind of value raises a TypeError."""
+    for name in index.columns if len(index) else ():
+        wanted = "integer" if name == "row" else "string"
+        if (found := pd.api.types.infer_dtype(index[name], skipna=False)) != wanted:
             raise TypeError(f"{name} is {found}, not {wanted}")
-    return part.astype(_INDEX_TYPES)
+    return index.astype({name: "int64" if name == "row" else "str" for name in index.columns})
 
 
-def _check_ascending(folder: Path, index: pd.DataFrame) -> None:
-    rows = index["row"].to_numpy()
-    if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
-        raise BrokenFileError(folder, INDEX, "rows are not in ascending order")
+def _array_checks(
+    folder: Path | None, classes: tuple[str, ...] | None, logits: Any, index: Any
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yield the name and the check of what arrays hold, as far as they are there; a check returns what it found."""
 
+    def refuse(name: str, found: str):
+        raise BrokenFileError(folder, name, found)
 
-def _check_labels(folder: Path, index: pd.DataFrame, classes: tuple[str, ...]) -> int:
-    """Return how many rows have a label; all of them are classes."""
-    if unknown := set(index["label"].unique()) - {*classes, ""}:
-        raise BrokenFileError(folder, INDEX, f"label {sorted(unknown)[0]!r} is not in {CLASSES}")
-    return int((index["label"] != "").sum())
+    def finite() -> str:
+        is_finite = np.isfinite(logits).all(axis=1)
+        if not is_finite.all():
+            refuse(ARRAYS, f"{(~is_finite).sum():,} rows are not finite, row {int(np.argmin(is_finite))} first")
+        return "every logit"
 
+    def row_order() -> str:
+        rows = index["row"].to_numpy()
+        if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
+            refuse(INDEX, "rows are not in ascending order")
+        return "rows ascend"
 
-def _check_digests(folder: Path, index: pd.DataFrame) -> None:
-    if not index["image_sha256"].str.fullmatch(_SHA256.pattern).all():
-        raise BrokenFileError(folder, INDEX, "an image_sha256 is not 64 hex digits")
+    def labels() -> str:
+        if unknown := set(index["label"].unique()) - {*(classes or ()), ""}:
+            refuse(INDEX, f"label {sorted(unknown)[0]!r} is not in {CLASSES}")
+        return f"{(index['label'] != '').sum():,} rows have one"
 
+    def image_hashes() -> str:
+        if not index["image_sha256"].str.fullmatch(_SHA256.pattern).all():
+            refuse(INDEX, "an image_sha256 is not 64 hex digits")
+        return "one SHA-256 for each row"
 
-def _check_count(folder: Path, index: pd.DataFrame, logits: np.ndarray) -> int:
-    if len(index) != len(logits):
-        raise BrokenFileError(folder, INDEX, f"{len(index):,} rows, {ARRAYS} has {len(logits):,}")
-    return len(index)
+    def row_count() -> str:
+        if len(index) != len(logits):
+            refuse(INDEX, f"{len(index):,} rows, {ARRAYS} has {len(logits):,}")
+        return f"{len(index):,} rows of logits"
+
+    if logits is not None:
+        yield "finite", finite
+    if index is not None:
+        yield "row order", row_order
+        if classes is not None:
+            yield "labels", labels
+        yield "image hashes", image_hashes
+        if logits is not None:
+            yield "row count", row_count
 
 
 def _check_selection(folder: Path, index: pd.DataFrame, expected: str) -> str:

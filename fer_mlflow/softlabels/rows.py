@@ -1,6 +1,6 @@
-"""Are a bundle's rows those of a local manifest? Proved row by row, and, where only the order differs, mended."""
+"""Row alignment: soft labels held against a manifest, against each other, and against the images on disk."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import SHOWN, Benchmark
 from fer_mlflow.errors import BundleError, ContractError
-from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import SoftLabels
 
 
@@ -29,6 +28,28 @@ class Alignment:
     moved: int
     first_moved: str
     other_fields: int
+
+
+def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
+    """Check that several soft labels have the same rows of the same images; `soft_labels` are by their names.
+
+    Raises
+    ------
+    BundleError
+        two of them differ: which, and the first such row
+    """
+    (first_name, first), *others = soft_labels.items()
+    for name, each in others:
+        rows, own = first.index["row"].to_numpy(), each.index["row"].to_numpy()
+        if not np.array_equal(rows, own):
+            which = f"row {np.setxor1d(rows, own)[0] + 1} first"
+            raise BundleError(f"{first_name} and {name} have different rows, {which}; export again")
+        differ = np.flatnonzero((each.image_sha256 != first.image_sha256).any(axis=1))
+        if len(differ):
+            raise BundleError(
+                f"{first_name} and {name} decoded different bytes for {len(differ)} images, row {rows[differ[0]] + 1} "
+                f'"{first.index["path"].iloc[differ[0]]}" first; export again with --verify-paths true'
+            )
 
 
 def align(bundle: SoftLabels, benchmark: Benchmark) -> Alignment:
@@ -102,19 +123,16 @@ def _more(values: Sized) -> str:
 
 
 def find_other_images(bundle: SoftLabels, root: Path, rows: Iterable[int]) -> dict[int, str]:
-    """Return, of some positions in a bundle, those whose file is not the image that teachers saw, and why."""
+    """Return, of some positions in a bundle, those whose file is not the image that was decoded, and why."""
     rows = list(rows)
-    paths, digests = bundle.index["path"].iloc[rows].tolist(), bundle.index["image_sha256"].iloc[rows].tolist()
-    found = [digest.tobytes().hex() for digest in hash_images(root, paths)]
-    return {
-        row: "other bytes" if now != "0" * 64 else "cannot be read"
-        for row, now, then in zip(rows, found, digests, strict=True)
-        if now != then
-    }
+    paths, digests = bundle.index["path"].iloc[rows].tolist(), bundle.image_sha256[rows]
+    found = hash_images(root, paths)
+    differ = np.flatnonzero((found != digests).any(axis=1)).tolist()
+    return {rows[at]: "other bytes" if found[at].any() else "cannot be read" for at in differ}
 
 
 def describe_rows(bundle: SoftLabels, rows: dict[int, str]) -> str:
-    """Return the first ten of some positions in a bundle with their paths and what is said of them."""
+    """Return the first ten of some positions in a bundle with their paths and what is wrong with each."""
     named = [
         f'row {bundle.index["row"].iloc[row] + 1} "{bundle.index["path"].iloc[row]}" ({why})'
         for row, why in list(rows.items())[:SHOWN]
@@ -122,8 +140,8 @@ def describe_rows(bundle: SoftLabels, rows: dict[int, str]) -> str:
     return ", ".join(named) + _more(rows)
 
 
-def write_reordered(folder: Path, bundle: SoftLabels, benchmark: Benchmark, alignment: Alignment) -> SoftLabels:
-    """Write a bundle's rows in the order of a local manifest, as a bundle of that manifest's selection.
+def reordered(bundle: SoftLabels, benchmark: Benchmark, alignment: Alignment) -> SoftLabels:
+    """Return a bundle's rows in the order of a local manifest, as soft labels of that manifest's selection.
 
     Index and selection follow the manifest, its split and source too; each row keeps its logits and its image's hash.
     The report says from which bundle it was made; its checks are those of that bundle.
@@ -131,7 +149,7 @@ def write_reordered(folder: Path, bundle: SoftLabels, benchmark: Benchmark, alig
     Raises
     ------
     BundleError
-        the parts do not make a bundle that verifies
+        rows and logits do not fit together
     """
     order = np.argsort(alignment.positions)
     rows = alignment.positions[order]
@@ -140,15 +158,13 @@ def write_reordered(folder: Path, bundle: SoftLabels, benchmark: Benchmark, alig
     if index["path"].tolist() != old["path"].tolist() or index["label"].tolist() != old["label"].tolist():
         raise BundleError(f"bundle {bundle.folder}: rows came out of step while they were reordered; report this")
     index.insert(0, "row", rows)
-    index["image_sha256"] = old["image_sha256"]
+    for name in ("image_sha256", *old.columns.difference(index.columns)):
+        index[name] = old[name]
     there = {path: row for row, path in enumerate(benchmark.paths)}
     left_out = sorted(
         ({**bad, "row": there[bad["path"]]} for bad in bundle.report.get("unreadable", ())), key=lambda b: b["row"]
     )
-    labels = bundle.labels[order]
-    known = labels >= 0
-    return SoftLabels.write(
-        folder,
+    return SoftLabels.of(
         logits=logits,
         index=index,
         classes=bundle.classes,
@@ -158,7 +174,7 @@ def write_reordered(folder: Path, bundle: SoftLabels, benchmark: Benchmark, alig
             "unreadable": left_out,
             "reordered": {"source_bundle_sha256": bundle.sha256, "moved_rows": alignment.moved},
         },
-        metrics=score(logits[known], labels[known], bundle.classes) if known.any() else {},
         manifest_sha256=benchmark.manifest_sha256,
         checkpoints=bundle.checkpoints,
+        environment=bundle.environment,
     )

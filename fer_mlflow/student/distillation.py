@@ -11,6 +11,7 @@ from torch import Tensor
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.settings.training import LossSettings
+from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.joining import check_same_images, join_rows, name_missing
 from fer_mlflow.student.losses import dkd_rows, kd_rows
@@ -128,5 +129,5 @@ def describe_distillation(objective: SoftObjective, targets: SoftTargets) -> dic
         "effective_temperature": targets.effective_temperature,
         "rows_without_soft_labels": objective.missing,
         "bundle_sha256": objective.bundle.sha256,
-        "ensemble": objective.bundle.report["name"],
+        "ensemble": format_weights(objective.bundle.configuration.weights),
     }

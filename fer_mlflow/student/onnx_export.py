@@ -1,7 +1,7 @@
 """A student as an ONNX file that takes pixels, held against torch before anyone relies on it."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fer_mlflow.data.classes import ClassOrder
-from fer_mlflow.data.images import Clahe, prepare_image, read_image_bytes
+from fer_mlflow.data.images import prepare_image, read_image_bytes
 from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.teachers.checkpoint import Teacher, load_teacher
 from fer_mlflow.teachers.spec import TeacherSpec
@@ -59,8 +60,8 @@ class _FromPixels(nn.Module):
     def __init__(self, teacher: Teacher):
         super().__init__()
         self.model = teacher.model
-        self.register_buffer("mean", torch.tensor(teacher.mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(teacher.std).view(1, 3, 1, 1) * 255)
+        self.register_buffer("mean", torch.tensor(teacher.preprocessing.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(teacher.preprocessing.std).view(1, 3, 1, 1) * 255)
         self.register_buffer("columns", torch.from_numpy(np.asarray(teacher.columns, dtype=np.int64)))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def export_onnx(checkpoint: Path, classes: ClassOrder, path: Path) -> int:
         torch cannot export the architecture
     """
     student = load_teacher(TeacherSpec("student", checkpoint), classes)
-    side = student.img_size
+    side = student.preprocessing.side
     example = torch.zeros((2, side, side, 3), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -117,14 +118,13 @@ def check_onnx(path: Path, checkpoint: Path, part: Benchmark, clahe: Clahe | Non
     import onnxruntime
 
     student = load_teacher(TeacherSpec("student", checkpoint), part.classes)
+    preprocessing = replace(student.preprocessing, clahe=clahe)
     plain = _FromPixels(student).eval()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest, changed = 0.0, 0
     for start in range(0, len(part), _BATCH):
         paths = part.paths.iloc[start : start + _BATCH]
-        pixels = np.stack(
-            [prepare_image(read_image_bytes(part.root, each), [student.img_size], clahe)[0] for each in paths]
-        )
+        pixels = np.stack([prepare_image(read_image_bytes(part.root, each), preprocessing) for each in paths])
         with torch.no_grad():
             ours = plain(torch.from_numpy(pixels)).numpy()
         (theirs,) = session.run(["logits"], {"pixels": pixels})

@@ -90,7 +90,7 @@ def make_targets(
         temperature, which only its own fusion has
     """
     check_temperature(temperature)
-    space, weights = bundle.report["ensemble"]["space"], bundle.report["ensemble"]["weights"]
+    space, weights = bundle.configuration.space, bundle.configuration.weights
     kind = kind or space
     if kind not in TARGETS:
         raise ContractError(f"target {kind!r} is not one of {', '.join(TARGETS)}")

@@ -1,4 +1,4 @@
-"""From a checkpoint file to a model that is ready to be asked, or a message that says why not."""
+"""From a checkpoint file to a model in evaluation mode, or a message that says why not."""
 
 import argparse
 import difflib
@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.images import describe_preprocessing
+from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import FerError, TeacherError
-from fer_mlflow.teachers.provenance import trained_clahe, trained_prefixes
-from fer_mlflow.teachers.spec import TeacherSpec, parse_fields
+from fer_mlflow.teachers.spec import CARRIED, UNKNOWN, TeacherSpec, parse_fields
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -32,21 +33,20 @@ _SHOWN = 10
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A model with its weights, in evaluation mode on the CPU, and what to show it.
+    """A model with its weights, in evaluation mode on the CPU.
 
     Attributes
     ----------
+    preprocessing : complete, size, mean and std too
     columns : (C,) int; `logits[:, columns]` is in the project's class order
-    description : what the alignment report says of the teacher
-    assumed : sentences on what neither the description nor the checkpoint said
-    trained_on : sorted prefixes of the hashes of the images it was trained on (`provenance`), None if unknown
+    description : the teacher in the alignment report
+    assumed : what neither `teachers.yaml` nor the checkpoint gives
+    trained_on : sorted `image_prefixes` of the images it was trained on, None if unknown
     """
 
     name: str
     model: nn.Module
-    img_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    preprocessing: Preprocessing
     columns: np.ndarray
     description: dict[str, Any]
     assumed: tuple[str, ...]
@@ -56,9 +56,9 @@ class Teacher:
 def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
     """Build a teacher's model and load its checkpoint, strictly.
 
-    What `teachers.yaml` leaves open is taken from the checkpoint. Where both are silent, img_size is 224, mean
+    What `teachers.yaml` leaves open is taken from the checkpoint. Where neither gives it, img_size is 224, mean
     and std are those of timm's configuration of the architecture, and the outputs follow `classes`; each such
-    assumption is said.
+    assumption is listed.
 
     Raises
     ------
@@ -69,48 +69,60 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
     where = f"teacher {spec.name} ({spec.checkpoint})"
     content = _read_checkpoint(spec.checkpoint, where)
     state, found_under = _find_state(content, where)
-    fields = _merge_fields(spec, content, where)
-    if "arch" not in fields:
+    arch, outputs, preprocessing = _merge_fields(spec, content, where)
+    if arch is None:
         raise TeacherError(f"{where}: no arch; name a timm model in teachers.yaml")
     assumed = []
-    if "classes" in fields:
-        try:
-            columns = classes.columns_from(fields["classes"])
-        except FerError as error:
-            raise TeacherError(f"{where}: {error}") from error
-    else:
-        columns = np.arange(len(classes))
+    try:
+        columns = np.arange(len(classes)) if outputs is None else classes.columns_from(outputs)
+    except FerError as error:
+        raise TeacherError(f"{where}: {error}") from error
+    if outputs is None:
         assumed.append(f"outputs in the order {', '.join(classes.names)}")
-    if "img_size" not in fields:
-        fields["img_size"] = DEFAULT_SIZE
+    if preprocessing.img_size is None:
+        preprocessing = replace(preprocessing, img_size=DEFAULT_SIZE)
         assumed.append(f"img_size {DEFAULT_SIZE}")
-    model = build_model(fields["arch"], fields["img_size"], len(columns), where)
+    model = build_model(arch, preprocessing.side, len(columns), where)
     for key in ("mean", "std"):
-        if key not in fields:
-            fields[key] = usual_channels(fields["arch"], key)
-            assumed.append(f"{key} {list(fields[key])} (timm's for {fields['arch']})")
-    _load_state(model, state, fields["arch"], where)
+        if getattr(preprocessing, key) is None:
+            usual: Any = {key: usual_channels(arch, key)}
+            preprocessing = replace(preprocessing, **usual)
+            assumed.append(f"{key} {list(usual[key])} (timm's for {arch})")
+    _load_state(model, state, arch, where)
     return Teacher(
         name=spec.name,
         model=model.eval(),
-        img_size=fields["img_size"],
-        mean=fields["mean"],
-        std=fields["std"],
+        preprocessing=preprocessing,
         columns=columns,
         description={
-            "arch": fields["arch"],
+            "arch": arch,
             "checkpoint": spec.checkpoint.name,
             "weights_under": found_under,
-            "img_size": fields["img_size"],
-            "mean": list(fields["mean"]),
-            "std": list(fields["std"]),
-            "classes": list(fields.get("classes", classes.names)),
+            "preprocessing": describe_preprocessing(preprocessing),
+            "classes": list(outputs or classes.names),
             "assumed": assumed,
             "trained_with_clahe": trained_clahe(content),
         },
         assumed=tuple(assumed),
         trained_on=trained_prefixes(content),
     )
+
+
+def trained_prefixes(content: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the sorted prefixes of the images that a checkpoint was trained on, None where it does not give them."""
+    trained_on = content.get("trained_on")
+    if not isinstance(trained_on, Mapping) or "image_prefixes" not in trained_on:
+        return None
+    prefixes = np.asarray(trained_on["image_prefixes"])
+    return np.sort(prefixes) if prefixes.dtype == np.int64 and prefixes.ndim == 1 else None
+
+
+def trained_clahe(content: Mapping[str, Any]) -> Any:
+    """Return the CLAHE that a checkpoint was trained with (None for none), `unknown` where it does not give it."""
+    clahe = content.get("clahe", UNKNOWN)
+    if clahe is None:
+        return None
+    return {"clip": clahe["clip"], "tile": clahe["tile"]} if isinstance(clahe, Mapping) and len(clahe) == 2 else UNKNOWN
 
 
 def _read_checkpoint(path: Path, where: str) -> Mapping[str, Any]:
@@ -194,19 +206,26 @@ def usual_channels(arch: str, key: str) -> tuple[float, ...]:
     return tuple(float(number) for number in getattr(timm.get_pretrained_cfg(arch), key, usual))
 
 
-def _merge_fields(spec: TeacherSpec, content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what the description and the checkpoint say together; a contradiction is an error."""
-    names = ("arch", "img_size", "mean", "std", "classes")
-    carried = parse_fields({name: content[name] for name in names if name in content}, where)
-    declared = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
-    for name in declared.keys() & carried.keys():
-        a, b = declared[name], carried[name]
-        same = np.allclose(a, b, atol=1e-6) if name in ("mean", "std") else a == b
-        if not same:
+def _merge_fields(
+    spec: TeacherSpec, content: Mapping[str, Any], where: str
+) -> tuple[str | None, tuple[str, ...] | None, Preprocessing]:
+    """Return what `teachers.yaml` and the checkpoint give together; a contradiction is an error."""
+    arch, outputs, carried = parse_fields({name: content[name] for name in CARRIED if name in content}, where)
+    both = {
+        "arch": (spec.arch, arch),
+        "classes": (spec.classes, outputs),
+        **{name: (getattr(spec.preprocessing, name), getattr(carried, name)) for name in ("img_size", "mean", "std")},
+    }
+    for name, (a, b) in both.items():
+        if a is None or b is None:
+            continue
+        if not (np.allclose(a, b, atol=1e-6) if name in ("mean", "std") else a == b):
             raise TeacherError(
                 f"{where}: {name} is {a} in teachers.yaml and {b} in the checkpoint; remove the wrong one"
             )
-    return carried | declared
+    found = {name: b if a is None else a for name, (a, b) in both.items()}
+    own = {name: found.pop(name) for name in ("img_size", "mean", "std")}
+    return found["arch"], found["classes"], replace(spec.preprocessing, **own)
 
 
 def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Module:

@@ -1,30 +1,33 @@
-"""One forward pass for all teachers that need one: read kept shards, compute the others, keep them."""
+"""Teachers' logits on a benchmark: read the shards that are kept, compute the others, keep them."""
 
 import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fer_mlflow.data.images import image_prefixes
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.teachers.outputs import TeacherOutputs, unreadable_message
-from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, StoredShard, assemble, row_ranges
+from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, TeacherLogits, row_ranges, unreadable_message
 from fer_mlflow.teachers.spec import TeacherSpec
 
+if TYPE_CHECKING:
+    from fer_mlflow.teachers.predictor import ForwardSettings
+
 logger = logging.getLogger(__name__)
-_Kept = dict[str, dict[tuple[int, int], StoredShard | None]]  # teacher name -> range of rows -> its shard
+_Kept = dict[str, dict[tuple[int, int], TeacherLogits | None]]  # teacher name -> range of rows -> its shard
 
 
-def compute_outputs(
+def compute_logits(
     benchmark: Benchmark,
     specs: Mapping[str, TeacherSpec],
     keys: Mapping[str, str],
-    checkpoints: Mapping[str, str],
-    settings,
+    settings: "ForwardSettings",
     cache: Path,
     *,
     image_sha256: Callable[[], np.ndarray] | None = None,
@@ -32,15 +35,14 @@ def compute_outputs(
     shard_rows: int = SHARD_ROWS,
     progress: Progress = no_progress,
     warn: Callable[[str], None] = lambda message: None,
-) -> dict[str, TeacherOutputs]:
-    """Return every named teacher's outputs on a benchmark, computing only what no shard in `cache` holds.
+) -> dict[str, TeacherLogits]:
+    """Return every teacher's logits on a benchmark, computing only what no shard in `cache` holds.
 
     Where all shards are there, no checkpoint is loaded. The caller holds the keys' locks (`held_keys`).
 
     Parameters
     ----------
-    specs, keys, checkpoints : teacher name -> description, content key, SHA-256 of the checkpoint
-    settings : `asking.Settings`
+    specs, keys : teacher name -> description, content key
     image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
         image that changed since is computed again; None trusts what was kept
     skip_unreadable : leave rows out that cannot be decoded; otherwise they are an error
@@ -71,7 +73,7 @@ def compute_outputs(
             benchmark, specs, settings, missing, kept, stores, skip_unreadable, len(ranges), progress, warn
         )
     return {
-        name: assemble([shard for shard in kept[name].values() if shard], len(benchmark.classes), checkpoints[name])
+        name: TeacherLogits.joined([shard for shard in kept[name].values() if shard], len(benchmark.classes))
         for name in specs
     }
 
@@ -85,7 +87,7 @@ def _forget_changed(kept: _Kept, current_sha256: np.ndarray, warn) -> None:
                 shards[span] = None
 
 
-def _refuse_unreadable(shards: list[StoredShard]) -> None:
+def _refuse_unreadable(shards: list[TeacherLogits]) -> None:
     """Raise for rows that could not be decoded."""
     if unreadable := [bad for shard in shards for bad in shard.unreadable]:
         raise ImageError(unreadable_message(unreadable))
@@ -95,10 +97,9 @@ def _compute_missing(
     benchmark, specs, settings, missing, kept, stores, skip_unreadable, n_ranges, progress, warn
 ) -> None:
     """Load the teachers, run the forward pass over the missing shards, and keep each as it comes."""
-    from fer_mlflow.teachers.asking import choose_compile, choose_device, describe_settings
     from fer_mlflow.teachers.checkpoint import load_teacher
-    from fer_mlflow.teachers.inference import infer
-    from fer_mlflow.teachers.provenance import count_in_sample
+    from fer_mlflow.teachers.forward import predict_shards
+    from fer_mlflow.teachers.predictor import choose_compile, choose_device, describe_environment
 
     names = [name for name in specs if any(name in needed for needed in missing.values())]
     teachers = {name: load_teacher(specs[name], benchmark.classes) for name in names}
@@ -110,7 +111,7 @@ def _compute_missing(
             )
     device = choose_device(settings.device)
     compiled = choose_compile(settings.compile, len(benchmark), device)
-    described = describe_settings(settings, device, compiled)
+    environment = describe_environment(settings, device, compiled)
     paths = benchmark.paths.to_numpy(object)
     left = sum(stop - start for start, stop in missing)
     kept_rows = f", {len(benchmark) - left:,} kept from an earlier run" if left < len(benchmark) else ""
@@ -119,7 +120,7 @@ def _compute_missing(
         # Ranges that lack the same teachers form one pass: usually all of them do.
         for needed in sorted({tuple(needed) for needed in missing.values()}):
             spans = [span for span, lacking in missing.items() if tuple(lacking) == needed]
-            shards = infer(
+            shards = predict_shards(
                 benchmark.root,
                 paths,
                 spans,
@@ -131,20 +132,24 @@ def _compute_missing(
             )
             for span, shard in zip(spans, shards, strict=True):
                 for name in needed:
-                    part = StoredShard(
-                        shard.rows,
-                        shard.logits[name],
-                        shard.image_sha256,
-                        shard.unreadable,
-                        teachers[name].description,
-                        described,
-                        count_in_sample(shard.image_sha256, teachers[name].trained_on),
+                    part = TeacherLogits(
+                        rows=shard.rows,
+                        logits=shard.logits[name],
+                        image_sha256=shard.image_sha256,
+                        unreadable=shard.unreadable,
+                        teacher=teachers[name].description,
+                        environments=(environment,),
+                        in_sample_rows=_count_in_sample(shard.image_sha256, teachers[name].trained_on),
                     )
                     _keep(stores[name], span, part)
                     kept[name][span] = part
 
 
-def _keep(store: ShardStore, span: tuple[int, int], shard: StoredShard) -> None:
+def _count_in_sample(image_sha256: np.ndarray, trained_on: np.ndarray | None) -> int | None:
+    return None if trained_on is None else int(np.isin(image_prefixes(image_sha256), trained_on).sum())
+
+
+def _keep(store: ShardStore, span: tuple[int, int], shard: TeacherLogits) -> None:
     """Write a shard; a full disk becomes a message."""
     try:
         store.write(*span, shard)

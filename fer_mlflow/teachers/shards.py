@@ -1,4 +1,4 @@
-"""Finished shards on disk: what survives a kill, and what makes the next run short.
+"""Teachers' logits in shards on disk: what survives a kill, and what makes the next run short.
 
 A store is a folder for one content key. Each shard is one file, written to a temporary name, flushed and renamed,
 so a file that is there is whole. Work on a key is done under a lock that the system releases when its holder
@@ -7,7 +7,7 @@ dies, however it dies.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,31 +17,67 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fer_mlflow.files import written_file
-from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable
-from fer_mlflow.teachers.provenance import in_sample
 
 SHARD_ROWS = 512  # a minute of three large teachers on two cores: the most that a kill can cost
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A row whose image could not be decoded: its position, path, why, and the hash of its bytes."""
+
+    row: int
+    path: str
+    reason: str
+    image_sha256: str
+
+
+def unreadable_message(unreadable: Sequence[Unreadable], shown: int = 10) -> str:
+    """Return one line that names the first rows that could not be decoded, how many there are, and what to do."""
+    named = ", ".join(f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable[:shown])
+    more = f" and {len(unreadable) - shown:,} more" if len(unreadable) > shown else ""
+    remedy = "mend them, or leave them out with --on-bad-image skip"
+    return f"{len(unreadable):,} images cannot be decoded: {named}{more}; {remedy}"
+
+
 @dataclass(frozen=True, eq=False)
-class StoredShard:
-    """One teacher's part of a shard.
+class TeacherLogits:
+    """One teacher's logits on the readable rows of a benchmark, or of one range of its rows.
 
     Attributes
     ----------
-    rows, logits, image_sha256 : see `TeacherOutputs`
+    rows : (N,) int64, positions in the benchmark, ascending
+    logits : (N, C) float32 in the project's class order
+    image_sha256 : (N, 32) uint8, of the bytes that were decoded
+    unreadable : the other rows of the benchmark or the range
     teacher : the teacher's description
-    in_sample_rows : how many of the rows it was trained on, None if unknown
-    computed_with : device, precision and versions
+    environments : device, batch size and versions of each session that computed a part
+    in_sample_rows : how many of the rows the teacher was trained on, None where that is not known
     """
 
     rows: np.ndarray
     logits: np.ndarray
     image_sha256: np.ndarray
     unreadable: tuple[Unreadable, ...]
-    teacher: dict[str, Any]
-    computed_with: dict[str, Any]
+    teacher: Mapping[str, Any]
+    environments: tuple[Mapping[str, Any], ...]
     in_sample_rows: int | None = None
+
+    @classmethod
+    def joined(cls, shards: Sequence["TeacherLogits"], n_classes: int) -> "TeacherLogits":
+        """Return a teacher's shards, in order, as its logits on the whole benchmark."""
+        environments: list[Mapping[str, Any]] = []
+        for shard in shards:
+            environments += [each for each in shard.environments if each not in environments]
+        counts = [shard.in_sample_rows for shard in shards]
+        return cls(
+            rows=np.concatenate([shard.rows for shard in shards]),
+            logits=np.concatenate([shard.logits.reshape(-1, n_classes) for shard in shards]),
+            image_sha256=np.concatenate([shard.image_sha256 for shard in shards]),
+            unreadable=tuple(bad for shard in shards for bad in shard.unreadable),
+            teacher=shards[0].teacher,
+            environments=tuple(environments),
+            in_sample_rows=None if None in counts else sum(count or 0 for count in counts),
+        )
 
 
 class ShardStore:
@@ -50,12 +86,12 @@ class ShardStore:
     def __init__(self, cache: Path, key: str):
         self.folder = cache / "logits" / key
 
-    def write(self, start: int, stop: int, shard: StoredShard) -> None:
+    def write(self, start: int, stop: int, shard: TeacherLogits) -> None:
         """Keep a shard; on a full disk the folder is as it was."""
         meta = {
             "unreadable": [asdict(bad) for bad in shard.unreadable],
             "teacher": shard.teacher,
-            "computed_with": shard.computed_with,
+            "environments": shard.environments,
             "in_sample_rows": shard.in_sample_rows,
         }
         with written_file(self._path(start, stop)) as file:
@@ -67,15 +103,15 @@ class ShardStore:
                 meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
             )
 
-    def read(self, start: int, stop: int) -> StoredShard | None:
+    def read(self, start: int, stop: int) -> TeacherLogits | None:
         """Return a kept shard; None where there is none, or none that is whole (a zip file checks its sums)."""
         try:
             with self._path(start, stop).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 rows, logits, digests = arrays["rows"], arrays["logits"], arrays["image_sha256"]
                 meta = json.loads(arrays["meta"].tobytes())
             unreadable = tuple(Unreadable(**bad) for bad in meta["unreadable"])
-            told = (meta["teacher"], meta["computed_with"], meta["in_sample_rows"])
-            shard = StoredShard(rows, logits, digests, unreadable, *told)
+            teacher, environments, in_sample = meta["teacher"], tuple(meta["environments"]), meta["in_sample_rows"]
+            shard = TeacherLogits(rows, logits, digests, unreadable, teacher, environments, in_sample)
         except Exception:  # whatever is wrong with the file, computing it again is right
             return None
         everything = sorted([*rows.tolist(), *(bad.row for bad in unreadable)]) == list(range(start, stop))
@@ -103,31 +139,8 @@ def row_ranges(rows: int, shard_rows: int) -> list[tuple[int, int]]:
     return [(start, min(start + shard_rows, rows)) for start in range(0, rows, shard_rows)]
 
 
-def assemble(shards: list[StoredShard], n_classes: int, checkpoint_sha256: str) -> TeacherOutputs:
-    """Join a teacher's shards, in order, into its outputs on the whole benchmark."""
-    computed_with: list[dict[str, Any]] = []
-    for shard in shards:
-        if shard.computed_with not in computed_with:
-            computed_with.append(shard.computed_with)
-    return TeacherOutputs(
-        rows=np.concatenate([shard.rows for shard in shards]),
-        logits=np.concatenate([shard.logits.reshape(-1, n_classes) for shard in shards]),
-        image_sha256=np.concatenate([shard.image_sha256 for shard in shards]),
-        unreadable=tuple(bad for shard in shards for bad in shard.unreadable),
-        description={**shards[0].teacher, **_seen(shards), "computed_with": computed_with},
-        checkpoint_sha256=checkpoint_sha256,
-    )
-
-
-def _seen(shards: list[StoredShard]) -> dict[str, Any]:
-    """Return whether, and how many of, the rows were trained on."""
-    counts = [shard.in_sample_rows for shard in shards]
-    rows = None if any(count is None for count in counts) else sum(count or 0 for count in counts)
-    return {"in_sample": in_sample(rows), "in_sample_rows": rows}
-
-
 @contextmanager
-def held_keys(cache: Path, keys: list[str], on_wait=None) -> Iterator[bool]:
+def held_keys(cache: Path, keys: list[str], on_wait: Callable[[], object] | None = None) -> Iterator[bool]:
     """Hold the locks of content keys for a block; yields whether another process had one of them.
 
     Locks are taken in the order of the keys, so that two processes never wait for each other.

@@ -12,7 +12,8 @@ from mlflow.entities import Run, ViewType
 from fer_mlflow.errors import RunError
 from fer_mlflow.files import sha256_of_file
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.protocol import describe_calibration, describe_ensemble, describe_protocol
+from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.softlabels.reading import HASHES
 from fer_mlflow.tracking.downloads import downloaded_bundle
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
@@ -25,25 +26,24 @@ _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
 def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
     """Log a bundle to a run: dataset, metrics, files, and last the tags by which it is found and trusted."""
-    benchmark = bundle.report["benchmark"]
     run.log_params({**derived_params(bundle)})
-    run.log_benchmark(benchmark["name"], bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+    run.log_benchmark(bundle.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
     if bundle.metrics:
         run.log_metrics(bundle.metrics)
+    assert bundle.folder is not None  # a run gets what is on disk
     run.log_folder(bundle.folder, FOLDER, last=HASHES)
     found = [check for check in bundle.report["checks"] if check["verdict"] == "warn" and check["kind"] != "protocol"]
     warned = [check["name"] for check in found]
-    seen = set(bundle.report["in_sample"].values())
     prefix = "fer.teacher_run/"
     teacher_runs = {name.removeprefix(prefix): text for name, text in tags.items() if name.startswith(prefix)}
     run.set_tags(
         {
             "mlflow.note.content": describe_run(bundle, teacher_runs, run.experiment_id),
             **tags,
-            "fer.benchmark": benchmark["name"],
+            "fer.benchmark": bundle.benchmark,
             "fer.selection_sha256": bundle.selection_sha256,
             "fer.alignment": f"warn: {', '.join(warned)}" if warned else "pass",
-            "fer.in_sample": next(word for word in ("true", "unknown", "false") if word in seen),
+            "fer.in_sample": bundle.in_sample,
             "fer.config_key": config_key,
             "fer.bundle_sha256": bundle.sha256,
         }
@@ -62,21 +62,22 @@ def describe_run(bundle: SoftLabels, teacher_runs: dict[str, str], experiment_id
     return "\n\n".join(parts)
 
 
-def derived_params(bundle: SoftLabels) -> dict[str, object]:
+def derived_params(bundle: SoftLabels, configuration: Configuration | None = None) -> dict[str, object]:
     """Return the params that follow from a bundle: the canonical ensemble, a number for each weight, the benchmark.
 
-    They are the same for every kind of run, whatever options it was asked with, so that the UI compares them.
+    They are the same for every kind of run, whatever its options, so that the UI compares them. `configuration` is what
+    would be fused of a bundle's teachers, where that is not its own.
     """
-    how = {f"ensemble/{name}": text for name, text in describe_ensemble(bundle).items() if name != "weights"}
-    calibration = bundle.report.get("calibration")
-    shares = {f"w/{name}": share for name, share in bundle.report["ensemble"]["weights"].items()}
+    configuration = configuration or bundle.configuration
+    options = configuration.options
     return {
-        "ensemble": bundle.report["name"],
-        **how,
-        **shares,
-        "benchmark": bundle.report["benchmark"]["name"],
+        "ensemble": options.pop("weights"),
+        "configuration": configuration.canonical,
+        **{f"ensemble/{name}": text for name, text in options.items()},
+        **{f"w/{name}": share for name, share in configuration.weights.items()},
+        "benchmark": bundle.benchmark,
         "rows": len(bundle),
-        "calibration": describe_calibration(calibration) if calibration else "none",
+        "calibration": str(configuration.calibration or "none"),
     }
 
 

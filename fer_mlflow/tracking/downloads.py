@@ -1,4 +1,4 @@
-"""Downloads of bundles: the six files by name, no more bytes than a bundle can have, verified."""
+"""Downloads of bundles: the files by name, no more bytes than a bundle can have, verified."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from mlflow.entities import Run
 from fer_mlflow.errors import BundleError, JobError, RunError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.reading import ARRAYS, FILES, HASHES, INDEX, BrokenFileError
+from fer_mlflow.softlabels.reading import ARRAYS, FILES, INDEX, BrokenFileError
 from fer_mlflow.tracking.store import tracking_errors
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIB = 1 << 20
 # What the largest file may be: ten million rows of an index, and beside arrays and index no file of a bundle is large.
-_MOST_BYTES = dict.fromkeys((*FILES, HASHES), 64 * _MIB) | {ARRAYS: 4096 * _MIB, INDEX: 4096 * _MIB}
+_MOST_BYTES = dict.fromkeys(FILES, 64 * _MIB) | {ARRAYS: 4096 * _MIB, INDEX: 4096 * _MIB}
 
 
 def bundle_digest(run: Run) -> str:
@@ -61,7 +61,7 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
     run_id = run.info.run_id
     with tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
         listed = {each.path: each.file_size or 0 for each in client.list_artifacts(run_id, FOLDER) if not each.is_dir}
-    sizes = {name: listed[f"{FOLDER}/{name}"] for name in (*FILES, HASHES) if f"{FOLDER}/{name}" in listed}
+    sizes = {name: listed[f"{FOLDER}/{name}"] for name in FILES if f"{FOLDER}/{name}" in listed}
     for name, size in sizes.items():
         _check_size(run_id, name, size)
     free = shutil.disk_usage(into).free

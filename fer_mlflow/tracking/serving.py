@@ -18,7 +18,8 @@ from mlflow.types.schema import ColSpec, Schema, TensorSpec
 from scipy.special import softmax
 
 import fer_mlflow
-from fer_mlflow.data.images import Clahe, prepare_image
+from fer_mlflow.data.images import prepare_image
+from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ImageError
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import tracking_errors
@@ -45,8 +46,10 @@ class Student(PythonModel):
         import onnxruntime
 
         card = json.loads(Path(context.artifacts["card"]).read_text(encoding="utf-8"))
-        self.classes, self.side = card["classes"], card["img_size"]
-        self.clahe = Clahe(**card["clahe"]) if card["clahe"] else None
+        self.classes = card["classes"]
+        self.preprocessing = Preprocessing(
+            img_size=card["img_size"], clahe=Clahe(**card["clahe"]) if card["clahe"] else None
+        )
         self.session = onnxruntime.InferenceSession(context.artifacts["onnx"], providers=["CPUExecutionProvider"])
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
@@ -61,10 +64,11 @@ class Student(PythonModel):
         ImageError
             an image cannot be decoded; the message says which
         """
-        pixels = np.empty((len(model_input), self.side, self.side, 3), np.uint8)
+        side = self.preprocessing.side
+        pixels = np.empty((len(model_input), side, side, 3), np.uint8)
         for row, value in enumerate(model_input[IMAGE]):
             try:
-                (pixels[row],) = prepare_image(image_bytes(value), [self.side], self.clahe)
+                pixels[row] = prepare_image(image_bytes(value), self.preprocessing)
             except ImageError as error:
                 raise ImageError(f"image {row + 1}: {error}") from error
         (logits,) = self.session.run(["logits"], {"pixels": pixels})

@@ -10,12 +10,11 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 from torchvision.transforms import Compose, InterpolationMode, RandomAffine
 
-from fer_mlflow.data.images import prepare_image, read_image_bytes
+from fer_mlflow.data.images import image_prefixes, prepare_image, read_image_bytes
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ImageError
-from fer_mlflow.teachers.decoding import ImageBatches, load_batches, start_worker
-from fer_mlflow.teachers.outputs import Unreadable, unreadable_message
-from fer_mlflow.teachers.provenance import image_prefixes
+from fer_mlflow.teachers.forward import ImageBatches, load_batches, start_worker
+from fer_mlflow.teachers.shards import Unreadable, unreadable_message
 from fer_mlflow.training.recipe import Recipe
 
 KEPT_PIXELS_BYTES = 2 << 30  # decoded training images up to this much stay in memory
@@ -35,13 +34,13 @@ def read_images(part: Benchmark, recipe: Recipe, workers: int | None) -> ReadIma
     keep = len(part) * size * size * 3 <= KEPT_PIXELS_BYTES
     pixels = np.empty((len(part), size, size, 3), np.uint8) if keep else None
     digests, unreadable = np.empty((len(part), 32), np.uint8), []
-    dataset = ImageBatches(part.root, paths, [size], recipe.clahe)
+    dataset = ImageBatches(part.root, paths, [recipe.preprocessing])
     batches = [range(start, min(start + 64, len(part))) for start in range(0, len(part), 64)]
     for batch in load_batches(dataset, batches, decoding_workers(workers), torch.device("cpu")):
         unreadable += [Unreadable(row, paths[row], why, sha) for row, why, sha in batch["unreadable"]]
         digests[batch["rows"].numpy()] = batch["sha256"].numpy()
         if pixels is not None:
-            pixels[batch["rows"].numpy()] = batch["pixels"][size].numpy()
+            pixels[batch["rows"].numpy()] = batch["pixels"][recipe.preprocessing.pixel_key].numpy()
     if unreadable:
         raise ImageError(unreadable_message(unreadable).partition("; mend them")[0] + f" in {part.name}; mend them")
     return ReadImages(pixels, image_prefixes(digests))
@@ -75,7 +74,7 @@ class _TrainingImages(Dataset):
             image = self.pixels[row]
         else:
             data = read_image_bytes(self.root, self.paths[row])
-            (image,) = prepare_image(data, [self.recipe.img_size], self.recipe.clahe)
+            image = prepare_image(data, self.recipe.preprocessing)
         return self.transform(Image.fromarray(image)), int(self.labels[row]), row
 
 

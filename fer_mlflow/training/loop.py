@@ -6,7 +6,7 @@ a run that was killed goes on from its last epoch and ends with the same weights
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.files import sha256_of_file, sha256_of_json, written_file
 from fer_mlflow.scoring.metrics import score
-from fer_mlflow.teachers.asking import Settings, choose_device
 from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights, usual_channels
-from fer_mlflow.teachers.inference import infer
+from fer_mlflow.teachers.forward import predict_shards
+from fer_mlflow.teachers.predictor import ForwardSettings, choose_device
 from fer_mlflow.training.epoch import DivergedError, choose_precision, seed_generators, train_epoch
 from fer_mlflow.training.images import check_val_images, make_loader, read_images
 from fer_mlflow.training.objective import LabelObjective, Objective
@@ -187,9 +187,10 @@ def train_teacher(
 
 def _validate(model, val, recipe, mean, std, number, rate, loss, device, workers) -> Epoch:
     """Score the model on the validation rows, through the same forward pass as an export."""
-    teacher = Teacher("train", model.eval(), recipe.img_size, mean, std, np.arange(len(val.classes)), {}, ())
-    settings = Settings(clahe=recipe.clahe, device=device, batch_size=recipe.batch_size, workers=workers)
-    (shard,) = infer(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
+    preprocessing = replace(recipe.preprocessing, mean=tuple(mean), std=tuple(std))
+    teacher = Teacher("train", model.eval(), preprocessing, np.arange(len(val.classes)), {}, ())
+    settings = ForwardSettings(device=device, batch_size=recipe.batch_size, workers=workers)
+    (shard,) = predict_shards(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
     metrics = score(shard.logits["train"], val.labels, val.classes.names)
     return Epoch(number + 1, float(rate), loss, metrics["nll"], metrics["accuracy"], metrics["macro_f1"])
 

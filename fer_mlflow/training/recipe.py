@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fer_mlflow.data.images import Clahe
+from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.settings import Option
 from fer_mlflow.settings.training import RecipeSettings, TrainSettings
 
@@ -20,3 +20,8 @@ class Recipe(RecipeSettings):
         values = {name: getattr(settings, name) for name in RecipeSettings.__dataclass_fields__}
         clahe = Clahe(settings.clahe_clip, settings.clahe_tile) if settings.clahe else None
         return cls(**values, clahe=clahe)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of images, without mean and std."""
+        return Preprocessing(img_size=self.img_size, clahe=self.clahe)

@@ -23,18 +23,14 @@ from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.calibration import PooledFit, fit_of, write_calibrated
-from fer_mlflow.softlabels.protocol import describe_ensemble, describe_protocol
+from fer_mlflow.softlabels.calibration import PooledFit, calibrated, fit_of
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
-from fer_mlflow.workflows.sources import Source, opened_source, read_run_or_folder, read_source, source_name
-
-# What two bundles of one ensemble share, whatever their rows.
-_SAME_ENSEMBLE = ("weights", "space", "dtype", "calibration", "clahe", "decoding", "image size", "precision")
+from fer_mlflow.workflows.sources import Source, opened_source, read_run_or_folder, read_source
 
 
 @dataclass(frozen=True)
@@ -100,14 +96,14 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
         check_fit_source(found, other)
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in settings.by}
-    name = settings.name or f"calibrate · {source_name(found)}"
+    name = settings.name or f"calibrate · {found.name}"
     with (
         open_run("calibrate", name, settings.experiment) as run,
         opened_source(found, run, params, progress) as source,
     ):
         bundle = source.bundle
         run.log_params(source.params_with(params))
-        benchmark = bundle.report["benchmark"]["name"]
+        benchmark = bundle.benchmark
         run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
         inputs = _inputs(source, settings.per_teacher)
         result = _calibrate(source, inputs, known, parts, other, settings)
@@ -157,14 +153,13 @@ def check_fit_source(found: Source | Ensemble, other: Source) -> None:
     if isinstance(found, Source):
         a = found.bundle
         classes, checkpoints, selection = a.classes, a.checkpoints, a.selection_sha256
-        mine, others = ({key: of[key] for key in _SAME_ENSEMBLE} for of in (describe_protocol(a), describe_protocol(b)))
+        configuration = a.configuration
     else:
         classes, checkpoints = found.benchmark.classes.names, found.checkpoints
-        selection = found.benchmark.selection_sha256
-        mine, others = found.described, describe_ensemble(b)
+        selection, configuration = found.benchmark.selection_sha256, found.configuration
     if classes != b.classes:
         raise ContractError(f"--fit-run: its classes are {', '.join(b.classes)}, not {', '.join(classes)}")
-    differ = [f"{key} {others.get(key, 'none')} for {text}" for key, text in mine.items() if others.get(key) != text]
+    differ = configuration.differences(b.configuration)
     differ += ["other checkpoints"] if checkpoints != b.checkpoints else []
     if differ:
         raise ContractError(f"--fit-run: it is another ensemble ({', '.join(differ)}); fit on a run of the same one")
@@ -176,7 +171,7 @@ def _inputs(source: Source, per_teacher: bool) -> np.ndarray:
     """Return what is fitted on: the bundle's (N, C) logits, or its teachers' (K, N, C), in order of their names."""
     if not per_teacher:
         return source.bundle.logits.astype(np.float64)
-    names = sorted(source.bundle.report["ensemble"]["weights"])
+    names = source.bundle.configuration.teachers
     logits = source.teacher_logits()
     if missing := [name for name in names if name not in logits]:
         raise ContractError(
@@ -197,8 +192,8 @@ def _calibrate(
 ) -> Calibration:
     """Fit, and measure on rows that were not fitted on unless that was asked for."""
     bundle = source.bundle
-    ensemble, labels = bundle.report["ensemble"], bundle.labels[known]
-    fit_rows = fit_of(settings.method, settings.per_teacher, ensemble["weights"], ensemble["space"])
+    configuration, labels = bundle.configuration, bundle.labels[known]
+    fit_rows = fit_of(settings.method, settings.per_teacher, configuration.weights, configuration.space)
     mine = inputs[..., known, :]
     fitted_bundle = bundle
     if other is not None:
@@ -207,24 +202,24 @@ def _calibrate(
         _warn_of_overlap(source, other)
         theirs = other.bundle.labels >= 0
         fit = fit_rows(_inputs(other, settings.per_teacher)[..., theirs, :], other.bundle.labels[theirs])
-        calibrated = fit.apply(mine) if fit.status == OK else None
-        protocol = f"fitted on {other.bundle.report['benchmark']['name']}, measured here"
+        scaled = fit.apply(mine) if fit.status == OK else None
+        protocol = f"fitted on {other.bundle.benchmark}, measured here"
     else:
         fit = fit_rows(mine, labels)
         if settings.in_sample:
-            calibrated = fit.apply(mine) if fit.status == OK else None
+            scaled = fit.apply(mine) if fit.status == OK else None
             protocol = "fitted and measured on the same rows"
         else:
             k = settings.crossfit or 0
             folds = stratified_folds(labels, k, np.random.default_rng(settings.seed))
-            calibrated, fits = crossfit(fit_rows, mine, labels, folds)
+            scaled, fits = crossfit(fit_rows, mine, labels, folds)
             protocol = f"cross-fitted: fitted on {k - 1} of {k} folds, measured on the other"
-            if fit.status == OK and calibrated is None:
+            if fit.status == OK and scaled is None:
                 fit = next(each for each in fits if each.status != OK)
     logits = bundle.logits[known].astype(np.float64)
     classes = bundle.classes
     before = evaluate_logits(logits, labels, classes, np.random.default_rng(SEED))
-    after = None if calibrated is None else evaluate_logits(calibrated, labels, classes, np.random.default_rng(SEED))
+    after = None if scaled is None else evaluate_logits(scaled, labels, classes, np.random.default_rng(SEED))
     if after is not None and settings.method == "temperature" and not settings.per_teacher:
         _check_unchanged(before, after)
     return Calibration(
@@ -232,7 +227,7 @@ def _calibrate(
         protocol=protocol,
         is_in_sample=settings.in_sample,
         fitted_on={
-            "name": fitted_bundle.report["benchmark"]["name"],
+            "name": fitted_bundle.benchmark,
             "selection_sha256": fitted_bundle.selection_sha256,
             "rows": int((fitted_bundle.labels >= 0).sum()),
             "classes": len(np.unique(fitted_bundle.labels[fitted_bundle.labels >= 0])),
@@ -289,11 +284,11 @@ def _export(
     config_key = f"{bundle.selection_sha256[:32]}.{key}"
     tags = {"fer.kind": "export", "fer.calibration_in_sample": str(calibration["in_sample"]).lower()}
     tags |= {"fer.source_run": source.run_id} if source.run_id else {}
-    with run.sibling(f"{source.name.partition('  on  ')[0]} · calibrated", time.time()) as exported:
-        exported.log_params({key: value for key, value in source.params_with({}).items()})
+    made = calibrated(bundle, result.fit.apply(inputs), calibration)
+    with run.sibling(made.configuration.name, time.time()) as exported:
+        exported.log_params(source.params_with({}))
         with tempfile.TemporaryDirectory(prefix="calibrated.") as folder:
-            calibrated = write_calibrated(Path(folder) / FOLDER, bundle, result.fit.apply(inputs), calibration)
-            publish_bundle(exported, calibrated, config_key, tags)
+            publish_bundle(exported, made.write(Path(folder) / FOLDER), config_key, tags)
     return exported.run_id
 
 
@@ -301,7 +296,7 @@ def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
     """Return what was fitted as JSON-able values: temperatures, scales and biases, or coefficients."""
     if fit.status != OK:
         return {}
-    teachers, classes = sorted(bundle.report["ensemble"]["weights"]), bundle.classes
+    teachers, classes = bundle.configuration.teachers, bundle.classes
     if isinstance(fit, TemperatureFit):
         return {"temperature": fit.temperature, "temperature_se": fit.standard_error}
     if isinstance(fit, AffineFit):
@@ -309,7 +304,7 @@ def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
         scale = {} if one else {"scale": dict(zip(classes, fit.scale.tolist(), strict=True))}
         return {**one, **scale, "bias": dict(zip(classes, fit.bias.tolist(), strict=True))}
     if isinstance(fit, CoefficientsFit):
-        shares = bundle.report["ensemble"]["weights"]
+        shares = bundle.configuration.weights
         each = dict(zip(teachers, fit.coefficients.tolist(), strict=True))
         return {
             "temperature": float(1 / fit.coefficients.sum()),

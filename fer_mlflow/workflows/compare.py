@@ -114,7 +114,7 @@ def _compare(a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.D
 def _log(run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source) -> None:
     """Log the differences as metrics, table and figure, and the rows whose prediction changed."""
     bundle = a.bundle
-    run.log_benchmark(bundle.report["benchmark"]["name"], bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+    run.log_benchmark(bundle.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
     metrics = {"rows": float(len(comparison.labels)), "changed_rows": float(comparison.changed.sum())}
     for row in table.to_dict("records"):
         for key in ("a", "b", "difference", "low", "high", "p_value"):

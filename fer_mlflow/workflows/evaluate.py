@@ -21,7 +21,7 @@ from fer_mlflow.tracking.runs import metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
-from fer_mlflow.workflows.sources import Source, opened_source, read_source, source_name
+from fer_mlflow.workflows.sources import Source, opened_source, read_source
 
 MOST_SLICES = 50
 MOST_MISTAKES = 30
@@ -70,14 +70,14 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
     parts = {column: read_slices(found, column, known) for column in settings.by}
     temperature = settings.temperature
     at = f" · T {temperature:g}" if temperature != 1 else ""
-    name = settings.name or f"evaluate · {source_name(found)}{at}"
+    name = settings.name or f"evaluate · {found.name}{at}"
     with (
         open_run("evaluate", name, settings.experiment) as run,
         opened_source(found, run, params, progress) as source,
     ):
         bundle = source.bundle
         run.log_params(source.params_with(params))
-        benchmark = bundle.report["benchmark"]["name"]
+        benchmark = bundle.benchmark
         run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
         logits = bundle.logits.astype(np.float64) / temperature
         evaluation = evaluate_logits(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
@@ -118,9 +118,7 @@ def check_labelled(found: Source | Ensemble) -> np.ndarray:
     """
     known = (found.bundle if isinstance(found, Source) else found.benchmark).labels >= 0
     if not known.any():
-        raise ContractError(
-            f"{source_name(found)}: no row has a label, so there is nothing to score; `inspect` needs none"
-        )
+        raise ContractError(f"{found.name}: no row has a label, so there is nothing to score; `inspect` needs none")
     return known
 
 
@@ -169,7 +167,7 @@ def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> 
     confusion = confusion_matrix(bundle.labels[known], result.predictions, len(bundle.classes))
     precision, recall = precision_and_recall(confusion)
     of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
-    title = bundle.report["benchmark"]["name"]
+    title = bundle.benchmark
     null = {title: result.ece_null_p95}
     return {
         "reliability.png": draw_reliability({title: (result.confidence, result.correct)}, null=null),

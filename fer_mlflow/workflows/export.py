@@ -16,13 +16,14 @@ from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import (
     Ensemble,
+    bundle_folder,
     copy_bundle,
     forget,
-    gathered_outputs,
+    fused,
+    gathered_teachers,
     publish_teachers,
     read_ensemble,
     warn,
-    write_bundle,
 )
 
 
@@ -32,7 +33,7 @@ class ExportResult(RunResult):
 
     Attributes
     ----------
-    name : the configuration
+    name : the configuration and the benchmark
     metrics : name -> number; empty where no row has a label
     teacher_runs : teacher name -> the run that has its logits
     computed : names of the teachers whose logits were computed, not reused
@@ -66,16 +67,16 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
     cache, started_s, params = cache_folder(), time.time(), params_of(settings)
-    with open_run("export", settings.name or ensemble.name, settings.experiment) as run:
+    with open_run("export", settings.name or ensemble.configuration.name, settings.experiment) as run:
         run.log_params(params)
-        with gathered_outputs(ensemble, run.client, cache, progress) as gathered:
-            bundle = write_bundle(ensemble, gathered, cache)
+        with gathered_teachers(ensemble, run.client, cache, progress) as gathered:
+            bundle = fused(ensemble, gathered).write(bundle_folder(cache, ensemble.key))
             if out is not None:
                 copy_bundle(bundle, out)
             try:
                 publish_teachers(ensemble, gathered, cache, run, params, started_s)
                 teacher_runs = {f"fer.teacher_run/{name}": run_id for name, run_id in gathered.run_ids.items()}
-                publish_bundle(run, bundle, ensemble.config_key, teacher_runs)
+                publish_bundle(run, bundle, ensemble.key, teacher_runs)
             except TrackingError as error:
                 raise TrackingError(
                     f"{error}; the finished bundle is kept in {bundle.folder}: "
@@ -89,7 +90,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
         name=ensemble.name,
         soft_labels=bundle,
         metrics=dict(bundle.metrics),
-        teacher_runs={name: gathered.run_ids[name] for name in ensemble.weights},
+        teacher_runs={name: gathered.run_ids[name] for name in ensemble.configuration.teachers},
         computed=tuple(gathered.computed),
         location=run.artifact_location(FOLDER),
         out=out,
@@ -108,8 +109,7 @@ def _check_out(folder: str | None, ensemble: Ensemble) -> Path | None:
     except BundleError as error:
         raise ContractError(f"--out {out} holds other things; name a new folder") from error
     same = (
-        there.report["ensemble"] == ensemble.fusion
-        and there.report["preprocessing"] == ensemble.preprocessing
+        not ensemble.configuration.differences(there.configuration)
         and there.report["benchmark"]["selected_sha256"] == ensemble.benchmark.selection_sha256
         and there.checkpoints == ensemble.checkpoints
     )

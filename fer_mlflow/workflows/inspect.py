@@ -14,7 +14,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.runs import metric_key, open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.sources import opened_source, read_source, source_name
+from fer_mlflow.workflows.sources import opened_source, read_source
 
 COLUMNS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")
 
@@ -50,7 +50,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         the server cannot be reached
     """
     found, params = read_source(settings), params_of(settings)
-    name = settings.name or f"inspect · {source_name(found)}"
+    name = settings.name or f"inspect · {found.name}"
     with (
         open_run("inspect", name, settings.experiment) as run,
         opened_source(found, run, params, progress) as source,
@@ -59,7 +59,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         recommended = recommended_temperatures(soft_labels.logits, low_and_high)
         sharpness = measure_sharpness(soft_labels.logits, np.array(settings.temperatures))
         run.log_params(source.params_with(params))
-        benchmark = soft_labels.report["benchmark"]["name"]
+        benchmark = soft_labels.benchmark
         run.log_benchmark(benchmark, soft_labels.selection_sha256, soft_labels.manifest_sha256, len(soft_labels))
         table = sharpness_table(sharpness, soft_labels.classes)
         run.log_metrics(_metrics(table, recommended))

@@ -15,18 +15,17 @@ from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.protocol import describe_ensemble, name_configuration
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.workflows.ensemble import (
     Ensemble,
     forget,
-    gathered_outputs,
+    fused,
+    gathered_teachers,
     publish_teachers,
     read_ensemble,
     warn,
-    write_bundle,
 )
 
 _TEACHER_RUN = "fer.teacher_run/"
@@ -51,13 +50,13 @@ class Source:
     @property
     def name(self) -> str:
         """The configuration and the benchmark, for people."""
-        return f"{name_configuration(self.bundle)}  on  {self.bundle.report['benchmark']['name']}"
+        return self.bundle.name
 
     def params_with(self, params: Mapping[str, str]) -> dict[str, object]:
         """Return a run's params: the given ones, and what the bundle adds to them."""
         return {
             **{key: self.params[key] for key in ("manifest", "root", "split", "teachers") if self.params.get(key)},
-            **describe_ensemble(self.bundle),
+            **self.bundle.configuration.options,
             **derived_params(self.bundle),
             **params,
         }
@@ -66,7 +65,7 @@ class Source:
         """Return the tags by which a run is found beside the others on its benchmark."""
         source = {"fer.source_run": self.run_id} if self.run_id else {}
         return {
-            "fer.benchmark": self.bundle.report["benchmark"]["name"],
+            "fer.benchmark": self.bundle.benchmark,
             "fer.selection_sha256": self.bundle.selection_sha256,
             "fer.source_bundle_sha256": self.bundle.sha256,
             **source,
@@ -170,15 +169,10 @@ def opened_source(
         yield found
         return
     cache, started_s = cache_folder(), time.time()
-    with gathered_outputs(found, run.client, cache, progress) as gathered:
+    with gathered_teachers(found, run.client, cache, progress) as gathered:
         publish_teachers(found, gathered, cache, run, params, started_s)
-        bundle = write_bundle(found, gathered, cache)
+        bundle = fused(found, gathered)
         forget(found, gathered, cache)
-    logits = {name: each.logits for name, each in gathered.outputs.items()}
+    logits = {name: each.logits for name, each in gathered.teachers.items()}
     files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
     yield Source(bundle, "", files, lambda: logits)
-
-
-def source_name(found: "Source | Ensemble") -> str:
-    """Return the configuration and the benchmark, for the name of a run."""
-    return found.name if isinstance(found, Source) else f"{found.name}  on  {found.benchmark.name}"

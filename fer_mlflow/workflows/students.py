@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fer_mlflow.data.manifest import Benchmark
@@ -25,7 +25,7 @@ from fer_mlflow.tracking.selection import Chosen, choose_run, is_bad, search_sof
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.training.loop import training_key
 from fer_mlflow.training.state import Epoch
-from fer_mlflow.workflows.ensemble import forget, gathered_outputs, read_ensemble, write_bundle
+from fer_mlflow.workflows.ensemble import bundle_folder, forget, gathered_teachers, read_ensemble
 from fer_mlflow.workflows.sources import Source, read_run_source
 from fer_mlflow.workflows.train import FOLDER, Plan, read_recipe, read_training_rows, run_plan
 
@@ -33,7 +33,6 @@ KIND = "student"
 # What a student's run has of other rows, and which of it follows from counts.
 SCORES = tuple(metric_names(having=lambda metric: metric.test))
 COUNTED = tuple(metric_names(having=lambda metric: metric.test and metric.from_counts))
-_SAME = ("weights", "space")  # of an ensemble: its dtype does not make it another one
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class Student:
         """The configuration in a few words, for people."""
         plan, marks = self.plan, []
         if self.objective and self.targets and self.source:
-            softlabels = self.source.name.partition("  on  ")[0]
+            softlabels = self.source.bundle.configuration.name
             marks = [f"T {self.targets.temperature:g}", self.targets.kind, f"from {softlabels}"]
         return " · ".join([self.loss, *marks, plan.recipe.arch, f"{plan.recipe.img_size} px", plan.train.name])
 
@@ -84,9 +83,8 @@ class Student:
         if self.source is None:
             return tags
         bundle = self.source.bundle
-        seen = set(bundle.report["in_sample"].values())
         tags["fer.source_bundle_sha256"] = bundle.sha256
-        tags["fer.softlabels_in_sample"] = next(word for word in ("true", "unknown", "false") if word in seen)
+        tags["fer.softlabels_in_sample"] = bundle.in_sample
         return tags | ({"fer.source_run": self.source.run_id} if self.source.run_id else {})
 
     def metrics(self) -> dict[str, float]:
@@ -152,7 +150,7 @@ class StudentReader:
 
     def _targets(self, source: Source, settings: DistillSettings) -> SoftTargets:
         """Return the targets; teachers' logits are fetched where they are needed."""
-        name, space = settings.softlabels or "", source.bundle.report["ensemble"]["space"]
+        name, space = settings.softlabels or "", source.bundle.configuration.space
         needed = (settings.target or space) != space and len(source.bundle.checkpoints) > 1
         if needed and name not in self.teacher_logits:
             self.teacher_logits[name] = source.teacher_logits()
@@ -191,7 +189,7 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
     weights = chosen.run.data.params.get("ensemble", "")
     raise RunError(
         f"--softlabels {name}: {source.name} is the best, and no run has its soft labels of {train.name}; export them "
-        f"with --weights {weights} --space {source.bundle.report['ensemble']['space']} on that split"
+        f"with --weights {weights} --space {source.bundle.configuration.space} on that split"
     )
 
 
@@ -215,13 +213,9 @@ def _exported(client, train: Benchmark, chosen: Chosen) -> Iterable[str]:
 
 
 def _is_same(a: SoftLabels, b: SoftLabels) -> bool:
-    """Return whether two bundles are of one configuration, each on its own rows."""
-    return (
-        a.checkpoints == b.checkpoints
-        and all(a.report["ensemble"][each] == b.report["ensemble"][each] for each in _SAME)
-        and a.report["preprocessing"] == b.report["preprocessing"]
-        and a.report.get("calibration") == b.report.get("calibration")
-    )
+    """Return whether two bundles are of one configuration, each on its own rows; the dtype does not matter."""
+    mine, other = (replace(each.configuration, dtype="float32") for each in (a, b))
+    return a.checkpoints == b.checkpoints and mine == other
 
 
 def short_name(student: Student, given: str | None = None) -> str:
@@ -295,14 +289,14 @@ def score_student(
                 weights={name: 1.0},
             )
         )
-        key = ensemble.config_key
+        key = ensemble.key
         for there in find_runs(run.client, KIND, [key])[key]:
             try:
                 return fetch_bundle(run.client, there, cache)
             except BundleError:
                 continue  # triage reports it; the logits are computed again
-        with gathered_outputs(ensemble, run.client, cache, progress) as gathered:
-            bundle = write_bundle(ensemble, gathered, cache)
+        with gathered_teachers(ensemble, run.client, cache, progress) as gathered:
+            bundle = gathered.teachers[name].write(bundle_folder(cache, key))
             with run.sibling(f"{name}  on  {ensemble.benchmark.name}", time.time(), nested=True) as scored:
                 scored.log_params({"manifest": settings.manifest, "split": settings.test_split})
                 publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})

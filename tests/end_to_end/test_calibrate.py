@@ -17,6 +17,7 @@ from toys import (
     expected_metrics,
     publish,
     publish_ensemble,
+    teacher,
     write_bundle,
 )
 
@@ -370,7 +371,7 @@ def test_the_export_is_a_run_like_others(exported, test_split, place):
     assert (export.info.status, tags["fer.kind"], tags["fer.source_run"]) == ("FINISHED", "export", test_split[0])
     assert tags["fer.calibration_in_sample"] == "true"
     assert tags["fer.selection_sha256"] == test_split[1].selection_sha256
-    assert export.info.run_name == "A 0.25 · B 0.75 · logit · calibrated"
+    assert export.info.run_name == "A 0.25 · B 0.75 · logit · calibrated (temperature)"
     assert {key: export.data.params[key] for key in ("ensemble", "w/A", "space", "clahe", "rows")} == {
         "ensemble": "A=0.25,B=0.75",
         "w/A": "0.25",
@@ -575,7 +576,7 @@ def test_an_ensemble_is_checked_before_its_teachers_are_asked(place, toy_faces, 
         ({"weights": {"A": 0.25, "X": 0.75}}, "other checkpoints)"),
         ({"dtype": np.float16}, "it is another ensemble (dtype float16 for float32)"),
         ({"labels": -1}, "no row has a label"),
-        ({"img_size": 48}, "it is another ensemble (image size 48 for 32)"),
+        ({"img_size": 48}, "it is another ensemble (A's img_size 48 for 32"),
     ],
 )
 def test_what_is_fitted_on_must_be_the_same_ensemble(place, test_split, tmp_path, changes, said):
@@ -584,12 +585,7 @@ def test_what_is_fitted_on_must_be_the_same_ensemble(place, test_split, tmp_path
     if "labels" in changes:
         labels[:] = changes.pop("labels")
     if "img_size" in changes:
-        teacher = {
-            "img_size": changes.pop("img_size"),
-            "in_sample": "unknown",
-            "computed_with": [{"precision": "fp32"}],
-        }
-        changes["teachers"] = dict.fromkeys("AB", teacher)
+        changes["teachers"] = dict.fromkeys("AB", teacher(changes.pop("img_size")))
     write_bundle(tmp_path / "b", logits.astype(changes.pop("dtype", np.float32)), labels, split="val", **changes)
     before = count_runs(place)
     assert said in error_line(place.run("calibrate", "--run", test_split[0], "--fit-run", tmp_path / "b", status=2))

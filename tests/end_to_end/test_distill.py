@@ -35,10 +35,13 @@ def by_kind(workplace, kind):
 def plain_logits(checkpoint, part):
     """Return a student's logits by a plain loop, one image at a time."""
     student = load_teacher(TeacherSpec("s", checkpoint), FER7)
-    mean, std = torch.tensor(student.mean).view(3, 1, 1), torch.tensor(student.std).view(3, 1, 1)
+    mean, std = (
+        torch.tensor(student.preprocessing.mean).view(3, 1, 1),
+        torch.tensor(student.preprocessing.std).view(3, 1, 1),
+    )
     rows = []
     for path in part.paths:
-        (pixels,) = prepare_image((part.root / path).read_bytes(), [student.img_size], None)
+        pixels = prepare_image((part.root / path).read_bytes(), student.preprocessing)
         image = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
         with torch.no_grad():
             rows.append(student.model.eval()(image[None])[0][torch.from_numpy(np.asarray(student.columns))].numpy())

@@ -34,7 +34,7 @@ def test_one_run_has_all_that_the_design_asks_for(workplace, toy_faces, toy_teac
     workplace.run_installed(*arguments(toy_faces, toy_teachers, "B=0.25,A=0.75", *typed))
     (run,) = workplace.runs("export")
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "B 0.25 · A 0.75 · prob · clahe"
+    assert run.info.run_name == "A 0.75 · B 0.25 · prob · clahe"
     params = run.data.params
     assert {key: params[key] for key in ("weights", "space", "clahe", "clahe_clip", "split", "dtype")} == {
         "weights": "A=0.75,B=0.25",
@@ -173,7 +173,7 @@ def test_a_changed_image_is_found_and_its_teachers_asked_again(workplace, own_fa
     trusting = workplace.run(*arguments(own_faces, toy_teachers, "A=1", "--verify-paths", "false"))
     assert "reused from" in trusting.stdout
     result = workplace.run(*arguments(own_faces, toy_teachers, "A=1"))
-    assert "asked again: 1 images changed since run" in result.stderr
+    assert "predicts again: 1 images changed since run" in result.stderr
     assert 'row 9 "images/f0008.jpg" first' in result.stderr
     bundle = workplace.bundle(workplace.runs("export")[0])
     np.testing.assert_allclose(bundle.logits[8], bundle.logits[1], atol=1e-4)
@@ -228,7 +228,7 @@ def test_suspicious_statistics_are_said_reported_and_tagged(workplace, many_face
     assert run.data.tags["fer.alignment"].startswith("warn: agreement")
     report = workplace.bundle(run).report
     assert {check["name"]: check["verdict"] for check in report["checks"]}["agreement"] == "warn"
-    assert json.dumps(report["preprocessing"])
+    assert json.dumps(report["teachers"]["A"]["preprocessing"])
 
 
 @pytest.mark.parametrize(

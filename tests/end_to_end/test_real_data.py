@@ -112,4 +112,4 @@ def test_real_soft_labels_are_fetched_and_their_teachers_say_the_same_again(work
     workplace.run("fetch", *best, *rows, "--check-images", "true", "--out", "fetched")
     teachers = ["--teachers", real_data / "teachers/teachers.yaml"]
     result = workplace.run("verify", "fetched", *rows, "--recompute", "20", *teachers)
-    assert "logits again                 20 rows asked again" in result.stdout
+    assert "logits again                 20 rows predicted again" in result.stdout

@@ -16,7 +16,7 @@ from fer_mlflow import SoftLabels
 DESCRIPTOR = "hash_manifest.json"
 FROM_FILES = ["descriptor", *(f"hash {name}" for name in ("softlabels.npz", "softlabels_index.jsonl"))]
 FROM_FILES += [f"hash {name}" for name in ("classorder.json", "alignmentreport.json", "ensemble_metrics.json")]
-FROM_FILES += ["class order", "logits", "finite", "index", "row order", "labels", "image hashes", "row count"]
+FROM_FILES += ["class order", "logits", "index", "finite", "row order", "labels", "image hashes", "row count"]
 FROM_FILES += ["selection", "metrics file", "report file"]
 AGAIN = ["run's tag", "metrics again", "run's metrics", "report", "agreement", "blocks", "assignment", "support"]
 QUOTED = ["rows", "images", "recheck", "images_on_disk", "teacher_pairs", "in_sample", "clahe"]
@@ -201,7 +201,7 @@ def test_a_folder_is_held_against_a_manifest(workplace, sound, faces, tmp_path):
 
 @pytest.fixture
 def recompute(workplace, faces, toy_teachers):
-    """Return a function that verifies a folder with the teachers asked again about some rows."""
+    """Return a function that verifies a folder with some rows predicted again."""
 
     def run(folder, *more, rows=70, manifest=faces, teachers=toy_teachers, status=0):
         options = ["--recompute", rows, "--manifest", manifest, "--teachers", teachers, "--device", "cpu"]
@@ -219,11 +219,11 @@ def recompute(workplace, faces, toy_teachers):
     ],
     ids=" ".join,
 )
-def test_teachers_that_are_asked_again_say_the_same(recompute, sound, options):
+def test_teachers_that_predict_again_give_the_same(recompute, sound, options):
     result = recompute(sound(*options))
-    asked = ["checkpoint A", "checkpoint B", "preprocessing", "drawn images", "teachers", "logits again"]
-    assert [verdicts(result)[name] for name in asked] == ["pass"] * 6
-    assert "70 rows asked again; largest difference" in result.stdout
+    names = ["checkpoint A", "checkpoint B", "preprocessing", "drawn images", "teachers", "logits again"]
+    assert [verdicts(result)[name] for name in names] == ["pass"] * 6
+    assert "70 rows predicted again; largest difference" in result.stdout
 
 
 @pytest.mark.parametrize(("by", "status"), [(9e-4, 0), (1.1e-3, 1)])
@@ -262,13 +262,13 @@ def test_other_checkpoints_settings_and_images_fail(recompute, sound, faces, toy
     (tmp_path / "same/teachers.yaml").write_text(text)
     result = recompute(sound(), teachers=tmp_path / "same/teachers.yaml", status=1)
     assert failed(result) == ["teachers", "logits again"]
-    assert "A: std is [0.25, 0.25, 0.5], was [0.25, 0.25, 0.25]" in result.stdout
+    assert "A: std is (0.25, 0.25, 0.5), was (0.25, 0.25, 0.25)" in result.stdout
     shutil.copytree(faces.parent, tmp_path / "faces")
     (tmp_path / "faces/images/f0003.jpg").write_bytes((faces.parent / "images/f0004.jpg").read_bytes())
     result = recompute(sound(), manifest=tmp_path / "faces" / faces.name, status=1)
     assert failed(result) == ["drawn images"]
-    assert '1 of 70 are not the ones that teachers saw: row 4 "images/f0003.jpg" (other bytes)' in result.stdout
-    assert "69 rows asked again" in result.stdout
+    assert '1 of 70 are not the ones that teachers decoded: row 4 "images/f0003.jpg" (other bytes)' in result.stdout
+    assert "69 rows predicted again" in result.stdout
 
 
 def test_a_calibrated_bundle_is_verified_where_its_temperature_says_how(local_place, recompute, sound, tmp_path):

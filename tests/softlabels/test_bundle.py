@@ -44,7 +44,7 @@ PARTS = {
 
 
 def write(folder: Path, **changes) -> SoftLabels:
-    return SoftLabels.write(folder, **(PARTS | changes))
+    return SoftLabels.of(**(PARTS | changes)).write(folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -100,7 +100,7 @@ def parts_of_bundles(draw):
 @given(parts_of_bundles())
 def test_any_bundle_comes_back_as_it_was_written(parts):
     with tempfile.TemporaryDirectory() as folder:
-        assert_holds(SoftLabels.write(Path(folder) / "out", **parts), parts)
+        assert_holds(SoftLabels.of(**parts).write(Path(folder) / "out"), parts)
 
 
 def test_many_rows_come_back(tmp_path):
@@ -110,7 +110,7 @@ def test_many_rows_come_back(tmp_path):
     )
     index = index.assign(split="", source="", image_sha256=[f"{n:064x}" for n in range(N)])
     parts = PARTS | {"logits": np.random.default_rng(0).normal(size=(N, 3)).astype(np.float16), "index": index}
-    assert_holds(SoftLabels.write(tmp_path / "out", **parts), parts)
+    assert_holds(SoftLabels.of(**parts).write(tmp_path / "out"), parts)
 
 
 def test_the_files_are_plain_and_say_what_the_format_says(tmp_path):
@@ -122,7 +122,7 @@ def test_the_files_are_plain_and_say_what_the_format_says(tmp_path):
     assert [line["label"] for line in lines] == ["Sad", None, "Happy", "Neutral"]
     assert json.loads(files[CLASSES]) == list(NAMES)
     assert json.loads(files[HASHES]) == {
-        "format": "fer-softlabels/1",
+        "format": "fer-softlabels/2",
         "manifest_sha256": "ab" * 32,
         "selection_sha256": selection(INDEX_FRAME),
         "checkpoints": PARTS["checkpoints"],
@@ -139,6 +139,42 @@ def test_the_same_content_gives_the_same_bytes_and_other_content_another_digest(
     changes = [{"logits": LOGITS + 1}, {"report": {}}, {"metrics": {}}, {"manifest_sha256": "cd" * 32}]
     changes += [{"index": INDEX_FRAME.assign(source="x")}, {"checkpoints": {"RN18": "12" * 32}}]
     assert len({first.sha256, *(write(tmp_path / "three", **change).sha256 for change in changes)}) == 7
+
+
+def test_soft_labels_in_memory_are_those_on_disk(tmp_path):
+    in_memory = SoftLabels.of(**PARTS)
+    assert_holds(in_memory, PARTS)
+    assert in_memory.folder is None
+    assert in_memory.sha256 == in_memory.write(tmp_path / "out").sha256
+    assert repr(in_memory) == "<SoftLabels 4 rows, 3 classes, float32, in memory>"
+    assert "\n" not in repr(SoftLabels.open(tmp_path / "out"))
+    assert in_memory.image_sha256.shape == (4, 32)
+    assert [digest.tobytes().hex() for digest in in_memory.image_sha256] == INDEX_FRAME["image_sha256"].tolist()
+
+
+def test_metrics_are_taken_from_the_logits_where_they_are_not_given():
+    metrics = SoftLabels.of(**{name: part for name, part in PARTS.items() if name != "metrics"}).metrics
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert SoftLabels.of(**(PARTS | {"index": INDEX_FRAME.assign(label=""), "metrics": None})).metrics == {}
+
+
+def test_further_columns_come_back_and_are_not_in_the_selection(tmp_path):
+    index = INDEX_FRAME.assign(group=["p1", "", "p2", "p1"], age="adult")
+    bundle = write(tmp_path / "out", index=index)
+    assert bundle.index.to_dict("list") == index.to_dict("list")
+    assert bundle.selection_sha256 == selection(INDEX_FRAME)
+    assert SoftLabels.open(tmp_path / "out").index["group"].tolist() == ["p1", "", "p2", "p1"]
+
+
+def test_the_environment_is_kept_and_in_no_digest(tmp_path):
+    first, second = (write(tmp_path / name, environment={"device": name}) for name in ("cpu", "cuda"))
+    assert (first.environment, first.sha256) == ({"device": "cpu"}, second.sha256)
+    assert SoftLabels.of(**PARTS).sha256 == first.sha256
+    hashed = set(contents(tmp_path / "cpu")) - {"environment.json"}
+    assert all((tmp_path / "cpu" / name).read_bytes() == (tmp_path / "cuda" / name).read_bytes() for name in hashed)
+    for text in ("", "[]", "{"):
+        (tmp_path / "cpu/environment.json").write_text(text)
+        assert SoftLabels.open(tmp_path / "cpu").environment == {}
 
 
 def test_without_labels_there_are_no_metrics(tmp_path):
@@ -172,7 +208,7 @@ def test_parts_that_make_no_bundle_are_refused_and_the_old_one_stays(tmp_path, c
     write(tmp_path / "out")
     before = contents(tmp_path)
     with pytest.raises((BundleError, ValueError)) as caught:
-        write(tmp_path / "out", **change)
+        SoftLabels.of(**(PARTS | change)).write(tmp_path / "out")
     assert message in str(caught.value)
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -302,7 +338,7 @@ def swapped(records, *names):
         (lambda r: r[3].update(label="Bored"), f"label 'Bored' is not in {CLASSES}"),
         (lambda r: r[3].update(image_sha256="F" * 64), "an image_sha256 is not 64 hex digits"),
         (lambda r: r[3].update(image_sha256=""), "an image_sha256 is not 64 hex digits"),
-        (lambda r: r[3].pop("source"), "'source'"),
+        (lambda r: r[3].pop("source"), "not one JSON object with the same fields"),
         (lambda r: r[3].update(path=None), "path is "),
         (lambda r: r[3].update(path=7), "path is "),
         (lambda r: r[3].update(label=0), "label is "),
@@ -378,9 +414,9 @@ def test_columns_in_another_class_order_give_other_labels_and_another_digest(fol
     ("change", "name", "message"),
     [
         (
-            lambda h: h.update(format="fer-softlabels/2"),
+            lambda h: h.update(format="fer-softlabels/1"),
             HASHES,
-            "format is 'fer-softlabels/2', this version reads fer-",
+            "format is 'fer-softlabels/1', this version reads fer-",
         ),
         (lambda h: h.pop("format"), HASHES, "format is None"),
         (lambda h: h.update(selection_sha256="0" * 64), INDEX, "another selection"),
@@ -407,7 +443,7 @@ def test_a_descriptor_that_is_wrong_is_refused(folder, change, name, message):
     assert_refused(folder, name, message)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"fer-softlabels/1"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"fer-softlabels/2"'])
 def test_a_descriptor_that_is_none_is_refused(folder, text):
     (folder / HASHES).write_text(text)
     assert_refused(folder, HASHES)

@@ -11,7 +11,7 @@ from fer_mlflow.calibration.affine import fit_bias_corrected_temperature, fit_ve
 from fer_mlflow.calibration.coefficients import fit_coefficients
 from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE, fit_temperature
 from fer_mlflow.errors import ContractError
-from fer_mlflow.softlabels.calibration import fit_of, fit_pool, write_calibrated
+from fer_mlflow.softlabels.calibration import calibrated, fit_of, fit_pool
 
 CALIBRATION = {"method": "temperature", "temperature": 2.0, "fitted_on": {"name": "faces:val"}}
 
@@ -71,16 +71,16 @@ def test_a_teacher_without_a_temperature_leaves_none_to_the_pool_and_is_named(ba
     assert fit.explanation.startswith("B: ")
 
 
-def calibrated(folder, dtype=np.float32, labels=None, logits=None):
+def made(folder, dtype=np.float32, labels=None, logits=None):
     drawn, own = draw_logits(50, seed=2)
     source = write_bundle(folder / "a", drawn.astype(dtype), own if labels is None else labels)
     scaled = source.logits.astype(np.float64) / 2 if logits is None else logits
-    return source, write_calibrated(folder / "b", source, scaled, CALIBRATION)
+    return source, calibrated(source, scaled, CALIBRATION).write(folder / "b")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_a_calibrated_bundle_verifies_and_says_what_was_done(tmp_path, dtype):
-    source, bundle = calibrated(tmp_path, dtype)
+    source, bundle = made(tmp_path, dtype)
     read = SoftLabels.open(tmp_path / "b")
     assert read.sha256 == bundle.sha256 != source.sha256
     assert read.logits.dtype == dtype
@@ -95,7 +95,7 @@ def test_a_calibrated_bundle_verifies_and_says_what_was_done(tmp_path, dtype):
 
 
 def test_its_metrics_are_of_the_stored_logits(tmp_path):
-    source, bundle = calibrated(tmp_path, np.float16)  # which are rounded by more than metrics are compared to
+    source, bundle = made(tmp_path, np.float16)  # which are rounded by more than metrics are compared to
     expected = expected_metrics(bundle.logits, bundle.labels)
     assert bundle.metrics == pytest.approx({name: expected[name] for name in bundle.metrics}, abs=1e-9)
     assert bundle.metrics.keys() == source.metrics.keys()
@@ -104,15 +104,15 @@ def test_its_metrics_are_of_the_stored_logits(tmp_path):
 
 
 def test_rows_without_labels_are_calibrated_too_and_not_scored(tmp_path):
-    _, some = calibrated(tmp_path / "some", labels=np.where(np.arange(50) % 2, 3, -1))
+    _, some = made(tmp_path / "some", labels=np.where(np.arange(50) % 2, 3, -1))
     expected = expected_metrics(some.logits[1::2], np.full(25, 3))
     assert some.metrics["nll"] == pytest.approx(expected["nll"])
-    source, none = calibrated(tmp_path / "none", labels=np.full(50, -1))
+    source, none = made(tmp_path / "none", labels=np.full(50, -1))
     assert none.metrics == {}
     np.testing.assert_array_equal(none.logits, (source.logits / np.float64(2)).astype(np.float32))
 
 
 def test_logits_that_do_not_fit_are_refused_and_leave_nothing(tmp_path):
     with pytest.raises(ContractError, match=r"does not fit into float16; use a wider --dtype"):
-        calibrated(tmp_path, np.float16, logits=np.full((50, 7), 1e6) * np.arange(7))
+        made(tmp_path, np.float16, logits=np.full((50, 7), 1e6) * np.arange(7))
     assert not (tmp_path / "b").exists()

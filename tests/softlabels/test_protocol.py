@@ -1,19 +1,11 @@
 """What sets two bundles apart is named, and rows are matched by what they show."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import CLASSES, draw_logits, write_bundle
+from toys import CLASSES, draw_logits, teacher, write_bundle
 
-from fer_mlflow.softlabels.protocol import (
-    FEWEST_SHARED,
-    describe_calibration,
-    describe_ensemble,
-    describe_protocol,
-    find_shared_rows,
-    name_configuration,
-)
+from fer_mlflow.softlabels.protocol import FEWEST_SHARED, describe_protocol, find_shared_rows
 
 CLAHE = {"clip": 2.5, "tile": 8, "pattern_sha256": "0123456789ab" + "c" * 52}
 CALIBRATION = {"method": "temperature", "temperature": 2.0471, "fitted_on": {"name": "faces:val"}}
@@ -24,56 +16,6 @@ def bundle_of(folder, labels=None, rows=60, **parts):
     return write_bundle(folder, logits, drawn if labels is None else labels, **parts)
 
 
-def teacher(size=32, precision="fp32", in_sample="false"):
-    return {"img_size": size, "in_sample": in_sample, "computed_with": [{"precision": precision}]}
-
-
-def test_an_ensemble_is_described_as_the_options_that_would_make_it(tmp_path):
-    plain = bundle_of(tmp_path / "a", weights={"B": 0.4, "A": 0.6})
-    assert describe_ensemble(plain) == {
-        "weights": "A=0.6,B=0.4",
-        "space": "logit",
-        "dtype": "float32",
-        "clahe": "false",
-        "precision": "fp32",
-    }
-    equalised = bundle_of(
-        tmp_path / "b", clahe=CLAHE, space="prob", teachers={"A": teacher(), "B": teacher(precision="bf16")}
-    )
-    assert describe_ensemble(equalised) == {
-        "weights": "A=0.5,B=0.5",
-        "space": "prob",
-        "dtype": "float32",
-        "clahe": "true",
-        "precision": "A fp32, B bf16",
-        "clahe_clip": "2.5",
-        "clahe_tile": "8",
-    }
-
-
-@pytest.mark.parametrize(
-    ("parts", "name"),
-    [
-        ({}, "A 0.5 · B 0.5 · logit"),
-        ({"weights": {"A": 1.0}}, "A 1"),
-        ({"weights": {"A": 1.0}, "clahe": CLAHE}, "A 1 · clahe"),
-        (
-            {"space": "prob", "clahe": CLAHE, "calibration": CALIBRATION},
-            "A 0.5 · B 0.5 · prob · clahe · calibrated (temperature)",
-        ),
-        ({"teachers": {"A": teacher(precision="bf16")}, "weights": {"A": 1.0}}, "A 1 · bf16"),
-    ],
-)
-def test_a_configuration_is_named_by_what_is_not_as_usual(tmp_path, parts, name):
-    assert name_configuration(bundle_of(tmp_path / "b", **parts)) == name
-
-
-def test_float16_is_named(tmp_path):
-    logits, labels = draw_logits(9)
-    bundle = write_bundle(tmp_path / "b", logits.astype(np.float16), labels)
-    assert name_configuration(bundle) == "A 0.5 · B 0.5 · logit · float16"
-
-
 def test_the_protocol_says_all_that_shaped_the_numbers(tmp_path):
     labels = np.arange(1500) % 7
     labels[:3] = -1
@@ -81,9 +23,8 @@ def test_the_protocol_says_all_that_shaped_the_numbers(tmp_path):
         tmp_path / "b",
         labels,
         1500,
-        clahe=CLAHE,
         calibration=CALIBRATION,
-        teachers={"A": teacher(224), "B": teacher(300, in_sample="true")},
+        teachers={"A": teacher(224, CLAHE, "false"), "B": teacher(300, CLAHE, "true")},
     )
     assert describe_protocol(bundle) == {
         "benchmark": "faces:test",
@@ -96,18 +37,15 @@ def test_the_protocol_says_all_that_shaped_the_numbers(tmp_path):
         "dtype": "float32",
         "calibration": "temperature, T = 2.047, fitted on faces:val",
         "clahe": "clip 2.5, 8 tiles, pattern 01234567",
-        "decoding": "opencv-color, exif, squash, 1/255",
+        "decoding": "opencv-color-exif, squash, area-or-linear",
         "image size": "A 224, B 300",
         "precision": "fp32",
         "checkpoints": f"A {bundle.checkpoints['A'][:8]}, B {bundle.checkpoints['B'][:8]}",
         "trained on these images": "A false, B true",
         "ECE": "15 bins, (lo, hi]",
     }
-
-
-def test_a_calibration_without_one_temperature():
-    vector = {"method": "vector", "fitted_on": {"name": "faces:val"}}
-    assert describe_calibration(vector) == "vector, fitted on faces:val"
+    other = bundle_of(tmp_path / "o", teachers={"A": teacher(), "B": teacher(clahe=CLAHE)})
+    assert describe_protocol(other)["clahe"] == "A none, B clip 2.5, 8 tiles, pattern 01234567"
 
 
 def test_a_bundle_shares_every_labelled_row_with_itself(tmp_path):

@@ -10,7 +10,7 @@ from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ContractError
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.rows import align, find_other_images, write_reordered
+from fer_mlflow.softlabels.rows import align, find_other_images, reordered
 
 CLASSES = ("Happy", "Sad")
 ROWS = [("a.jpg", "Happy"), ("b.jpg", "Sad"), ("c.jpg", ""), ("d.jpg", "Sad"), ("e.jpg", "Happy")]
@@ -34,16 +34,14 @@ def bundle(tmp_path):
             "image_sha256": [digest(path) for _, path, _ in kept],
         }
     )
-    return SoftLabels.write(
-        tmp_path / "bundle",
+    return SoftLabels.of(
         logits=np.array([[0, 1], [2, 3], [4, 5], [6, 7]], np.float32),
         index=index,
         classes=CLASSES,
         report={"benchmark": {"name": "x"}, "unreadable": [{"row": LEFT_OUT, "path": "c.jpg", "reason": "empty"}]},
-        metrics={"accuracy": 0.5},
         manifest_sha256="ab" * 32,
         checkpoints={"A": "12" * 32},
-    )
+    ).write(tmp_path / "bundle")
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def test_classes_that_the_manifest_does_not_have_are_refused(bundle, manifest):
 def test_reordered_rows_keep_their_logits_and_follow_the_manifest(bundle, manifest, tmp_path):
     benchmark = manifest([ROWS[i] for i in (4, 2, 0, 3, 1)], source="lab")
     alignment = align(bundle, benchmark)
-    made = write_reordered(tmp_path / "made", bundle, benchmark, alignment)
+    made = reordered(bundle, benchmark, alignment).write(tmp_path / "made")
     assert made.index["path"].tolist() == ["e.jpg", "a.jpg", "d.jpg", "b.jpg"]
     assert made.index["row"].tolist() == [0, 2, 3, 4]
     assert made.logits.tolist() == [[6, 7], [0, 1], [4, 5], [2, 3]]

@@ -6,7 +6,7 @@ from scipy.special import softmax
 from toys import SHARES, logits_of, write_soft_labels
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.softlabels.calibration import write_calibrated
+from fer_mlflow.softlabels.calibration import calibrated
 from fer_mlflow.student.targets import make_targets, mix_tempered
 
 T = 3.0
@@ -67,10 +67,8 @@ def test_one_teacher_is_all_three(tmp_path, train_part):
 @pytest.mark.parametrize("kind", ["logit", "prob", "mixture"])
 def test_the_temperature_of_a_calibration_multiplies(tmp_path, train_bundle, teachers, kind):
     calibration = {"method": "temperature", "temperature": 2.5, "fitted_on": {"name": "m:val"}}
-    calibrated = write_calibrated(
-        tmp_path / "c", train_bundle, train_bundle.logits.astype(np.float64) / 2.5, calibration
-    )
-    targets = make_targets(calibrated, teachers, kind, T)
+    scaled = calibrated(train_bundle, train_bundle.logits.astype(np.float64) / 2.5, calibration)
+    targets = make_targets(scaled, teachers, kind, T)
     assert targets.effective_temperature == 7.5
     np.testing.assert_allclose(shown(targets), expected(kind, teachers, 7.5), atol=1e-6)
 
@@ -81,7 +79,7 @@ def test_what_cannot_be_had_is_said(tmp_path, train_part, train_bundle, teachers
     with pytest.raises(ContractError, match="target 'mean' is not one of logit, prob, mixture"):
         make_targets(train_bundle, teachers, "mean", T)
     calibration = {"method": "vector", "fitted_on": {"name": "m:val"}}
-    vector = write_calibrated(tmp_path / "v", train_bundle, train_bundle.logits.astype(np.float64) * 2, calibration)
+    vector = calibrated(train_bundle, train_bundle.logits.astype(np.float64) * 2, calibration)
     with pytest.raises(ContractError, match=r"were calibrated \(vector\) after fusion in logit space"):
         make_targets(vector, teachers, "prob", T)
     assert make_targets(vector, teachers, "logit", T).effective_temperature == T

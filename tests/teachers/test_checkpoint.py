@@ -10,6 +10,7 @@ import torch
 from toys import CLASSES, TEACHERS, make_model
 
 from fer_mlflow.data.classes import FER7
+from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import TeacherError
 from fer_mlflow.teachers.checkpoint import load_teacher
 from fer_mlflow.teachers.spec import TeacherSpec
@@ -21,7 +22,9 @@ EXPECTED = make_model("A")(IMAGE).detach()
 
 
 def spec(path, **fields):
-    return TeacherSpec("A", path, **{"arch": ARCH, "img_size": SIZE, "mean": (0.5,) * 3, "std": (0.5,) * 3} | fields)
+    own = {"img_size": SIZE, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    own |= {name: fields.pop(name) for name in list(fields) if name in own}
+    return TeacherSpec("A", path, **({"arch": ARCH} | fields), preprocessing=Preprocessing(**own))
 
 
 def saved(folder, content, name="a.pt"):
@@ -65,9 +68,9 @@ def test_safetensors_and_its_metadata_are_read(tmp_path):
     path = tmp_path / "a.safetensors"
     metadata = {"arch": ARCH, "img_size": str(SIZE), "mean": "[0.1, 0.2, 0.3]", "classes": json.dumps(CLASSES)}
     safetensors.torch.save_file(STATE, path, metadata)
-    teacher = load_teacher(TeacherSpec("A", path, std=(0.5,) * 3), FER7)
+    teacher = load_teacher(TeacherSpec("A", path, preprocessing=Preprocessing(std=(0.5,) * 3)), FER7)
     assert torch.equal(logits(teacher), EXPECTED)
-    assert (teacher.img_size, teacher.mean, teacher.assumed) == (SIZE, (0.1, 0.2, 0.3), ())
+    assert (teacher.preprocessing.img_size, teacher.preprocessing.mean, teacher.assumed) == (SIZE, (0.1, 0.2, 0.3), ())
 
 
 def test_options_of_a_training_script_do_no_harm(tmp_path):
@@ -78,14 +81,18 @@ def test_options_of_a_training_script_do_no_harm(tmp_path):
 def test_the_checkpoint_fills_what_the_file_leaves_open(tmp_path):
     content = {"model": STATE, "arch": ARCH, "img_size": SIZE, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
     teacher = load_teacher(TeacherSpec("A", saved(tmp_path, {**content, "classes": list(CLASSES)})), FER7)
-    assert (teacher.img_size, teacher.mean, teacher.std) == (SIZE, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    assert (teacher.preprocessing.img_size, teacher.preprocessing.mean, teacher.preprocessing.std) == (
+        SIZE,
+        (0.1, 0.2, 0.3),
+        (1.0, 1.0, 1.0),
+    )
     assert teacher.assumed == ()
 
 
 def test_what_nobody_says_is_assumed_and_said(tmp_path):
     teacher = load_teacher(TeacherSpec("A", saved(tmp_path, STATE), arch=ARCH), FER7)
-    assert teacher.img_size == 224
-    assert teacher.mean == (0.5, 0.5, 0.5)  # timm's configuration of the test models
+    assert teacher.preprocessing.img_size == 224
+    assert teacher.preprocessing.mean == (0.5, 0.5, 0.5)  # timm's configuration of the test models
     assert [sentence.split()[0] for sentence in teacher.assumed] == ["outputs", "img_size", "mean", "std"]
 
 

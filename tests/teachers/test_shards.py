@@ -11,20 +11,19 @@ from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import no_progress
-from fer_mlflow.teachers import asking, computation, inference
-from fer_mlflow.teachers.asking import Settings
-from fer_mlflow.teachers.computation import compute_outputs
-from fer_mlflow.teachers.outputs import Unreadable
-from fer_mlflow.teachers.shards import ShardStore, StoredShard, held_keys
-from fer_mlflow.teachers.spec import hash_checkpoints, read_teachers
+from fer_mlflow.teachers import computation, forward, predictor
+from fer_mlflow.teachers.computation import compute_logits
+from fer_mlflow.teachers.predictor import ForwardSettings
+from fer_mlflow.teachers.shards import ShardStore, TeacherLogits, Unreadable, held_keys
+from fer_mlflow.teachers.spec import read_teachers
 
-SHARD = StoredShard(
+SHARD = TeacherLogits(
     rows=np.array([0, 2]),
     logits=np.array([[1.0, 2.0], [3.0, 4.0]], np.float32),
     image_sha256=np.arange(64, dtype=np.uint8).reshape(2, 32),
     unreadable=(Unreadable(1, "b.jpg", "empty file", "0" * 64),),
     teacher={"arch": "x"},
-    computed_with={"device": "cpu"},
+    environments=({"device": "cpu"},),
 )
 
 
@@ -38,7 +37,7 @@ def test_a_shard_comes_back_as_it_was(store):
     back = store.read(0, 3)
     for name in ("rows", "logits", "image_sha256"):
         np.testing.assert_array_equal(getattr(back, name), getattr(SHARD, name))
-    assert (back.unreadable, back.teacher, back.computed_with) == (SHARD.unreadable, SHARD.teacher, SHARD.computed_with)
+    assert (back.unreadable, back.teacher, back.environments) == (SHARD.unreadable, SHARD.teacher, SHARD.environments)
 
 
 def test_a_shard_that_is_not_there_is_none(store):
@@ -96,8 +95,8 @@ def test_a_key_is_held_by_one_at_a_time_whatever_order_keys_are_named_in(tmp_pat
 
 
 @pytest.fixture
-def ask(tmp_path, toy_faces, toy_teachers):
-    """Return a function that computes outputs over small shards, counting what is really computed."""
+def predict(tmp_path, toy_faces, toy_teachers):
+    """Return a function that computes logits over small shards, counting what is really computed."""
     import shutil
 
     shutil.copytree(toy_faces.parent, tmp_path / "faces")
@@ -112,12 +111,11 @@ def ask(tmp_path, toy_faces, toy_teachers):
             computed.append((total - done, description.removeprefix("predicting with ").split(", ")))
             return no_progress(description, total, done)
 
-        return compute_outputs(
+        return compute_logits(
             benchmark,
             specs,
             {name: f"s.{name}" for name in names},
-            hash_checkpoints(specs),
-            Settings(workers=0, device="cpu"),
+            ForwardSettings(workers=0, device="cpu"),
             tmp_path / "cache",
             shard_rows=20,
             progress=counter,
@@ -129,59 +127,59 @@ def ask(tmp_path, toy_faces, toy_teachers):
     return run
 
 
-def test_what_is_kept_is_not_computed_again(ask):
-    first = ask()
-    assert ask.computed == [(70, ["A", "B"])]
-    second = ask()
-    assert ask.computed == []
+def test_what_is_kept_is_not_computed_again(predict):
+    first = predict()
+    assert predict.computed == [(70, ["A", "B"])]
+    second = predict()
+    assert predict.computed == []
     for name in "AB":
         np.testing.assert_array_equal(first[name].logits, second[name].logits)
-        assert first[name].description == second[name].description
+        assert first[name].teacher == second[name].teacher
 
 
-def test_only_missing_shards_and_teachers_are_computed(ask):
-    whole = ask("AB")
-    ShardStore(ask.folder / "cache", "s.A").drop(20, 40)
-    again = ask("ABC")
-    assert ask.computed == [(70, ["A", "C"])]  # every range lacks C, one lacks A as well
+def test_only_missing_shards_and_teachers_are_computed(predict):
+    whole = predict("AB")
+    ShardStore(predict.folder / "cache", "s.A").drop(20, 40)
+    again = predict("ABC")
+    assert predict.computed == [(70, ["A", "C"])]  # every range lacks C, one lacks A as well
     np.testing.assert_array_equal(again["A"].logits, whole["A"].logits)
     assert again["C"].logits.shape == (70, 7)
 
 
-def test_no_checkpoint_is_loaded_where_every_shard_is_kept(ask, monkeypatch):
-    ask("A")
+def test_no_checkpoint_is_loaded_where_every_shard_is_kept(predict, monkeypatch):
+    predict("A")
     monkeypatch.setattr("fer_mlflow.teachers.checkpoint.load_teacher", lambda *_: pytest.fail("loaded"))
-    ask("A")
+    predict("A")
 
 
-def test_a_changed_image_is_asked_again_with_its_shard_alone(ask):
-    before = ask("A")
-    image = ask.folder / "faces/images/f0025.jpg"
-    image.write_bytes((ask.folder / "faces/images/f0001.jpg").read_bytes())
-    said = []
-    after = ask("A", warn=said.append)
-    assert ask.computed == [(20, ["A"])]
-    assert said == ["rows 21-40: images changed since A predicted them; predicting again"]
+def test_a_changed_image_is_predicted_again_with_its_shard_alone(predict):
+    before = predict("A")
+    image = predict.folder / "faces/images/f0025.jpg"
+    image.write_bytes((predict.folder / "faces/images/f0001.jpg").read_bytes())
+    warnings = []
+    after = predict("A", warn=warnings.append)
+    assert predict.computed == [(20, ["A"])]
+    assert warnings == ["rows 21-40: images changed since A predicted them; predicting again"]
     moved = np.flatnonzero((before["A"].logits != after["A"].logits).any(axis=1))
     assert 25 in moved
     np.testing.assert_allclose(after["A"].logits[25], before["A"].logits[1], atol=1e-4)
 
 
-def test_unreadable_rows_stop_the_run_and_kept_shards_stay(ask):
-    (ask.folder / "faces/images/f0050.jpg").write_bytes(b"")
+def test_unreadable_rows_stop_the_run_and_kept_shards_stay(predict):
+    (predict.folder / "faces/images/f0050.jpg").write_bytes(b"")
     with pytest.raises(ImageError, match=r'1 images cannot be decoded: row 51 "images/f0050.jpg" \(empty file\)'):
-        ask("A")
-    assert len(list((ask.folder / "cache/logits/s.A").iterdir())) == 2
-    outputs = ask("A", skip_unreadable=True)["A"]
-    assert [bad.row for bad in outputs.unreadable] == [50]
+        predict("A")
+    assert len(list((predict.folder / "cache/logits/s.A").iterdir())) == 2
+    found = predict("A", skip_unreadable=True)["A"]
+    assert [bad.row for bad in found.unreadable] == [50]
     with pytest.raises(ImageError, match="row 51"):
-        ask("A")
+        predict("A")
 
 
-def test_an_interruption_between_shards_loses_none_of_them(ask, monkeypatch):
-    whole = ask("A")["A"]
-    ShardStore(ask.folder / "cache", "s.A").clear()
-    real, calls = inference._compute_shard, []
+def test_an_interruption_between_shards_loses_none_of_them(predict, monkeypatch):
+    whole = predict("A")["A"]
+    ShardStore(predict.folder / "cache", "s.A").clear()
+    real, calls = forward._compute_shard, []
 
     def stop_at_third(*arguments):
         calls.append(arguments[:2])
@@ -189,19 +187,19 @@ def test_an_interruption_between_shards_loses_none_of_them(ask, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(inference, "_compute_shard", stop_at_third)
+    monkeypatch.setattr(forward, "_compute_shard", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        ask("A")
-    monkeypatch.setattr(inference, "_compute_shard", real)
-    resumed = ask("A")["A"]
-    assert ask.computed == [(30, ["A"])]
+        predict("A")
+    monkeypatch.setattr(forward, "_compute_shard", real)
+    resumed = predict("A")["A"]
+    assert predict.computed == [(30, ["A"])]
     np.testing.assert_array_equal(resumed.logits, whole.logits)
-    assert resumed.description == whole.description
+    assert resumed.teacher == whole.teacher
 
 
-def test_settings_of_every_session_are_described(ask, monkeypatch):
-    ask("A")
-    ShardStore(ask.folder / "cache", "s.A").drop(20, 40)
-    monkeypatch.setattr(asking.torch, "__version__", "9.9.9")
-    description = ask("A")["A"].description
-    assert [session["versions"]["torch"] for session in description["computed_with"]][1:] == ["9.9.9"]
+def test_the_environment_of_every_session_is_kept(predict, monkeypatch):
+    predict("A")
+    ShardStore(predict.folder / "cache", "s.A").drop(20, 40)
+    monkeypatch.setattr(predictor.torch, "__version__", "9.9.9")
+    environments = predict("A")["A"].environments
+    assert [session["versions"]["torch"] for session in environments][1:] == ["9.9.9"]

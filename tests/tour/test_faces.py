@@ -64,7 +64,8 @@ def test_the_archive_lacks_contrast_and_colour(faces):
 
 
 def test_clahe_changes_the_archive_most(faces):
-    from fer_mlflow.data.images import Clahe, apply_clahe
+    from fer_mlflow.data.images import apply_clahe
+    from fer_mlflow.data.preprocessing import Clahe
 
     gain = {
         source: np.mean([apply_clahe(f.image, Clahe()).std() / f.image.std() for f in faces if f.source == source])

@@ -111,11 +111,12 @@ def test_derived_params_follow_from_the_bundle(published):
     derived = derived_params(published[1])
     assert {key: derived[key] for key in derived if key != "calibration"} == {
         "ensemble": "A=0.7,B=0.3",
+        "configuration": "A=0.7,B=0.3;clahe=2.0/8",
         "ensemble/space": "logit",
         "ensemble/dtype": "float32",
         "ensemble/clahe": "true",
         "ensemble/precision": "fp32",
-        "ensemble/clahe_clip": "2",
+        "ensemble/clahe_clip": "2.0",
         "ensemble/clahe_tile": "8",
         "w/A": 0.7,
         "w/B": 0.3,

@@ -9,11 +9,11 @@ import torch
 from toys import write_faces
 
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.images import Clahe, hash_images
+from fer_mlflow.data.images import hash_images, image_prefixes
 from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, ImageError, JobError, TeacherError
 from fer_mlflow.teachers.checkpoint import load_teacher
-from fer_mlflow.teachers.provenance import image_prefixes
 from fer_mlflow.teachers.spec import TeacherSpec
 from fer_mlflow.training import loop as training
 from fer_mlflow.training.loop import (

@@ -14,7 +14,7 @@ from fer_mlflow.files import written_file
 from fer_mlflow.scoring.metrics import metric_of, row_losses, score
 from fer_mlflow.scoring.significance import paired_differences, paired_mean_difference
 from fer_mlflow.softlabels.bundle import FOLDER
-from fer_mlflow.softlabels.reading import FILES, HASHES, METRICS, REPORT
+from fer_mlflow.softlabels.reading import FILES, OPTIONAL, REPORT
 from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.store import tracking_errors
 from fer_mlflow.tracking.triage.records import RunRecord
@@ -93,9 +93,10 @@ class EvidenceStore:
         with tracking_errors(f"listing {FOLDER}/ of run {run.run_id}"):
             names = {Path(each.path).name for each in self.client.list_artifacts(run.run_id, FOLDER)}
             whole = self.client.get_run(run.run_id)
-        missing = sorted({*FILES, HASHES} - {METRICS} - names)
+        required = set(FILES) - set(OPTIONAL)
+        missing = sorted(required - names)
         if missing:
-            problem = "no file of it is there" if len(missing) == len(FILES) else f"without {', '.join(missing)}"
+            problem = "no file of it is there" if len(missing) == len(required) else f"without {', '.join(missing)}"
             return Evidence(problem=problem, is_missing=True)
         try:
             bundle = fetch_bundle(self.client, whole, self.cache)

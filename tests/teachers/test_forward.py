@@ -1,5 +1,7 @@
 """The forward pass: every row gets its own logits, however they are batched, decoded and cut."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,13 +9,13 @@ import torch
 from toys import TEACHERS, make_model
 
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.images import Clahe
 from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, ImageError, JobError
-from fer_mlflow.teachers import asking, decoding, inference
-from fer_mlflow.teachers.asking import Settings, choose_compile, choose_device
-from fer_mlflow.teachers.checkpoint import Teacher, load_teacher
-from fer_mlflow.teachers.inference import infer
+from fer_mlflow.teachers import forward, predictor
+from fer_mlflow.teachers.checkpoint import load_teacher
+from fer_mlflow.teachers.forward import predict_shards
+from fer_mlflow.teachers.predictor import ForwardSettings, choose_compile, choose_device
 from fer_mlflow.teachers.spec import read_teachers
 
 
@@ -46,18 +48,28 @@ def teachers(toy_teachers):
 
 
 def run(benchmark, teachers, spans=None, settings=None, **more):
-    settings = settings or Settings(device="cpu", workers=0)
+    settings = settings or ForwardSettings(device="cpu", workers=0)
     paths = benchmark.paths.to_numpy(object)
-    return list(infer(benchmark.root, paths, spans or [(0, len(benchmark))], teachers, settings, **more))
+    return list(predict_shards(benchmark.root, paths, spans or [(0, len(benchmark))], teachers, settings, **more))
 
 
 @pytest.mark.parametrize("clahe", [None, Clahe()])
 def test_logits_are_those_of_a_plain_loop(benchmark_rows, teachers, clahe):
-    (shard,) = run(benchmark_rows, teachers, settings=Settings(clahe=clahe, workers=0))
+    teachers = [replace(each, preprocessing=replace(each.preprocessing, clahe=clahe)) for each in teachers]
+    (shard,) = run(benchmark_rows, teachers)
     for teacher in teachers:
         expected = one_by_one(benchmark_rows, teacher.name, clahe)
         assert expected.std(axis=0).min() > 0.01  # the rows differ, or the test could not fail
         np.testing.assert_allclose(shard.logits[teacher.name], expected, atol=1e-4)
+
+
+def test_teachers_of_one_size_and_different_preprocessing_do_not_share_pixels(benchmark_rows, teachers):
+    plain, other = teachers[0], teachers[1]
+    equalised = replace(other, preprocessing=replace(other.preprocessing, clahe=Clahe()))
+    assert plain.preprocessing.img_size == equalised.preprocessing.img_size
+    (shard,) = run(benchmark_rows, [plain, equalised])
+    np.testing.assert_allclose(shard.logits["A"], one_by_one(benchmark_rows, "A", None), atol=1e-4)
+    np.testing.assert_allclose(shard.logits["B"], one_by_one(benchmark_rows, "B", Clahe()), atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 70, 500])
@@ -65,7 +77,7 @@ def test_logits_are_those_of_a_plain_loop(benchmark_rows, teachers, clahe):
 @pytest.mark.parametrize("spans", [[(0, 70)], [(0, 32), (32, 64), (64, 70)]])
 def test_nothing_depends_on_batches_workers_or_shards(benchmark_rows, teachers, batch_size, workers, spans):
     (reference,) = run(benchmark_rows, teachers)
-    shards = run(benchmark_rows, teachers, spans, Settings(batch_size=batch_size, workers=workers, device="cpu"))
+    shards = run(benchmark_rows, teachers, spans, ForwardSettings(batch_size=batch_size, workers=workers, device="cpu"))
     for teacher in teachers:
         joined = np.concatenate([shard.logits[teacher.name] for shard in shards])
         np.testing.assert_allclose(joined, reference.logits[teacher.name], atol=1e-4)
@@ -82,19 +94,19 @@ def test_shards_may_be_any_ranges_in_any_order(benchmark_rows, teachers):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_is_near_and_not_equal(benchmark_rows, teachers, precision):
     (exact,), (coarse,) = (
-        run(benchmark_rows, teachers, settings=Settings(precision=p, workers=0, device="cpu"))
+        run(benchmark_rows, teachers, settings=ForwardSettings(precision=p, workers=0, device="cpu"))
         for p in ("fp32", precision)
     )
     for name, logits in exact.logits.items():
         difference = np.abs(coarse.logits[name] - logits).max() / (1 + np.abs(logits).max())
-        assert 0 < difference < inference.TOLERANCE[precision]
+        assert 0 < difference < forward.TOLERANCE[precision]
         assert coarse.logits[name].dtype == np.float32
 
 
 @pytest.mark.slow
 def test_compiled_models_give_the_same_logits(benchmark_rows, teachers):
     (eager,) = run(benchmark_rows, teachers[:1])
-    settings = Settings(batch_size=16, workers=0, device="cpu")
+    settings = ForwardSettings(batch_size=16, workers=0, device="cpu")
     (compiled,) = run(benchmark_rows, teachers[:1], settings=settings, compiled=True)
     np.testing.assert_allclose(compiled.logits["A"], eager.logits["A"], atol=1e-4)
 
@@ -111,31 +123,30 @@ class Shifted(torch.nn.Module):
 
 
 def shifted(teacher):
-    values = {name: getattr(teacher, name) for name in Teacher.__dataclass_fields__}
-    return Teacher(**values | {"model": Shifted(teacher.model)})
+    return replace(teacher, model=Shifted(teacher.model))
 
 
 @pytest.mark.parametrize("order", ["sorted by class", "shuffled"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_rows_off_by_one_within_a_batch_are_found_by_asking_again(benchmark_rows, teachers, order, precision):
+def test_rows_off_by_one_within_a_batch_are_found_by_predicting_again(benchmark_rows, teachers, order, precision):
     paths = benchmark_rows.paths.to_numpy(object)
     if order == "sorted by class":
         paths = paths[np.argsort(benchmark_rows.labels, kind="stable")]
     else:
         paths = np.random.default_rng(0).permutation(paths)
-    settings = Settings(precision=precision, workers=0, device="cpu")
-    with pytest.raises(JobError, match=r"teacher A: row .* asked alone gets logits that differ .* out of step"):
-        list(infer(benchmark_rows.root, paths, [(0, 70)], [shifted(teachers[0])], settings))
+    settings = ForwardSettings(precision=precision, workers=0, device="cpu")
+    with pytest.raises(JobError, match=r"teacher A: row .* predicted alone gets logits that differ .* out of step"):
+        list(predict_shards(benchmark_rows.root, paths, [(0, 70)], [shifted(teachers[0])], settings))
 
 
 def test_an_image_that_changes_while_it_is_read_is_found(benchmark_rows, teachers, monkeypatch):
     reads = {}
 
-    def read_twice(root, path, read=decoding.read_image_bytes):
+    def read_twice(root, path, read=forward.read_image_bytes):
         reads[path] = reads.get(path, 0) + 1
         return read(root, path if reads[path] == 1 else benchmark_rows.paths.iloc[-1])
 
-    monkeypatch.setattr(decoding, "read_image_bytes", read_twice)
+    monkeypatch.setattr(forward, "read_image_bytes", read_twice)
     with pytest.raises(JobError, match="changed while it was read"):
         run(benchmark_rows, teachers[:1])
 
@@ -174,7 +185,7 @@ def test_a_range_without_one_readable_image_gives_an_empty_shard(tmp_path, teach
 
 def test_rows_are_counted_as_they_are_done(benchmark_rows, teachers):
     counted = []
-    run(benchmark_rows, teachers[:1], settings=Settings(batch_size=32, workers=0), on_rows=counted.append)
+    run(benchmark_rows, teachers[:1], settings=ForwardSettings(batch_size=32, workers=0), on_rows=counted.append)
     assert counted == [32, 32, 6]
 
 
@@ -189,11 +200,11 @@ def test_devices_are_checked():
 
 
 def test_compilation_is_chosen_by_the_whole_benchmark(monkeypatch):
-    cpu, threshold = torch.device("cpu"), asking.COMPILE_FROM_ROWS["cpu"]
-    monkeypatch.setattr(asking.shutil, "which", lambda name: "/usr/bin/g++")
+    cpu, threshold = torch.device("cpu"), predictor.COMPILE_FROM_ROWS["cpu"]
+    monkeypatch.setattr(predictor.shutil, "which", lambda name: "/usr/bin/g++")
     assert choose_compile("auto", threshold, cpu)
     assert not choose_compile("auto", threshold - 1, cpu)
     assert choose_compile("true", 1, cpu)
     assert not choose_compile("false", threshold, cpu)
-    monkeypatch.setattr(asking.shutil, "which", lambda name: None)
+    monkeypatch.setattr(predictor.shutil, "which", lambda name: None)
     assert not choose_compile("auto", threshold, cpu)

@@ -1,4 +1,4 @@
-"""One teacher on one device: how it is asked, and in which precision."""
+"""One teacher on one device: pixels in, logits out, in the precision that was chosen."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +12,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fer_mlflow.data.images import Clahe
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.teachers.checkpoint import Teacher
 
@@ -22,8 +21,8 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to compute; of these only `clahe` and `precision` are meant to shape the numbers.
+class ForwardSettings:
+    """How a forward pass runs; of these only `precision` is meant to change the logits.
 
     Attributes
     ----------
@@ -32,7 +31,6 @@ class Settings:
     workers : processes that decode; None chooses by device
     """
 
-    clahe: Clahe | None = None
     precision: str = "fp32"
     compile: str = "auto"
     device: str = "auto"
@@ -41,7 +39,7 @@ class Settings:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that a name asks for.
+    """Return the device of a name.
 
     Raises
     ------
@@ -60,7 +58,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_compile(choice: str, rows: int, device: torch.device) -> bool:
-    """Return whether to compile: as told, or for `auto` where so many rows repay the minutes that it takes.
+    """Return whether to compile; `auto` does where so many rows repay the minutes that it takes.
 
     Depends on the benchmark's whole length, never on what is left of it, so that a resumed run computes like
     an uninterrupted one.
@@ -71,12 +69,10 @@ def choose_compile(choice: str, rows: int, device: torch.device) -> bool:
     return has_compiler and rows >= COMPILE_FROM_ROWS.get(device.type, 1 << 62)
 
 
-def describe_settings(settings: Settings, device: torch.device, compiled: bool) -> dict[str, Any]:
-    """Return what shaped a shard's numbers beside its teacher, for the alignment report."""
-    named = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+def describe_environment(settings: ForwardSettings, device: torch.device, compiled: bool) -> dict[str, Any]:
+    """Return on what and with which versions logits are computed."""
     return {
-        "device": named,
-        "precision": settings.precision,
+        "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         "compiled": compiled,
         "batch_size": settings.batch_size,
         "versions": {
@@ -88,36 +84,52 @@ def describe_settings(settings: Settings, device: torch.device, compiled: bool) 
     }
 
 
-class Asker:
+class Predictor:
     """One teacher on one device: pixels in, logits in the project's class order out."""
 
-    def __init__(self, teacher: Teacher, device: torch.device, settings: Settings, compiled: bool):
-        self.name, self.img_size = teacher.name, teacher.img_size
+    def __init__(self, teacher: Teacher, device: torch.device, settings: ForwardSettings, compiled: bool):
+        self.name, self.preprocessing = teacher.name, teacher.preprocessing
         self.device, self.settings = device, settings
         self.columns = torch.from_numpy(teacher.columns)
-        self.shown = (teacher.img_size, teacher.mean, teacher.std)  # teachers with the same are shown the same tensor
         model = teacher.model.to(device)
-        self.plain: Callable[[Tensor], Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = _compile(teacher.model) if compiled else self.plain
+        self.eager: Callable[[Tensor], Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = _compile(teacher.model) if compiled else self.eager
         self.compiled = compiled
-        shape = (1, 3, 1, 1)
-        self.mean = torch.tensor(teacher.mean, device=device).view(shape)
-        self.std = torch.tensor(teacher.std, device=device).view(shape)
+        self.mean, self.std = (
+            torch.tensor(channels, device=device).view(1, 3, 1, 1)
+            for channels in (teacher.preprocessing.mean, teacher.preprocessing.std)
+        )
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """Return (b, 3, size, size) float32 for (b, size, size, 3) uint8 RGB pixels, on the device, channels last."""
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         return images.div_(255).sub_(self.mean).div_(self.std)
 
-    def ask(self, images: Tensor, *, plainly: bool = False) -> Tensor:
+    def predict(self, images: Tensor, *, eager: bool = False) -> Tensor:
         """Return (b, C) float32 logits on the CPU for prepared images."""
         count = len(images)
-        model = self.plain if plainly else self.model
-        if self.compiled and not plainly and count < self.settings.batch_size:
+        model = self.eager if eager else self.model
+        if self.compiled and not eager and count < self.settings.batch_size:
             images = torch.cat([images, images[:1].expand(self.settings.batch_size - count, -1, -1, -1)])
             images = images.contiguous(memory_format=torch.channels_last)
         logits = model(images)[:count]
         return logits.float().cpu()[:, self.columns]
+
+    def predict_batch(self, images: Tensor) -> np.ndarray:
+        """Return (b, C) float32 logits; a full memory, and a model that does not compile, become messages."""
+        try:
+            return self.predict(images).numpy()
+        except torch.OutOfMemoryError as error:
+            raise JobError(
+                f"teacher {self.name}: {self.device} is out of memory at --batch-size {self.settings.batch_size}; "
+                "finished shards are kept: run the same command again with a smaller one"
+            ) from error
+        except Exception as error:
+            if not self.compiled:
+                raise
+            raise JobError(
+                f"teacher {self.name} does not compile here ({str(error).splitlines()[0]}); use --compile false"
+            ) from error
 
 
 def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -136,20 +148,3 @@ def numerics(device: torch.device, precision: str) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def ask_or_say_why(asker: Asker, images: Tensor) -> np.ndarray:
-    """Ask a teacher; running out of memory, and a model that does not compile, become messages."""
-    try:
-        return asker.ask(images).numpy()
-    except torch.OutOfMemoryError as error:
-        raise JobError(
-            f"teacher {asker.name}: {asker.device} is out of memory at --batch-size {asker.settings.batch_size}; "
-            "finished shards are kept: run the same command again with a smaller one"
-        ) from error
-    except Exception as error:
-        if not asker.compiled:
-            raise
-        raise JobError(
-            f"teacher {asker.name} does not compile here ({str(error).splitlines()[0]}); use --compile false"
-        ) from error

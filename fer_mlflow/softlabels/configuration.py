@@ -1,0 +1,213 @@
+"""The configuration of one set of soft labels: one name for people, one canonical text for params and keys."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fer_mlflow.data.preprocessing import Preprocessing
+from fer_mlflow.errors import ContractError
+from fer_mlflow.files import sha256_of_json
+from fer_mlflow.settings.fields import format_value
+from fer_mlflow.settings.weights import check_weights, format_weights, parse_weights
+
+_CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<fitted_on>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibrated the logits.
+
+    Attributes
+    ----------
+    method : `temperature`, `vector`, …
+    temperature : what the logits were divided by; None where it is not one number
+    fitted_on : the benchmark that it was fitted on
+    """
+
+    method: str
+    temperature: float | None = None
+    fitted_on: str = ""
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> "Calibration":
+        """Return the calibration that a section of an alignment report describes."""
+        return cls(section["method"], section.get("temperature") or None, section["fitted_on"]["name"])
+
+    def __str__(self) -> str:
+        temperature = f"T = {self.temperature:.4g}, " if self.temperature else ""
+        return f"{self.method}, {temperature}fitted on {self.fitted_on}"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What turns a benchmark into soft labels, beside the teachers' checkpoints.
+
+    Attributes
+    ----------
+    weights : teacher -> share; always in the order of the teachers' names
+    space, dtype : see `scoring.fusion`
+    precision : of the forward pass
+    preprocessing : teacher -> its preprocessing; a teacher that is not there has the default
+    """
+
+    weights: Mapping[str, float]
+    space: str = "logit"
+    dtype: str = "float32"
+    precision: str = "fp32"
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    def __post_init__(self):
+        check_weights(self.weights)
+        for name, default in (("weights", 0.0), ("preprocessing", Preprocessing())):
+            given = getattr(self, name)
+            object.__setattr__(self, name, {teacher: given.get(teacher, default) for teacher in sorted(self.weights)})
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> "Configuration":
+        """Return the configuration that an alignment report describes."""
+        ensemble, calibration = report["ensemble"], report.get("calibration")
+        return cls(
+            weights=ensemble["weights"],
+            space=ensemble["space"],
+            dtype=ensemble["dtype"],
+            precision=ensemble["precision"],
+            preprocessing={
+                name: Preprocessing.parse(each["preprocessing"]) for name, each in report["teachers"].items()
+            },
+            calibration=Calibration.of(calibration) if calibration else None,
+        )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers' names, sorted."""
+        return tuple(self.weights)
+
+    @property
+    def mark(self) -> str:
+        """The short name of how the teachers predict: `clahe · bf16`; empty for the defaults."""
+        names = {name: each.name for name, each in self.preprocessing.items()}
+        first, *others = set(names.values())
+        shared = [first] if not others else [f"{name} {mark}" for name, mark in names.items() if mark]
+        return " · ".join(filter(None, [*shared, "" if self.precision == "fp32" else self.precision]))
+
+    @property
+    def name(self) -> str:
+        """The name for people: teachers, their shares and the space where there are several, and what is not a default.
+
+        >>> Configuration({"RN18": 0.4, "B3": 0.6}, precision="bf16").name
+        'B3 0.6 · RN18 0.4 · logit · bf16'
+        """
+        if len(self.weights) == 1:
+            parts = list(self.weights)
+        else:
+            parts = [*(f"{name} {share:g}" for name, share in self.weights.items()), self.space]
+        parts += [self.mark, "" if self.dtype == "float32" else self.dtype]
+        parts += [f"calibrated ({self.calibration.method})"] if self.calibration else []
+        return " · ".join(filter(None, parts))
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The configuration as the options of `export` that make it, each in the text that is typed."""
+        options = {"weights": format_weights(self.weights), "space": self.space, "dtype": self.dtype}
+        options |= {"clahe": _shared(self.preprocessing, lambda each: format_value(each.clahe is not None))}
+        options |= {"precision": self.precision}
+        if any(each.clahe for each in self.preprocessing.values()):
+            for name in ("clip", "tile"):
+                text = _shared(self.preprocessing, lambda p, n=name: format_value(getattr(p.clahe, n, "none")))
+                options[f"clahe_{name}"] = text
+        return options
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """What differs from the defaults, without the weights, in canonical text.
+
+        What a teacher's checkpoint decides (size, mean, std) is not in it, nor the calibration.
+        """
+        usual = {"space": "logit", "dtype": "float32", "precision": "fp32"}
+        found = {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
+        own = {name: each.common.declared for name, each in self.preprocessing.items()}
+        first, *others = own.values()
+        if all(each == first for each in others):
+            return found | first
+        return found | {f"{teacher}.{name}": text for teacher, each in own.items() for name, text in each.items()}
+
+    @property
+    def canonical(self) -> str:
+        """The canonical text: the weights, then what differs from the defaults.
+
+        >>> Configuration({"RN18": 0.4, "B3": 0.6}, space="prob").canonical
+        'B3=0.6,RN18=0.4;space=prob'
+        """
+        parts = [format_weights(self.weights), *(f"{name}={text}" for name, text in self.declared.items())]
+        if self.calibration:
+            each = self.calibration
+            temperature = f" T={each.temperature!r}" if each.temperature else ""
+            parts.append(f"calibration={each.method}{temperature} on {each.fitted_on}")
+        return ";".join(parts)
+
+    @classmethod
+    def parse(cls, text: str) -> "Configuration":
+        """Read a canonical text.
+
+        Raises
+        ------
+        ContractError
+            it is none
+
+        Examples
+        --------
+        >>> Configuration.parse("B3=0.6,RN18=0.4;clahe=3.0/4").name
+        'B3 0.6 · RN18 0.4 · logit · clahe 3/4'
+        """
+        text, has_calibration, fitted = text.partition(";calibration=")
+        shares, *others = text.split(";")
+        weights = parse_weights(shares)
+        values: dict[str, Any] = {}
+        preprocessing = dict.fromkeys(weights, "")
+        for name, _, each in (other.partition("=") for other in others):
+            teacher, _, own = name.rpartition(".")
+            if name in ("space", "dtype", "precision"):
+                values[name] = each
+            else:
+                for one in [teacher] if teacher else preprocessing:
+                    preprocessing[one] = f"{preprocessing.get(one, '')} {own}={each}"
+        if has_calibration:
+            found = _CALIBRATION.fullmatch(fitted)
+            if found is None:
+                raise ContractError(f"calibration {fitted!r} is not METHOD T=NUMBER on BENCHMARK")
+            temperature = float(found["temperature"]) if found["temperature"] else None
+            values["calibration"] = Calibration(found["method"], temperature, found["fitted_on"])
+        return cls(weights, preprocessing={n: Preprocessing.parse(key) for n, key in preprocessing.items()}, **values)
+
+    def differences(self, other: "Configuration") -> list[str]:
+        """Return what sets another configuration apart, such as `space prob for logit`.
+
+        A size, mean or std that one of the two leaves to the checkpoint is no difference.
+        """
+        mine, others = (each.options | {"calibration": str(each.calibration or "none")} for each in (self, other))
+        found = [f"{key} {others.get(key, 'none')} for {text}" for key, text in mine.items() if others.get(key) != text]
+        for name in self.preprocessing.keys() & other.preprocessing.keys():
+            a, b = vars(self.preprocessing[name]), vars(other.preprocessing[name])
+            differ = [key for key in a if key != "clahe" and None not in (a[key], b[key]) and a[key] != b[key]]
+            found += [f"{name}'s {key} {b[key]} for {a[key]}" for key in differ]
+        return found
+
+    def key(self, selection_sha256: str, teacher_keys: Mapping[str, str]) -> str:
+        """Return the key under which these soft labels are found: 32 digits of the selection, 32 of everything else.
+
+        Parameters
+        ----------
+        teacher_keys : teacher -> content key of its logits, which holds its preprocessing and precision
+        """
+        fused = {name: text for name, text in self.declared.items() if name in ("space", "dtype")}
+        shares = sorted([teacher_keys[name], share] for name, share in self.weights.items())
+        return f"{selection_sha256[:32]}.{sha256_of_json({'teachers': shares, **fused})[:32]}"
+
+
+def _shared(preprocessing: Mapping[str, Preprocessing], text_of) -> str:
+    """Return the text that all teachers share, or each teacher's."""
+    texts = {name: text_of(each) for name, each in preprocessing.items()}
+    values = set(texts.values())
+    return values.pop() if len(values) == 1 else ", ".join(f"{name} {text}" for name, text in texts.items())
