@@ -1,62 +1,37 @@
-"""What figures refuse: arrays of other shapes, values out of range, nothing to draw."""
+"""Checks of what figures are drawn from: shapes, types, ranges. Each raises a ContractError that names the value."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fer_mlflow.errors import ContractError
 
+_INFINITE = (-np.inf, np.inf)
 
-def check_numbers(name: str, values: np.ndarray, shape: tuple[int, ...], *, gaps: bool = False) -> np.ndarray:
-    """Return values as float64 after checking that they are finite numbers of a shape; NaN passes where `gaps`.
 
-    Raises
-    ------
-    ContractError
-        another shape or type, or a value that is not finite (the message names the first such place)
-    """
-    values = np.asarray(values)
-    if values.shape != shape or values.dtype.kind not in "fiu":
-        raise ContractError(f"{name} is {values.dtype} of shape {values.shape}; it must be numbers of shape {shape}")
-    values = values.astype(np.float64)
-    wrong = np.isinf(values) if gaps else ~np.isfinite(values)
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ContractError(f"{_at(name, where)} is {values[where]}; it must be finite")
+def check_numbers(
+    name: str, values: Any, shape: tuple[int, ...], *, gaps: bool = False, bounds: tuple[float, float] = _INFINITE
+) -> np.ndarray:
+    """Return values as float64 if they are finite numbers of a shape within bounds; NaN passes where `gaps`."""
+    values = _check_type(name, values, shape, "fiu", "numbers").astype(np.float64)
+    infinite = np.isinf(values) | (np.isnan(values) & (not gaps))
+    outside = (values < bounds[0]) | (values > bounds[1])
+    for wrong, rule in ((infinite, "be finite"), (outside, f"be in {list(bounds)}")):
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ContractError(f"{name}{list(where) if where else ''} is {values[where]}; it must {rule}")
     return values
 
 
-def check_fractions(name: str, values: np.ndarray, shape: tuple[int, ...], *, gaps: bool = False) -> np.ndarray:
-    """Return values as float64 after checking that they are in [0, 1]; NaN passes where `gaps`.
-
-    Raises
-    ------
-    ContractError
-        as `check_numbers`, or a value outside [0, 1]
-    """
-    values = check_numbers(name, values, shape, gaps=gaps)
-    wrong = (values < 0) | (values > 1)
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ContractError(f"{_at(name, where)} is {values[where]}; it must be in [0, 1]")
-    return values
+def check_fractions(name: str, values: Any, shape: tuple[int, ...], *, gaps: bool = False) -> np.ndarray:
+    """Return values as float64 if they are numbers of a shape in [0, 1]; NaN passes where `gaps`."""
+    return check_numbers(name, values, shape, gaps=gaps, bounds=(0, 1))
 
 
-def _at(name: str, where: tuple[int, ...]) -> str:
-    return f"{name}{list(where)}" if where else name
-
-
-def check_counts(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return values as int64 after checking that they are counts of a shape, at least 1 in all.
-
-    Raises
-    ------
-    ContractError
-        another shape or type, a negative count, or no row at all
-    """
-    values = np.asarray(values)
-    if values.shape != shape or values.dtype.kind not in "iu":
-        raise ContractError(f"{name} is {values.dtype} of shape {values.shape}; it must be integers of shape {shape}")
+def check_counts(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return values as int64 if they are counts of a shape, at least 1 in all."""
+    values = _check_type(name, values, shape, "iu", "integers")
     if (values < 0).any():
         raise ContractError(f"{name} holds {values.min()}; counts are not negative")
     if not values.sum():
@@ -64,14 +39,20 @@ def check_counts(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.nd
     return values.astype(np.int64)
 
 
-def check_classes(classes: Sequence[str]) -> int:
-    """Return the number of classes after checking that there are two or more.
+def check_mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask if it is bool of a shape."""
+    return _check_type(name, mask, shape, "b", "bool")
 
-    Raises
-    ------
-    ContractError
-        fewer than two classes
-    """
+
+def _check_type(name: str, values: Any, shape: tuple[int, ...], kinds: str, wanted: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape != shape or values.dtype.kind not in kinds:
+        raise ContractError(f"{name} is {values.dtype} of shape {values.shape}; it must be {wanted} of shape {shape}")
+    return values
+
+
+def check_classes(classes: Sequence[str]) -> int:
+    """Return the number of classes if there are two or more."""
     if len(classes) < 2:
         raise ContractError(f"{len(classes)} class names; a figure by class needs two or more")
     return len(classes)

@@ -1,24 +1,15 @@
 """The trade-off of a sweep between two metrics: all configurations and those that no other one beats."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.figures.inputs import check_numbers
-from fer_mlflow.figures.labels import place_labels
-from fer_mlflow.figures.style import INK, fit, head, page, place, png, readable, readable_names
-from fer_mlflow.figures.sweep_input import check_mask, check_panels, number, scale_ends
-from fer_mlflow.figures.weight_line import PANEL_STYLES
+from fer_mlflow.figures import style
+from fer_mlflow.figures.inputs import check_mask, check_numbers
+from fer_mlflow.figures.sweep import check_panels, scale_ends
 from fer_mlflow.scoring.metrics import is_lower_better
-
-MOST_MARKS = 12
-_WIDTH, _HEIGHT = 9.0, 7.2  # inches
-_LEFT, _BOTTOM, _BROAD, _TALL = 1.0, 0.75, 7.6, 5.1
 
 
 def draw_pareto(
@@ -35,67 +26,62 @@ def draw_pareto(
     """Draw two metrics of all configurations, the Pareto front as steps, and named configurations.
 
     The steps are the border of what the front beats. Where the worst tenth of a metric would take more than half of
-    its axis, it is drawn at the axis's edge, which is said; a named configuration there has its values written.
+    its axis, it is drawn at the axis's edge and the heading gives its number; a named configuration there has its
+    values written. Return a PNG of 1350 × 1080 pixels.
 
     Parameters
     ----------
     x, y : (M,) float, two metrics of each configuration; one that lacks either (NaN) is not drawn
     front : (M,) bool, the configurations on the Pareto front, all of them scored
-    panels : (M,) text, what a configuration's colour and shape say; at most four different ones
-    x_metric, y_metric : public names, which say whether less is better
-    title : the figure's heading
-    marks : what a configuration is called -> its row; at most 12; names of the same row share a label
-
-    Returns
-    -------
-    PNG, 1350 × 1080 pixels
+    panels : (M,) text, shown by colour and shape; at most four different ones
+    x_metric, y_metric : public names, which decide whether less is better
+    marks : what a configuration is called -> its row; names of the same row share a label
 
     Raises
     ------
     ContractError
-        no configuration that is scored, shapes disagree, an infinite value, a front or mark without values, more than
-        four panels, or more than 12 marks
+        no configuration that is scored, shapes disagree, an infinite value, a mark without values, or more than four
+        panels
     """
     M = np.size(x)
     points = np.column_stack([check_numbers(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])
-    front = check_mask("front", front, M)
+    front = check_mask("front", front, (M,))
     panel, names = check_panels(panels, M)
     scored = ~np.isnan(points).any(axis=1)
     if not scored.any():
         raise ContractError(f"none of {M} configurations has both metrics: there is nothing to draw")
-    if (front & ~scored).any():
-        raise ContractError(f"configuration {int(np.argmax(front & ~scored))} is on the front and not scored")
     labels = _labels(marks, scored)
     lower = is_lower_better(x_metric), is_lower_better(y_metric)
     limits = [_limits(points[scored, d], points[front, d], lower[d]) for d in (0, 1)]
-    shown = np.clip(points, *np.transpose(limits))
+    drawn = np.clip(points, *np.transpose(limits))
+    beyond = (drawn != points).any(axis=1) & scored
     for row in labels:
-        if (shown[row] != points[row]).any():
-            labels[row] += f" ({number(points[row, 0])}, {number(points[row, 1])})"
-    with page(_WIDTH, _HEIGHT) as figure:
-        beyond = int((shown != points)[scored].any(axis=1).sum())
-        head(figure, title, _said(scored, front, beyond))
-        axes = place(figure, _LEFT, _BOTTOM, _BROAD, _TALL)
+        if beyond[row]:
+            labels[row] += f" ({points[row, 0]:.4g}, {points[row, 1]:.4g})"
+    counts = [f"{M:,} configurations", f"{int(front.sum()):,} on the Pareto front"]
+    counts += [f"{beyond.sum():,} beyond the axes, drawn at their edge"] * bool(beyond.any())
+    counts += [f"{(~scored).sum():,} not scored"] * (not scored.all())
+    with style.page(9, 7.2, title, " · ".join(counts)) as figure:
+        axes = figure.subplots()
         axes.set(xlim=limits[0], ylim=limits[1])
-        _draw_points(axes, shown, panel, scored & ~front, len(names))
-        _draw_front(axes, shown, panel, np.flatnonzero(front), lower)
-        _name_axes(axes, (readable(x_metric), readable(y_metric)), lower)
-        _draw_marks(axes, shown, labels, shown[front])
-        _draw_legend(figure, names)
-        return png(figure)
+        for axis, metric, less in zip((axes.xaxis, axes.yaxis), (x_metric, y_metric), lower, strict=True):
+            name = style.shorten(style.readable(metric), 40)
+            axis.set_label_text(f"←  better      {name}" if less else f"{name}      better  →")
+        _draw_front(axes, drawn[front], lower)
+        _draw_points(axes, drawn, [(panel == p) & scored for p in range(len(names))], front, names)
+        _draw_marks(axes, drawn, labels)
+        style.draw_legend(figure, columns=5)
+        return style.png(figure)
 
 
 def _labels(marks: Mapping[str, int], scored: np.ndarray) -> dict[int, str]:
     """Return each marked configuration with all its names."""
-    if len(marks) > MOST_MARKS:
-        raise ContractError(f"{len(marks)} marks; a figure of a trade-off has room for {MOST_MARKS}")
-    found: dict[int, list[str]] = {}
-    for name, shown in zip(marks, readable_names(list(marks)), strict=True):
-        row = marks[name]
+    labels: dict[int, str] = {}
+    for (name, row), text in zip(marks.items(), style.readable_names(list(marks), 40), strict=True):
         if not 0 <= row < len(scored) or not scored[row]:
             raise ContractError(f"mark {name!r} is configuration {row}, which is not one of those that are scored")
-        found.setdefault(int(row), []).append(shown)
-    return {row: " = ".join(names) for row, names in found.items()}
+        labels[row] = f"{labels[row]} = {text}" if row in labels else text
+    return labels
 
 
 def _limits(values: np.ndarray, kept: np.ndarray, lower: bool) -> tuple[float, float]:
@@ -106,74 +92,33 @@ def _limits(values: np.ndarray, kept: np.ndarray, lower: bool) -> tuple[float, f
     return low - pad, high + pad
 
 
-def _said(scored: np.ndarray, front: np.ndarray, beyond: int) -> str:
-    M, gaps = len(scored), int((~scored).sum())
-    said = [f"{M:,} configuration{'s' * (M != 1)}", f"{int(front.sum()):,} on the Pareto front"]
-    if beyond:
-        said.append(f"{beyond:,} beyond the axes, drawn at their edge")
-    if gaps:
-        said.append(f"{gaps:,} not scored")
-    return " · ".join(said)
+def _draw_front(axes: Axes, points: np.ndarray, lower: tuple[bool, bool]) -> None:
+    """Draw the border of what the front's points beat."""
+    x, y = points[np.lexsort((points[:, 1] * (1 if lower[1] else -1), points[:, 0]))].T
+    axes.plot(x, y, drawstyle="steps-post" if lower[0] else "steps-pre", color=style.INK, lw=1.6, zorder=5, gid="front")
+    axes.plot([], [], color=style.INK, lw=1.6, marker="o", ms=8, mfc="white", label="Pareto front")
 
 
-def _draw_points(axes: Axes, points: np.ndarray, panel: np.ndarray, drawn: np.ndarray, P: int) -> None:
-    count = int(drawn.sum())
-    size = float(np.clip(40 * (200 / max(count, 1)) ** 0.35, 9, 40))
-    alpha = float(np.clip((300 / max(count, 1)) ** 0.35, 0.25, 0.8))
-    for p, (colour, marker, _) in enumerate(PANEL_STYLES[:P]):
-        own_x, own_y = points[drawn & (panel == p)].T
-        style: dict[str, Any] = {"marker": marker, "c": colour, "linewidths": 0, "zorder": 3, "gid": "points"}
-        axes.scatter(own_x, own_y, s=size, alpha=alpha, clip_on=False, **style)
+def _draw_points(
+    axes: Axes, points: np.ndarray, panels: Sequence[np.ndarray], front: np.ndarray, names: Sequence[str]
+) -> None:
+    size, alpha = np.clip(np.array([40, 1]) * (200 / len(points)) ** 0.35, (9, 0.25), (40, 0.8))
+    for (colour, marker, _), own, name in zip(style.CURVES, panels, names, strict=False):
+        x, y = points[own & ~front].T
+        axes.scatter(x, y, s=size, alpha=alpha, c=colour, marker=marker, lw=0, zorder=3, clip_on=False, gid="points")
+        x, y = points[own & front].T
+        axes.scatter(x, y, s=50, c=colour, marker=marker, ec=style.INK, lw=1.1, zorder=6, gid="front points")
+        axes.plot([], [], ls="", marker=marker, ms=7, color=colour, label=name)
 
 
-def _draw_front(axes: Axes, points: np.ndarray, panel: np.ndarray, front: np.ndarray, lower: tuple[bool, bool]) -> None:
-    """Draw the front's points and, between them, the border of what they beat."""
-    better = np.where(lower, 1, -1)
-    order = front[np.lexsort((better[1] * points[front, 1], points[front, 0]))]
-    size = float(np.clip(75 * (12 / max(len(front), 1)) ** 0.5, 26, 75))
-    style = "steps-post" if lower[0] else "steps-pre"
-    axes.plot(*points[order].T, drawstyle=style, color=INK, linewidth=1.6, zorder=5, gid="front")
-    for p, (colour, marker, _) in enumerate(PANEL_STYLES):
-        own_x, own_y = points[order[panel[order] == p]].T
-        axes.scatter(
-            own_x,
-            own_y,
-            s=size,
-            marker=marker,
-            c=colour,
-            edgecolors=INK,
-            linewidths=1.1,
-            zorder=6,
-            gid="front points",
-        )
-
-
-def _name_axes(axes: Axes, metrics: tuple[str, str], lower: tuple[bool, bool]) -> None:
-    """Write each axis's metric and an arrow in the direction that is better."""
-    sides = zip((axes.xaxis, axes.yaxis), metrics, lower, (_BROAD, _TALL), strict=True)
-    for axis, metric, less, length in sides:
-        label = axis.label
-        label.set_text(f"←  better      {metric}" if less else f"{metric}      better  →")
-        label.set_rotation(0)
-        fit([label], length)
-        label.set_rotation(90 if axis is axes.yaxis else 0)
-
-
-def _draw_marks(axes: Axes, points: np.ndarray, labels: Mapping[int, str], crowd: np.ndarray) -> None:
-    rows = list(labels)
-    axes.plot(*points[rows].T, "o", ms=14, mfc="none", mec=INK, mew=1.4, zorder=7, clip_on=False, gid="marks")
-    place_labels(axes, points[rows], list(labels.values()), crowd, 2.6)
-
-
-def _draw_legend(figure: Figure, names: Sequence[str]) -> None:
-    above = place(figure, _LEFT, _BOTTOM + _TALL + 0.08, _BROAD, 0.35)
-    above.set_axis_off()
-    handles = [
-        Line2D([], [], ls="", marker=marker, ms=7, color=colour)
-        for (colour, marker, _), _ in zip(PANEL_STYLES, names, strict=False)
-    ]
-    handles.append(Line2D([], [], color=INK, lw=1.6, marker="o", ms=8, mfc="white"))
-    shown = above.legend(
-        handles, [*names, "Pareto front"], loc="center left", ncols=5, columnspacing=1.3, handletextpad=0.5
-    )
-    fit(shown.get_texts(), _BROAD / len(handles) - 0.6)
+def _draw_marks(axes: Axes, points: np.ndarray, labels: Mapping[int, str]) -> None:
+    """Ring the named configurations and write their names towards the middle, each at another distance."""
+    rows, ink = list(labels), style.INK
+    axes.plot(*points[rows].T, "o", ms=14, mfc="none", mec=ink, mew=1.4, zorder=7, clip_on=False, gid="marks")
+    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85}
+    for place, row in enumerate(rows):
+        right, above = points[row] > np.mean([axes.get_xlim(), axes.get_ylim()], axis=1)
+        offset = (-18 if right else 18, (22 + 18 * place) * (-1 if above else 1))
+        arrow = {"arrowstyle": "-", "color": style.MUTED, "shrinkB": 7, "relpos": (float(right), 0.5)}
+        text = axes.annotate(labels[row], points[row], offset, textcoords="offset points", bbox=box, arrowprops=arrow)
+        text.set(ha="right" if right else "left", va="center", size=9.5, zorder=12)

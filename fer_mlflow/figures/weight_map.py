@@ -1,15 +1,24 @@
 """The map of a sweep: how good each weighting of the teachers is, and how wide the plateau around the best."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from scipy.spatial import cKDTree
 
-from fer_mlflow.figures.style import page, png
-from fer_mlflow.figures.sweep_input import check_sweep
-from fer_mlflow.figures.sweep_page import cells
-from fer_mlflow.figures.weight_axes import draw_axes
-from fer_mlflow.figures.weight_line import LINE_PAGE, draw_line, draw_one_teacher
-from fer_mlflow.figures.weight_triangle import draw_triangles
+from fer_mlflow.figures import style
+from fer_mlflow.figures.sweep import Sweep
+
+CORNERS = np.array([[0, np.sin(np.pi / 3)], [-0.5, 0], [0.5, 0]])  # where each of three teachers has all the weight
+_ANGLES = np.pi / 3 * np.arange(6) + np.pi / 6
+_HEXAGON = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])
+_PLATEAU: dict[str, Any] = {"gid": "plateau", "label": "within one standard error", "zorder": 5}
+_RING: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mfc": "white", "mec": style.INK, "mew": 1.5, "zorder": 7}
 
 
 def draw_weight_map(
@@ -23,12 +32,13 @@ def draw_weight_map(
     best: int,
     plateau: np.ndarray,
 ) -> bytes:
-    """Draw a metric over the weights of K teachers: a line for two, triangles for three, parallel axes for more.
+    """Draw a metric over the weights of K teachers: a line for one or two, a triangle for three, else parallel axes.
 
-    Two teachers have one plot with a line per panel; one teacher has a row of dots per panel. Otherwise panels stand
-    side by side and share one scale, on which darker is better whichever way the metric goes. The worst tenth of the
-    values is drawn alike where it would take more than a third of that scale. A star marks the best configuration, an
-    open one the best of each other panel.
+    One or two teachers have one plot with a line per panel. Otherwise panels stand side by side and share one scale,
+    on which darker is better whichever way the metric goes. The worst tenth of the values is drawn alike where it
+    would take more than a third of that scale. A star marks the best configuration, an open one the best of each other
+    panel. Return a PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1080 for two, 1695 × 1830
+    for more.
 
     Parameters
     ----------
@@ -36,29 +46,152 @@ def draw_weight_map(
     values : (M,) float, the metric of each configuration; NaN where it was not scored
     panels : (M,) text, such as "logit" or "prob · clahe"; at most four different ones, drawn as they first appear
     names : K teachers
-    metric : its public name, which says whether less is better
-    title : the figure's heading
+    metric : its public name, which decides whether less is better
     best : the best configuration's row, scored
-    plateau : (M,) bool, configurations not distinguishable from the best; the best belongs to it, and none unscored
-
-    Returns
-    -------
-    PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1080 for two, 1695 × 1830 for more
+    plateau : (M,) bool, configurations not significantly different from the best
 
     Raises
     ------
     ContractError
-        M = 0 or K = 0, shapes disagree, weights that are not fractions summing to 1, an infinite value, more than four
-        panels, or a best configuration that is not there or not scored
+        M = 0 or K = 0, shapes disagree, weights that are not fractions, an infinite value, more than four panels, or
+        a best configuration that is not there or not scored
     """
-    sweep = check_sweep(weights, values, panels, names, metric, best, plateau)
-    width, height, places = cells(len(sweep.panels))
-    K = len(names)
-    with page(*(LINE_PAGE if K <= 2 else (width, height))) as figure:
-        if K == 1:
-            draw_one_teacher(figure, sweep, title)
-        elif K == 2:
-            draw_line(figure, sweep, title)
+    sweep = Sweep(weights, values, panels, names, metric, best, plateau)
+    K, P = len(names), len(sweep.panels)
+    size = (9, 6.2) if K <= 2 else (7.7, 8) if P == 1 else (11.3, 7.2) if P == 2 else (11.3, 12.2)
+    with style.page(*size, title, *sweep.describe()) as figure:
+        if K <= 2:
+            _draw_line(figure.subplots(), sweep)
         else:
-            (draw_triangles if K == 3 else draw_axes)(figure, sweep, title, places)
-        return png(figure)
+            grid = figure.subplots(-(-P // 2), min(P, 2), squeeze=False)
+            for panel, axes in zip(range(P), grid.flat, strict=False):
+                (_draw_triangle if K == 3 else _draw_parallel)(axes, sweep, panel)
+                axes.set_title(sweep.describe_best(panel))
+            for axes in grid.flat[P:]:
+                axes.set_axis_off()
+            _draw_scale(figure, sweep)
+        style.draw_legend(figure)
+        return style.png(figure)
+
+
+def _draw_scale(figure: Figure, sweep: Sweep) -> None:
+    """Draw the scale of colours below the panels; an arrow at its worst end stands for values beyond it."""
+    low, high = sorted((sweep.worst, sweep.better))
+    beyond = "max" if np.nanmax(sweep.values) > high else "min" if np.nanmin(sweep.values) < low else "neither"
+    pad = 0 if high > low else 0.05 * abs(high) or 0.05
+    colours = style.SHADES.reversed() if sweep.lower else style.SHADES
+    place: dict[str, Any] = {"location": "bottom", "shrink": 0.5, "aspect": 30, "pad": 0.04}
+    scale = ScalarMappable(Normalize(low - pad, high + pad), colours)
+    bar = figure.colorbar(scale, ax=figure.axes, extend=beyond, label=sweep.direction, **place)
+    bar.ax.grid(visible=False)
+
+
+def _draw_star(axes: Axes, sweep: Sweep, best: int, x: float, y: float) -> str:
+    """Draw the star of a panel's best configuration, and return its colour."""
+    first = best == sweep.best
+    label, colour = ("best", style.ORANGE) if first else ("best of its panel", "white")
+    look: dict[str, Any] = {"ms": 17 if first else 13, "mec": style.INK, "mew": 1.1, "zorder": 9, "clip_on": False}
+    axes.plot([x], [y], "*", color=colour, gid=label, label=label, **look)
+    return colour
+
+
+def _draw_line(axes: Axes, sweep: Sweep) -> None:
+    """Draw the metric against the first teacher's weight, one line per panel; filled dots are the plateau."""
+    share, values = sweep.weights[:, 0], sweep.values
+    for panel, ((colour, marker, line), name) in enumerate(zip(style.CURVES, sweep.panels, strict=False)):
+        own = np.flatnonzero(sweep.panel == panel)
+        own = own[np.argsort(share[own], kind="stable")]
+        dots: dict[str, Any] = {"marker": marker, "color": colour}
+        axes.plot(share[own], values[own], ls=line, ms=4, mfc="white", label=name, gid="line", **dots)
+        near = own[sweep.plateau[own]]
+        axes.plot(share[near], values[near], ls="", ms=7, zorder=4, gid="plateau", **dots)
+    axes.plot([], [], "o", ms=7, color=style.MUTED, label=_PLATEAU["label"])
+    _draw_star(axes, sweep, sweep.best, share[sweep.best], values[sweep.best])
+    axes.axvline(1 / len(sweep.names), **style.LINE, zorder=1, label="equal weights")
+    first, *others = sweep.names
+    ends = (f"{others[0]} alone  ←  ", f"  →  {first} alone") if others else ("", ", which is always 1")
+    axes.set(xlabel=f"{ends[0]}weight of {first}{ends[1]}", ylabel=sweep.direction)
+
+
+def _draw_triangle(axes: Axes, sweep: Sweep, panel: int) -> None:
+    """Draw a panel of three teachers' weights: a cell for each configuration, the best on top."""
+    unscored = np.flatnonzero(np.isnan(sweep.values) & (sweep.panel == panel))
+    rows = np.concatenate([unscored, sweep.ranked(panel)])
+    radius = _cell_radius(sweep.weights @ CORNERS)
+    cells = (sweep.weights[rows] @ CORNERS)[:, None] + radius * _HEXAGON
+    colours = style.SHADES(np.ma.masked_invalid(sweep.goodness[rows]))
+    look: dict[str, Any] = {"edgecolors": "white", "linewidths": min(0.8, 20 * radius), "zorder": 3, "gid": "cells"}
+    axes.add_collection(PolyCollection(list(cells), facecolors=colours, **look))
+    if len(unscored):
+        axes.plot([], [], "h", ms=11, color=style.SHADES.get_bad(), label="not scored")
+    border = outline(cells[sweep.plateau[rows]])
+    axes.add_collection(LineCollection(list(border), colors=style.VERMILLION, linewidths=1.6, **_PLATEAU))
+    _draw_frame(axes, [style.shorten(name, 18) for name in sweep.names], radius)
+    axes.plot(*CORNERS.mean(axis=0), **_RING, gid="equal weights", label="equal weights")
+    best = sweep.best_of(panel)
+    if best is not None:
+        _draw_star(axes, sweep, best, *(sweep.weights[best] @ CORNERS))
+
+
+def _cell_radius(at: np.ndarray) -> float:
+    """Return the radius of cells at (M, 2) places that touch where the places are a grid."""
+    different = np.unique(np.round(at, 6), axis=0)
+    apart = np.median(cKDTree(different).query(different, k=2)[0][:, 1])  # infinite for a single place
+    return float(np.clip(apart / np.sqrt(3), 0.006, 0.09))
+
+
+def outline(cells: np.ndarray) -> np.ndarray:
+    """Return the (E, 2, 2) border of (M, 6, 2) cells: all their edges but those between two of them."""
+    edges = np.stack([cells, np.roll(cells, -1, axis=1)], axis=2).reshape(-1, 2, 2)
+    _, place, count = np.unique(np.round(edges.mean(axis=1), 5), axis=0, return_index=True, return_counts=True)
+    return edges[np.sort(place[count == 1])]
+
+
+def _draw_frame(axes: Axes, names: Sequence[str], radius: float) -> None:
+    """Draw lines of equal weight with their ticks, and the teachers' names.
+
+    A teacher's weight rises along one edge, anticlockwise to its corner; its ticks point along its lines.
+    """
+    axes.set(xlim=(-0.72, 0.72), ylim=(-0.2, 1.0), aspect="equal")
+    axes.set_axis_off()
+    sides = (("left", "center", -60, "← {}"), ("right", "bottom", 60, "← {}"), ("right", "top", 0, "{} →"))
+    for k, (ha, va, turn, arrow) in enumerate(sides):
+        before, other = CORNERS[k - 1], CORNERS[(k + 1) % 3]
+        axes.plot(*np.transpose([before, CORNERS[k]]), color=style.FAINT, lw=1, zorder=2)
+        for weight in (0.2, 0.4, 0.6, 0.8):
+            start, end = weight * CORNERS[k] + (1 - weight) * np.array([before, other])
+            axes.plot(*np.transpose([start, end]), color=style.GRID, lw=0.8, zorder=1)
+            x, y = start + (radius + 0.01) * (before - other)
+            axes.text(x, y, f"{weight:g}", ha=ha, va=va, size=8.5, color=style.MUTED)
+        middle = (CORNERS[k] + before) / 2
+        away = middle - CORNERS.mean(axis=0)
+        x, y = middle + (radius + 0.09) * away / np.linalg.norm(away)
+        edge = axes.text(x, y, arrow.format(names[k]), size=9, color=style.MUTED, rotation=turn)
+        edge.set(rotation_mode="anchor", ha="center", va="center")
+        x, y = CORNERS[k] + (radius + 0.05) * np.array([0, -1 if k else 1])
+        axes.text(x, y, names[k], ha="center", va="top" if k else "bottom", size=11, weight="bold")
+
+
+def _draw_parallel(axes: Axes, sweep: Sweep, panel: int) -> None:
+    """Draw a panel's configurations as lines over an axis per teacher and one for the metric, the best on top."""
+    K, rows = len(sweep.names), sweep.ranked(panel)
+    points = np.column_stack([sweep.weights, sweep.goodness])
+    near = sweep.plateau[rows]
+    for own, width, zorder, gid in ((rows[~near], 0.7, 2, "lines"), (rows[near], 1.3, 3, "plateau lines")):
+        lines = [np.column_stack([np.arange(K + 1), points[row]]) for row in own]
+        look: dict[str, Any] = {"linewidths": width, "alpha": 0.7, "zorder": zorder, "gid": gid}
+        axes.add_collection(LineCollection(lines, colors=style.SHADES(sweep.goodness[own]), **look))
+    within = points[sweep.plateau & (sweep.panel == panel)]
+    if len(within):
+        axes.vlines(range(K + 1), within.min(axis=0), within.max(axis=0), colors=style.VERMILLION, lw=4, **_PLATEAU)
+    best = sweep.best_of(panel)
+    if best is not None:
+        colour = _draw_star(axes, sweep, best, K, points[best, K])
+        axes.plot(points[best], "o-", lw=3, color=colour, ms=6, mec=style.INK, zorder=7, gid="best line")
+    axes.plot([0, K - 1], [1 / K, 1 / K], **style.LINE, zorder=6, gid="equal weights", label="equal weights")
+    axes.set(xlim=(-0.1, K + 0.1), ylim=(-0.03, 1.03), ylabel="weight")
+    axes.set_xticks(range(K + 1), [*sweep.names, sweep.metric], rotation=30, ha="right", rotation_mode="anchor")
+    axes.spines["left"].set_visible(False)
+    axes.grid(color=style.FAINT, axis="x")
+    ticks = np.linspace(sweep.worst, sweep.better, 5)
+    axes.secondary_yaxis("right").set_yticks(np.linspace(0, 1, 5), [f"{tick:.4g}" for tick in ticks])
