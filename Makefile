@@ -11,7 +11,7 @@ BENCHMARKS := export manifest scoring student sweep triage
 PINS   := $(VENV)/pins.txt
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test fast lint types format bench clean
+.PHONY: demo test fast integration lint types format bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)                 ## from nothing to a leaderboard, through `mlflow run`
@@ -22,6 +22,10 @@ test: $(READY)                 ## every test, slow ones included
 
 fast: $(READY)                 ## all but the slow tests
 	$(PYTEST) -m "not slow"
+
+# Downloads what conda.yaml lists into an empty home; FER_INTEGRATION_HOME=FOLDER keeps that home for the next time.
+integration: $(READY)          ## every entry point as a user starts it, in an environment that `mlflow run` makes
+	$(BIN)/python -m pytest --durations 0 --durations-min 5 tests/integration
 
 lint: $(READY)                 ## style
 	$(BIN)/ruff check .

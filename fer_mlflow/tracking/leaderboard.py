@@ -25,7 +25,7 @@ COLUMNS = (
     *("status", "run_id", "experiment_id"),
 )
 _SUMMARY = metric_names(having=lambda metric: "leaderboard" in metric.shown)
-SHOWN_METRICS = (DEFAULT, *(name for name in _SUMMARY if name != DEFAULT))
+SHOWN_METRICS = (DEFAULT, *sorted(name for name in _SUMMARY if name != DEFAULT))
 TESTED = ("level", "p_value", "macro_f1_low", "macro_f1_high")
 
 

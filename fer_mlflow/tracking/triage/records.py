@@ -2,18 +2,21 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from fer_mlflow.tracking.searching import search_runs
 
+ENTRY = "mlflow.project.entryPoint"
+_SOURCE = "mlflow.source.name"
 _PARAMS = ("ensemble", "space", "clahe", "dtype", "precision", "benchmark", "rows", "calibration", "temperature")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its `fer.` and `triage.` tags, all its metrics, and the params that describe its soft labels.
+    """One run: its `fer.` and `triage.` tags, entry point and metrics, and the params that describe its soft labels.
 
     Attributes
     ----------
@@ -32,7 +35,7 @@ class RunRecord:
 
     @property
     def kind(self) -> str:
-        """The tag `fer.kind`."""
+        """The tag `fer.kind`; empty where `mlflow run` opened the run and the command never took it over."""
         return self.tags.get("fer.kind", "")
 
     @property
@@ -62,20 +65,28 @@ def record_of(run: Run) -> RunRecord:
         info.end_time or 0,
         {key: text for key, text in data.params.items() if key in _PARAMS or key.startswith(("ensemble/", "w/"))},
         dict(data.metrics),
-        {key: text for key, text in data.tags.items() if key.startswith(("fer.", "triage."))},
+        {key: text for key, text in data.tags.items() if key.startswith(("fer.", "triage.", ENTRY))},
     )
 
 
 def read_records(client: MlflowClient) -> list[RunRecord]:
     """Return the records of all active runs of this package, oldest first.
 
+    Runs without a kind that `mlflow run` left RUNNING are among them, where their source is that of other runs of this
+    package, or the folder that the package lies in: another project's run is none of ours.
+
     Raises
     ------
     TrackingError
         the store cannot be read
     """
-    records = map(record_of, search_runs(client, "tags.`fer.kind` LIKE '%'"))
-    return sorted(records, key=lambda record: (record.start_ms, record.run_id))
+    runs = search_runs(client, "tags.`fer.kind` LIKE '%'")
+    sources = {run.data.tags[_SOURCE] for run in runs if ENTRY in run.data.tags and _SOURCE in run.data.tags}
+    folder = str(Path(__file__).parents[3])
+    sources |= {folder, f"file://{folder}"}
+    opened = search_runs(client, f"attributes.status = 'RUNNING' AND tags.`{ENTRY}` LIKE '%'")
+    runs += [run for run in opened if "fer.kind" not in run.data.tags and run.data.tags.get(_SOURCE) in sources]
+    return sorted(map(record_of, runs), key=lambda record: (record.start_ms, record.run_id))
 
 
 def infinite_metrics(record: RunRecord) -> list[str]:

@@ -16,6 +16,7 @@ from fer_mlflow.tracking.triage.tags import BAD, WARN
 
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
+NEVER_STARTED = "the command never started; `mlflow run` refused a parameter, such as a path that does not exist"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def _stale(run: RunRecord, context: Context) -> str | None:
     if run.status not in ("RUNNING", "SCHEDULED") or context.now_ms - alive_ms <= context.stale_after_s * 1000:
         return None
     at = datetime.fromtimestamp(alive_ms / 1000, UTC)  # an age would be another text every time
+    if not run.kind:
+        return f"{run.status} since {at:%Y-%m-%d %H:%M} UTC, {NEVER_STARTED}"
     return f"{run.status}, last alive at {at:%Y-%m-%d %H:%M} UTC"
 
 
