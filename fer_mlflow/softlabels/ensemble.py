@@ -12,9 +12,9 @@ import scipy
 import fer_mlflow
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError
-from fer_mlflow.scoring.alignment import Check, check_statistics
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import INDEX_FIELDS, SoftLabels
 from fer_mlflow.teachers.outputs import TeacherOutputs, Unreadable

@@ -9,8 +9,8 @@ import numpy as np
 
 from fer_mlflow.data.images import Clahe, describe_preprocessing
 from fer_mlflow.data.manifest import Benchmark
-from fer_mlflow.scoring.alignment import Check
 from fer_mlflow.scoring.fusion import fuse, stored
+from fer_mlflow.scoring.sanity import Check
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import describe_rows, find_other_images
 from fer_mlflow.teachers.spec import TeacherSpec, hash_checkpoints

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.alignment import Check, check_statistics
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.settings.weights import check_weights
 from fer_mlflow.softlabels.reading import HASHES, METRICS, Reading, label_columns
 
