@@ -15,9 +15,9 @@ from limits import finish, verdict
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from fer_mlflow.search.choice import simplex_grid
 from fer_mlflow.search.plateau import find_plateau
-from fer_mlflow.search.pool import Pool, tally
-from fer_mlflow.search.simplex import simplex_grid
+from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
 
 ROWS, CLASSES, TEACHERS, CONFIGURATIONS = 50_000, 7, 3, 5_000
 SECONDS, MEMORY_MIB = 60, 2048
@@ -48,16 +48,16 @@ def main() -> None:
     logits, labels = make_teachers(rng)
     grid = simplex_grid(TEACHERS, 70)
     weights = grid[np.sort(rng.permutation(len(grid))[: CONFIGURATIONS // 2])]
-    pool, workers = Pool(logits, labels), os.cpu_count() or 1
+    pool, workers = TeacherLogits(logits, labels), os.cpu_count() or 1
     total, found = 0.0, {}
     for space in ("logit", "prob"):
         began = time.perf_counter()
-        found[space] = tally(pool, space, weights, workers=workers)
+        found[space] = count_rows(pool, space, weights, workers=workers)
         took = time.perf_counter() - began
         total += took
         print(f"{len(weights):,} configurations x {ROWS:,} rows x {TEACHERS} teachers, {space}: {took:.1f} s")
     began = time.perf_counter()
-    _, plateau = find_plateau("macro_f1", NAMES, found["logit"], labels, lambda m: pool.outcomes("logit", weights[m]))
+    _, plateau = find_plateau("macro_f1", NAMES, found["logit"], labels, lambda m: pool.row_scores("logit", weights[m]))
     took = time.perf_counter() - began
     print(f"plateau of {len(weights):,} configurations, {plateau.sum():,} in it: {took:.1f} s")
     began = time.perf_counter()

@@ -72,7 +72,9 @@ def format_p_value(p_value: float) -> str:
 
 def _changes(comparison) -> str:
     """Return how many predictions changed, and in which direction."""
-    changed, better, worse = (int(each.sum()) for each in (comparison.changed, comparison.mended, comparison.broken))
+    changed, better, worse = (
+        int(each.sum()) for each in (comparison.changed, comparison.only_b_right, comparison.only_a_right)
+    )
     return (
         f"  {changed:,} of {len(comparison.labels):,} rows have another prediction: only B is right on {better:,}, "
         f"only A on {worse:,}, neither on {changed - better - worse:,}"

@@ -1,4 +1,4 @@
-"""What a sweep scores: lists of configurations, their tallies (kept while they are made), their table."""
+"""What a sweep scores: lists of configurations, their counts (kept while they are made), their table."""
 
 import hashlib
 import io
@@ -14,11 +14,9 @@ import pandas as pd
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
-from fer_mlflow.scoring.tallies import Tallies
+from fer_mlflow.search.choice import Choice, Variants, count_weightings, finest_step, simplex_grid, steps_in
 from fer_mlflow.search.plateau import best_of
-from fer_mlflow.search.pool import Outcomes, Pool, tally
-from fer_mlflow.search.selection import Choice, Pools
-from fer_mlflow.search.simplex import count_weightings, finest_step, simplex_grid, steps_in
+from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
 from fer_mlflow.settings.weights import parse_weights
 
 _CHUNK = 128  # configurations that are lost at most when a sweep is stopped
@@ -62,9 +60,9 @@ class Configurations:
         """Return one of them."""
         return Choice(str(self.pools[m]), str(self.spaces[m]), self.weights[m])
 
-    def outcomes(self, pools: Pools, m: int) -> Outcomes:
+    def row_scores(self, pools: Variants, m: int) -> RowScores:
         """Return what one of them says of each row of pools."""
-        return pools[self.pools[m]].outcomes(str(self.spaces[m]), self.weights[m])
+        return pools[self.pools[m]].row_scores(str(self.spaces[m]), self.weights[m])
 
 
 def read_weightings(options: Mapping, names: Sequence[str], arms: int) -> np.ndarray:
@@ -121,15 +119,15 @@ def _read_list(path: Path, names: Sequence[str]) -> np.ndarray:
     return np.array(rows)
 
 
-def tally_kept(
-    pools: Pools, configurations: Configurations, cache: Path, benchmark: str, temperature: float = 1.0
-) -> Tallies:
-    """Return the tallies of configurations at a temperature, with a progress bar.
+def count_kept(
+    pools: Variants, configurations: Configurations, cache: Path, benchmark: str, temperature: float = 1.0
+) -> CountTables:
+    """Return the counts of configurations at a temperature, with a progress bar.
 
     Those of a search that was stopped are taken over. What is kept is named by the hash of everything that it follows
     from, and removed when all is done.
     """
-    parts: dict[int, Tallies] = {}
+    parts: dict[int, CountTables] = {}
     folders = []
     with watched(f"scoring on {benchmark}", len(configurations)) as count:
         for name, pool in pools.items():
@@ -143,19 +141,19 @@ def tally_kept(
                 for start in range(0, len(chosen), _CHUNK):
                     rows = chosen[start : start + _CHUNK]
                     path = folder / f"{start}.npz"
-                    found = _tally_chunk(pool, space, configurations.weights[rows], temperature, path)
-                    parts |= {int(m): found.taken(slice(at, at + 1)) for at, m in enumerate(rows)}
+                    found = _count_chunk(pool, space, configurations.weights[rows], temperature, path)
+                    parts |= {int(m): found.of(slice(at, at + 1)) for at, m in enumerate(rows)}
                     count(len(rows))
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    return Tallies.joined(parts[m] for m in range(len(configurations)))
+    return CountTables.concatenated(parts[m] for m in range(len(configurations)))
 
 
-def _tally_chunk(pool: Pool, space: str, weights: np.ndarray, temperature: float, path: Path) -> Tallies:
+def _count_chunk(pool: TeacherLogits, space: str, weights: np.ndarray, temperature: float, path: Path) -> CountTables:
     if path.exists():
         with np.load(path, allow_pickle=False) as arrays:
-            return Tallies(**arrays)
-    found = tally(pool, space, weights, np.full(len(weights), temperature), workers=os.cpu_count() or 1)
+            return CountTables(**arrays)
+    found = count_rows(pool, space, weights, np.full(len(weights), temperature), workers=os.cpu_count() or 1)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **found.arrays())
     with written_file(path) as file:
@@ -163,7 +161,7 @@ def _tally_chunk(pool: Pool, space: str, weights: np.ndarray, temperature: float
     return found
 
 
-def _digest(pool: Pool, space: str, weights: np.ndarray, temperature: float) -> str:
+def _digest(pool: TeacherLogits, space: str, weights: np.ndarray, temperature: float) -> str:
     digest = hashlib.sha256(f"{space} {temperature!r}".encode())
     for array in (pool.logits(), pool.labels, pool.groups, weights):
         digest.update(f"{array.dtype} {array.shape}".encode())
@@ -173,14 +171,14 @@ def _digest(pool: Pool, space: str, weights: np.ndarray, temperature: float) -> 
 
 def best_in(
     configurations: Configurations,
-    tallies: Tallies,
+    counts: CountTables,
     metric: str,
     classes: tuple[str, ...],
     groups: np.ndarray | None = None,
 ) -> Choice:
     """Return the best configuration on a union of groups of rows, (G,) bool; None means all."""
-    scores = tallies.scores(classes, groups)
-    values = scores.get(metric, np.zeros(len(tallies)))
+    scores = counts.scores(classes, groups)
+    values = scores.get(metric, np.zeros(len(counts)))
     return configurations.choice(best_of(values, metric, scores["nll"]))
 
 

@@ -8,7 +8,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.commands.configurations import Configurations, read_weightings, tally_kept
+from fer_mlflow.commands.configurations import Configurations, count_kept, read_weightings
 from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.reproduction_report import describe_reproduction
@@ -24,9 +24,8 @@ from fer_mlflow.commands.teacher_sets import (
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.scoring.metrics import metric_names
-from fer_mlflow.scoring.parts import parts_of
-from fer_mlflow.search.reproduction import Reproduction, Searched, Target, search_settings
-from fer_mlflow.search.selection import Pools, equal_weights
+from fer_mlflow.search.choice import Variants, equal_weights
+from fer_mlflow.search.reproduction import BenchmarkCounts, Reproduction, Target, find_subsets, search_candidates
 from fer_mlflow.tables import report_markdown, report_text
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.store import describe_way_to_ui
@@ -98,14 +97,14 @@ def _search(
             )
         any_set = next(iter(sets.values()))
         index = any_set.bundle.index[any_set.known]
-        parts, groups = parts_of(index["split"].to_numpy(object), index["source"].to_numpy(object))
-        pools: Pools = {way: sets[way].pool(groups) for way in sets}
-        tallies = tally_kept(pools, configurations, cache_folder(), benchmark, target.temperature or 1.0)
+        parts, groups = find_subsets(index["split"].to_numpy(object), index["source"].to_numpy(object))
+        pools: Variants = {way: sets[way].pool(groups) for way in sets}
+        counts = count_kept(pools, configurations, cache_folder(), benchmark, target.temperature or 1.0)
 
-        def fused(m: int, pools: Pools = pools) -> np.ndarray:
+        def fused(m: int, pools: Variants = pools) -> np.ndarray:
             return configurations.choice(m).fused(pools)
 
-        searched[benchmark] = Searched(tallies, parts, any_set.bundle.labels[any_set.known], groups, fused)
+        searched[benchmark] = BenchmarkCounts(counts, parts, any_set.bundle.labels[any_set.known], groups, fused)
     classes = next(iter(next(iter(benchmarks.values())).values())).bundle.classes
     usual, related = _related(configurations)
     with ExitStack() as stack:
@@ -116,7 +115,7 @@ def _search(
             count = count or stack.enter_context(watched("seeking temperatures", total))
             count(1)
 
-        return search_settings(target, searched, classes, usual, related, on_sought)
+        return search_candidates(target, searched, classes, usual, related, on_sought)
 
 
 def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]]:
@@ -147,9 +146,9 @@ def _table(result: Reproduction, configurations: Configurations, names: tuple[st
                 "distance": each.distance,
                 "is_match": each.is_match,
                 "benchmark": each.benchmark,
-                "part": each.part,
+                "part": each.subset,
                 "rows": each.rows,
-                "asked": choice.pool,
+                "asked": choice.variant,
                 "space": choice.space,
                 **shares,
                 "temperature": each.temperature,

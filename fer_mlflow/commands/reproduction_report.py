@@ -6,7 +6,7 @@ import numpy as np
 
 from fer_mlflow.commands.configurations import Configurations, format_span
 from fer_mlflow.commands.teacher_sets import TeacherSet
-from fer_mlflow.search.reproduction import WITH_TEMPERATURE, Reproduction, Setting, Target
+from fer_mlflow.search.reproduction import WITH_TEMPERATURE, Candidate, Reproduction, Target
 from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.tables import Section, Table
 
@@ -39,14 +39,16 @@ def describe_reproduction(
         return blocks
     blocks.append(_settings("no setting gives these numbers; the nearest", [result.nearest], configurations, names, []))
     blocks.append(_protocols([result.nearest], benchmarks, configurations))
-    if result.usual is not None:
-        lines = [f"usual        distance {result.usual.distance:.2f}   {_words(result.usual, configurations, names)}"]
+    if result.reference is not None:
+        lines = [
+            f"usual        distance {result.reference.distance:.2f}   {_words(result.reference, configurations, names)}"
+        ]
         lines += [
             f"{what:<12} distance {each.distance:.2f}   {_words(each, configurations, names)}"
             for what, each in result.changes.items()
         ]
         closest = next(iter(result.changes), None)
-        if closest is not None and result.changes[closest].distance < result.usual.distance:
+        if closest is not None and result.changes[closest].distance < result.reference.distance:
             lines.append(f"changing the {closest} moved closest")
         else:
             lines.append("no single change moved closer")
@@ -65,7 +67,7 @@ def _out_of_reach(result: Reproduction, target: Target) -> list[str]:
     return lines
 
 
-def _settings(title: str, settings: list[Setting], configurations: Configurations, names, more: list[str]) -> Section:
+def _settings(title: str, settings: list[Candidate], configurations: Configurations, names, more: list[str]) -> Section:
     metrics = list(settings[0].scores)
     header = ["distance", *metrics, "T", "benchmark", "rows", "configuration"]
     rows = [
@@ -74,7 +76,7 @@ def _settings(title: str, settings: list[Setting], configurations: Configuration
             *(f"{each.scores[name]:.4f}" for name in metrics),
             f"{each.temperature:.4g}",
             each.benchmark,
-            f"{each.part} ({each.rows:,})",
+            f"{each.subset} ({each.rows:,})",
             _configuration(each, configurations, names),
         ]
         for each in settings
@@ -82,15 +84,15 @@ def _settings(title: str, settings: list[Setting], configurations: Configuration
     return Section(title, more, Table(header, rows))
 
 
-def _configuration(each: Setting, configurations: Configurations, names) -> str:
+def _configuration(each: Candidate, configurations: Configurations, names) -> str:
     choice = configurations.choice(each.configuration)
     shares = [f"{name} {share:.3g}" for name, share in zip(names, choice.weights, strict=True) if share > 0]
-    return " · ".join([*shares, choice.space, *filter(None, [choice.pool])])
+    return " · ".join([*shares, choice.space, *filter(None, [choice.variant])])
 
 
-def _words(each: Setting, configurations: Configurations, names) -> str:
+def _words(each: Candidate, configurations: Configurations, names) -> str:
     at = f", T = {each.temperature:.4g}" if each.temperature != 1 else ""
-    return f"{_configuration(each, configurations, names)} on {each.benchmark}, {each.part}{at}"
+    return f"{_configuration(each, configurations, names)} on {each.benchmark}, {each.subset}{at}"
 
 
 def _open_questions(result: Reproduction, target: Target, configurations: Configurations, names) -> list[str]:
@@ -100,8 +102,8 @@ def _open_questions(result: Reproduction, target: Target, configurations: Config
     lines = []
     for what, values in (
         ("benchmark", [each.benchmark for each in result.matches]),
-        ("rows", [each.part for each in result.matches]),
-        ("CLAHE", [each.pool or "as usual" for each in chosen]),
+        ("rows", [each.subset for each in result.matches]),
+        ("CLAHE", [each.variant or "as usual" for each in chosen]),
         ("space", [each.space for each in chosen]),
     ):
         found, counts = np.unique(np.array(values, dtype=str), return_counts=True)
@@ -118,7 +120,7 @@ def _open_questions(result: Reproduction, target: Target, configurations: Config
     return lines or ["nothing: they say all"]
 
 
-def _protocols(settings: list[Setting], benchmarks: Benchmarks, configurations: Configurations) -> Section:
+def _protocols(settings: list[Candidate], benchmarks: Benchmarks, configurations: Configurations) -> Section:
     """Return how the benchmarks of settings were made and asked."""
     rows = []
     for benchmark, way in dict.fromkeys((s.benchmark, str(configurations.pools[s.configuration])) for s in settings):

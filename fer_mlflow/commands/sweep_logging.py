@@ -5,7 +5,7 @@ import pandas as pd
 
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.figures import draw_pareto, draw_weight_map
-from fer_mlflow.search.leads import RIVALS
+from fer_mlflow.search.assessment import BASELINES
 from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_key
 
@@ -36,7 +36,7 @@ def log_sweep(run: TrackedRun, result: Sweep) -> None:
             "benchmark_of_choice": fitted,
             "chosen": format_weights(used),
             "chosen/space": result.choice.space,
-            "chosen/asked": result.choice.pool or "as usual",
+            "chosen/asked": result.choice.variant or "as usual",
             "chosen/temperature": f"{result.choice.temperature:.6g}",
             **{f"w/{name}": share for name, share in used.items()},
         }
@@ -91,10 +91,10 @@ def _named_metrics(result: Sweep) -> dict[str, float]:
     judged = result.judgement
     named = {"configurations": float(len(result.configurations)), "plateau": float(result.plateau.sum())}
     named |= judged.metrics["chosen"]
-    for rival in RIVALS:
+    for rival in BASELINES:
         words = rival.replace(" ", "_")
         named |= {f"{words}/{name}": value for name, value in judged.metrics[rival].items()}
-        lead = judged.leads[rival].differences[result.chosen_by]
+        lead = judged.differences[rival].differences[result.chosen_by]
         named[f"lead/{words}"] = lead.value
         named[f"lead/{words}_p"] = lead.p_value
     return {metric_key(*name.split("/")): value for name, value in named.items() if np.isfinite(value)}

@@ -7,9 +7,9 @@ import numpy as np
 
 from fer_mlflow.commands.configurations import format_span
 from fer_mlflow.commands.sweep_result import Sweep
-from fer_mlflow.scoring.metrics import is_lower_better, metric_names
-from fer_mlflow.search.leads import RIVALS
-from fer_mlflow.search.selection import Choice
+from fer_mlflow.scoring.metrics import metric_names
+from fer_mlflow.search.assessment import BASELINES
+from fer_mlflow.search.choice import Choice
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import describe_way_to_ui
 
@@ -55,7 +55,7 @@ def name_choice(result: Sweep, choice: Choice) -> str:
     """Return a configuration in a few words."""
     shares = [f"{name} {share:.3g}" for name, share in result.weights_of(choice).items()]
     at = [f"T {choice.temperature:.3g}"] if choice.temperature != 1 else []
-    return " · ".join([*shares, choice.space, *filter(None, [choice.pool]), *at])
+    return " · ".join([*shares, choice.space, *filter(None, [choice.variant]), *at])
 
 
 def _plateau_sentence(result: Sweep) -> str:
@@ -74,22 +74,21 @@ def _print_choice(result: Sweep) -> None:
     """Print what was chosen, and its leads on rows that it was not chosen on."""
     judged, metric = result.judgement, result.chosen_by
     click.echo(f"\nchosen by {metric}: {name_choice(result, result.choice)}")
-    for said in dict.fromkeys(choice.said for choice in [result.choice, *judged.choices] if choice.said):
+    for said in dict.fromkeys(choice.note for choice in [result.choice, *judged.choices] if choice.note):
         click.echo(f"  {said}")
     click.echo(f"  {result.protocol}, {result.reported.known.sum():,} rows")
     scores = {name: each.get(metric, np.nan) for name, each in judged.metrics.items()}
     click.echo(f"  {'chosen':<14} {metric} {scores['chosen']:.4f}")
-    lower = is_lower_better(metric)
     beaten: dict[bool, list[str]] = {True: [], False: []}
-    for rival in RIVALS:
-        lead = judged.leads[rival].differences.get(metric)
+    for rival in BASELINES:
+        lead = judged.differences[rival].differences.get(metric)
         if lead is None:
             continue
         click.echo(
             f"  {rival:<14} {metric} {scores[rival]:.4f}   chosen - {rival} {lead.value:+.4f} "
             f"[{lead.interval.low:+.4f}, {lead.interval.high:+.4f}], p {lead.p_value:.2g}"
         )
-        beaten[judged.is_better(rival, metric, lower)].append(_NAMES[rival])
+        beaten[judged.is_better(rival, metric)].append(_NAMES[rival])
     if beaten[True]:
         click.echo(f"  the choice is significantly better than {' and than '.join(beaten[True])}")
     if beaten[False]:

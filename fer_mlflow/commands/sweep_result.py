@@ -8,8 +8,8 @@ import pandas as pd
 from fer_mlflow.commands.configurations import Configurations
 from fer_mlflow.commands.teacher_sets import TeacherSet
 from fer_mlflow.scoring.metrics import is_lower_better
-from fer_mlflow.search.leads import Judgement
-from fer_mlflow.search.selection import Choice
+from fer_mlflow.search.assessment import Assessment
+from fer_mlflow.search.choice import Choice
 
 _DIGITS = 6
 
@@ -42,7 +42,7 @@ class Sweep:
     front: np.ndarray
     chosen_by: str
     choice: Choice
-    judgement: Judgement
+    judgement: Assessment
     protocol: str
     is_in_sample: bool
 

@@ -12,7 +12,7 @@ import numpy as np
 from fer_mlflow.commands.sweep_result import Sweep
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.scoring.evaluation import evaluate
-from fer_mlflow.search.selection import Choice
+from fer_mlflow.search.choice import Choice
 from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.softlabels.calibration import calibrated
 from fer_mlflow.softlabels.configuration import Calibration
@@ -33,7 +33,7 @@ def log_best(
     nested = []
     for rank, m in enumerate(result.order[:count].tolist(), start=1):
         choice = result.configurations.choice(m)
-        teachers = result.report[choice.pool]
+        teachers = result.report[choice.variant]
         bundle, weights = teachers.bundle, result.weights_of(choice)
         configuration = replace(teachers.configuration, weights=weights, space=choice.space)
         labels = bundle.labels[teachers.known]
@@ -78,7 +78,7 @@ def export_choices(run: TrackedRun, result: Sweep, count: int, typed: Mapping[st
 
 def _export(run: TrackedRun, result: Sweep, choice: Choice, typed: Mapping[str, str]) -> tuple[str, str]:
     """Export one configuration on the benchmark that is reported on."""
-    teachers = result.report[choice.pool]
+    teachers = result.report[choice.variant]
     assert teachers.ensemble is not None  # checked with the options
     weights = result.weights_of(choice)
     total = sum(weights.values())  # rounded

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.folds import stratified_folds
+from fer_mlflow.calibration.crossfit import stratified_folds
 from fer_mlflow.commands.configurations import (
     Configurations,
     best_in,
     configurations_table,
+    count_kept,
     read_weightings,
-    tally_kept,
 )
 from fer_mlflow.commands.options import split_names
 from fer_mlflow.commands.progress import watched
@@ -32,10 +32,10 @@ from fer_mlflow.commands.teacher_sets import (
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names
-from fer_mlflow.search.leads import judge_crossfitted, judge_on
+from fer_mlflow.search.assessment import assess_crossfitted, assess_on
+from fer_mlflow.search.choice import Choice, Variants, choose_greedily, choose_likeliest
 from fer_mlflow.search.pareto import pareto_front
 from fer_mlflow.search.plateau import check_metric, find_plateau
-from fer_mlflow.search.selection import Choice, Pools, choose_greedily, choose_likeliest
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows.ensemble import warn
 
@@ -111,35 +111,35 @@ def _search(benchmarks: Mapping[str, dict[str, TeacherSet]], weightings: np.ndar
     parts = options["crossfit"] if report is fit and not options["in_sample"] else 0
     folds = stratified_folds(labels, parts, np.random.default_rng(options["seed"])) if parts else None
     configurations = Configurations.product(list(fit), options["space"], weightings)
-    pools: Pools = {way: each.pool(folds) for way, each in fit.items()}
-    tallies, tables = None, {}
+    pools: Variants = {way: each.pool(folds) for way, each in fit.items()}
+    counts, tables = None, {}
     for benchmark, ways in benchmarks.items():
         own = pools if ways is fit else {way: each.pool() for way, each in ways.items()}
-        found = tally_kept(own, configurations, cache_folder(), benchmark)
+        found = count_kept(own, configurations, cache_folder(), benchmark)
         tables[benchmark] = configurations_table(configurations, first.names, found.scores(classes))
-        tallies = found if ways is fit else tallies
-    assert tallies is not None  # fit is one of the benchmarks
-    best, plateau = find_plateau(metric, classes, tallies, labels, lambda m: configurations.outcomes(pools, m))
+        counts = found if ways is fit else counts
+    assert counts is not None  # fit is one of the benchmarks
+    best, plateau = find_plateau(metric, classes, counts, labels, lambda m: configurations.row_scores(pools, m))
 
     rng = np.random.default_rng(options["seed"])
     with watched("choosing weights", parts + 1) as count:
 
-        def choose(held: int | None, others: Pools) -> Choice:
+        def choose(held: int | None, others: Variants) -> Choice:
             if options["optimize"]:
                 choice = _optimise(others, options)
             else:
                 groups = None if held is None else np.arange(parts) != held
-                choice = best_in(configurations, tallies, metric, classes, groups)
+                choice = best_in(configurations, counts, metric, classes, groups)
             count(1)
             return choice
 
         choice = choose(None, pools)
         if folds is not None:
-            judgement = judge_crossfitted(pools, choose, folds, judged_by, classes, rng)
+            judgement = assess_crossfitted(pools, choose, folds, judged_by, classes, rng)
             protocol = f"cross-fitted: chosen on {parts - 1} parts of {parts}, judged on the other"
         else:
             other = pools if report is fit else {way: each.pool() for way, each in report.items()}
-            judgement = judge_on(pools, other, choice, judged_by, classes, rng)
+            judgement = assess_on(pools, other, choice, judged_by, classes, rng)
             protocol = "chosen and judged on the same rows"
     if report is not fit:
         protocol = f"chosen on {first.benchmark}, judged on {next(iter(report.values())).benchmark}"
@@ -176,7 +176,7 @@ def _named(benchmarks: Mapping[str, Any], split: str) -> str:
     return found[0]
 
 
-def _optimise(pools: Pools, options: Mapping[str, Any]) -> Choice:
+def _optimise(pools: Variants, options: Mapping[str, Any]) -> Choice:
     if options["optimize"] == "nll":
         return choose_likeliest(pools, options["space"])
     return choose_greedily(pools, options["space"], options["optimize"], workers=os.cpu_count() or 1)

@@ -12,7 +12,7 @@ from fer_mlflow.commands.options import fusion_settings, split_names
 from fer_mlflow.data.merge import parse_input
 from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.files import cache_folder
-from fer_mlflow.search.pool import Pool
+from fer_mlflow.search.teacher_logits import TeacherLogits
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.teachers.spec import read_teacher_names
@@ -84,10 +84,10 @@ class TeacherSet:
         """(N,) bool, the rows with a label."""
         return self.bundle.labels >= 0
 
-    def pool(self, groups: np.ndarray | None = None) -> Pool:
+    def pool(self, groups: np.ndarray | None = None) -> TeacherLogits:
         """Return the logits of the labelled rows, ready to be fused; `groups` are of these rows."""
         known = self.known
-        return Pool([each[known] for each in self.logits.values()], self.bundle.labels[known], groups)
+        return TeacherLogits([each[known] for each in self.logits.values()], self.bundle.labels[known], groups)
 
 
 Found = list[Ensemble] | list[TeacherSet]

@@ -13,7 +13,7 @@ import click
 from fer_mlflow.commands.local_rows import check_manifest_options, read_local_rows
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder, sha256_of_file
-from fer_mlflow.scoring.alignment import Check
+from fer_mlflow.scoring.sanity import Check
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.reading import HASHES, Reading, read_parts
 from fer_mlflow.softlabels.rows import align

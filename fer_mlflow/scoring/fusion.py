@@ -1,9 +1,9 @@
 """From K teachers' logits to one ensemble's: a weighted mean of logits, or of probabilities."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
@@ -40,8 +40,6 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     array([[1., 2.]])
     """
     check_weights(weights)
-    if space not in SPACES:
-        raise ContractError(f"space {space!r} is not one of {', '.join(SPACES)}")
     names = sorted(name for name, share in weights.items() if share > 0)
     if unknown := [name for name in names if name not in logits]:
         raise ContractError(f"weights name {', '.join(unknown)}; there are logits of {', '.join(sorted(logits))}")
@@ -49,13 +47,54 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     if len(shapes) > 1:
         raise ContractError("logits of different shapes: " + ", ".join(f"{n} {np.shape(logits[n])}" for n in names))
     stack = np.stack([check_logits(logits[name]) for name in names])  # (K, N, C)
-    shares = np.array([weights[name] for name in names])
+    layers, offset = prepare_layers(transform_logits(stack, space, axis=2), space)
+    return combine_layers(layers, np.array([weights[name] for name in names]), offset)
+
+
+def transform_logits(logits: np.ndarray, space: str, axis: int) -> np.ndarray:
+    """Return what `prepare_layers` takes of a space: logits, or log-probabilities over the axis of classes.
+
+    Raises
+    ------
+    ContractError
+        unknown space
+    """
+    if space not in SPACES:
+        raise ContractError(f"space {space!r} is not one of {', '.join(SPACES)}")
+    return logits if space == "logit" else log_softmax(logits, axis=axis)
+
+
+def prepare_layers(transformed: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return layers (K, ...) to take the weighted mean of, and an offset (...) of its logarithm.
+
+    Without an offset the mean itself is the fused logits. In probability space
+    log sum_k w_k p_k = offset + log sum_k w_k exp(log p_k - offset), where the offset is the greatest log p_k, so that
+    no weight above 0 meets an underflow.
+    """
     if space == "logit":
-        fused = np.zeros_like(stack[0])
-        for share, logits_of_one in zip(shares, stack, strict=True):
-            fused += share * logits_of_one  # not tensordot: BLAS rounds a row by where it stands among the others
-        return fused
-    return logsumexp(log_softmax(stack, axis=2), axis=0, b=shares[:, None, None])
+        return transformed, None
+    offset = transformed.max(axis=0)
+    return np.exp(transformed - offset), offset
+
+
+def combine_layers(
+    layers: Sequence[np.ndarray] | np.ndarray,
+    weights: Sequence[float] | np.ndarray,
+    offset: np.ndarray | None,
+    out: np.ndarray | None = None,
+    term: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the fused logits of prepared layers, in float64; `out` and `term` are arrays of one layer to work in.
+
+    Layers are added one by one: BLAS would round a row by where it stands among the others.
+    """
+    fused = np.multiply(layers[0], weights[0], out=out)
+    for layer, weight in zip(layers[1:], weights[1:], strict=True):
+        fused += np.multiply(layer, weight, out=term)
+    if offset is not None:
+        np.log(fused, out=fused)
+        fused += offset
+    return fused
 
 
 def stored(logits: np.ndarray, dtype: str) -> np.ndarray:

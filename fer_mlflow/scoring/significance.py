@@ -1,9 +1,9 @@
-"""How sure a score is, and whether two scores differ: accuracy and F1 from tables of counts, whatever the rows.
+"""Intervals of metrics, and whether two models differ on the same rows.
 
-Accuracy and F1 depend on the rows only through counts: of (label, prediction) for one model, of (label, prediction
-of A, prediction of B) for two on the same rows. Drawing N rows with replacement is drawing those counts from a
-multinomial distribution, and exchanging A and B in random rows is splitting counts (y, a, b) and (y, b, a)
-binomially. So neither needs a loop over rows or replicates.
+Accuracy, balanced accuracy and F1 depend on the rows only through counts: of (label, prediction) for one model, of
+(label, prediction of A, prediction of B) for two on the same rows. Drawing N rows with replacement is drawing those
+counts from a multinomial distribution, and exchanging A and B in random rows is splitting counts (y, a, b) and
+(y, b, a) binomially. So neither needs a loop over rows or replicates.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,16 @@ import numpy as np
 from scipy import stats
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import Metric, Statistics, metric_names, values_of
+from fer_mlflow.scoring.metrics import (
+    METRICS,
+    Metric,
+    Statistics,
+    check_labels,
+    check_logits,
+    metric_names,
+    row_values,
+    values_of,
+)
 
 REPLICATES = 10_000
 LEVEL = 0.95
@@ -36,6 +45,37 @@ class Difference:
     value: float
     interval: Interval
     p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A on N rows.
+
+    Attributes
+    ----------
+    differences : public metric name -> B - A; classes without a labelled row are left out
+    predictions_a, predictions_b : (N,) int64
+    """
+
+    differences: dict[str, Difference]
+    predictions_a: np.ndarray
+    predictions_b: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def changed(self) -> np.ndarray:
+        """(N,) bool, where the predictions differ."""
+        return self.predictions_a != self.predictions_b
+
+    @property
+    def only_b_right(self) -> np.ndarray:
+        """(N,) bool, where only B is right."""
+        return self.changed & (self.predictions_b == self.labels)
+
+    @property
+    def only_a_right(self) -> np.ndarray:
+        """(N,) bool, where only A is right."""
+        return self.changed & (self.predictions_a == self.labels)
 
 
 @dataclass(frozen=True)
@@ -168,6 +208,41 @@ def paired_differences(
     exact = mcnemar_p_value(predictions_a == labels, predictions_b == labels)
     p_values |= dict.fromkeys(metric_names(having=lambda metric: metric.test == "mcnemar"), exact)
     return {name: Difference(value, _central(drawn[name]), p_values[name]) for name, value in observed.items()}
+
+
+def compare_logits(
+    logits_a: np.ndarray,
+    logits_b: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    rng: np.random.Generator,
+    replicates: int = REPLICATES,
+) -> Comparison:
+    """Compare two models' logits of the same rows, with paired intervals and p-values.
+
+    Which metrics, and by which test, is in the metric table.
+
+    Parameters
+    ----------
+    logits_a, logits_b : (N, C) float, finite
+    labels : (N,) int in 0..C-1, N >= 1
+
+    Raises
+    ------
+    ContractError
+        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    """
+    a, b = check_logits(logits_a), check_logits(logits_b)
+    labels = check_labels(labels, *a.shape)
+    check_labels(labels, *b.shape)
+    predictions_a, predictions_b = a.argmax(axis=1), b.argmax(axis=1)
+    found = paired_differences(labels, predictions_a, predictions_b, classes, rng, replicates)
+    values_a, values_b = row_values(a, labels), row_values(b, labels)
+    for metric in METRICS:
+        if metric.test == "t":
+            found[metric.name] = paired_mean_difference(values_a[metric.row_values], values_b[metric.row_values])
+    differences = {name: found[name] for name in metric_names(classes) if name in found}
+    return Comparison(differences, predictions_a, predictions_b, labels)
 
 
 def mcnemar_p_value(correct_a: np.ndarray, correct_b: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Which configurations cannot be told from the best one: those within one paired standard error of it."""
+"""The plateau: the configurations within one paired standard error of the best one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,8 +7,7 @@ import numpy as np
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import Metric, Statistics, confusion_matrix, is_lower_better, metric_names, metric_of
-from fer_mlflow.scoring.tallies import Tallies
-from fer_mlflow.search.pool import Outcomes
+from fer_mlflow.search.teacher_logits import CountTables, RowScores
 
 _STEP = 1e-20  # of the complex-step derivative, where any small number gives the same
 
@@ -32,7 +31,7 @@ def check_metric(metric: str, classes: tuple[str, ...]) -> str:
     return metric
 
 
-def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, outcomes: Outcomes) -> np.ndarray:
+def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, row_scores: RowScores) -> np.ndarray:
     """Return (N,) how much each row moves a metric: their mean is 0, their deviation / sqrt(N) its standard error.
 
     For means they are the rows' own values less the mean. For metrics of counts they are the delta method's: the
@@ -48,19 +47,19 @@ def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, ou
     """
     row = _row_of(metric)
     if row.row_values:
-        values = getattr(outcomes, row.row_values)
+        values = getattr(row_scores, row.row_values)
         return values - values.mean()
-    confusion = confusion_matrix(labels, outcomes.predictions, len(classes))
-    return _cell_influences(metric, classes, confusion)[labels, outcomes.predictions]
+    confusion = confusion_matrix(labels, row_scores.predictions, len(classes))
+    return _cell_influences(metric, classes, confusion)[labels, row_scores.predictions]
 
 
-def standard_errors(metric: str, classes: tuple[str, ...], tallies: Tallies) -> np.ndarray:
+def standard_errors(metric: str, classes: tuple[str, ...], counts: CountTables) -> np.ndarray:
     """Return (M,) the standard error of each configuration's metric over all rows, each on its own."""
-    row, confusion = _row_of(metric), tallies.confusions()
+    row, confusion = _row_of(metric), counts.confusions()
     rows = confusion[0].sum()
     if row.row_values:
-        mean = getattr(tallies, row.row_values).sum(axis=1) / rows
-        variance = getattr(tallies, f"squared_{row.row_values}").sum(axis=1) / rows - mean**2
+        mean = getattr(counts, row.row_values).sum(axis=1) / rows
+        variance = getattr(counts, f"squared_{row.row_values}").sum(axis=1) / rows - mean**2
     else:
         variance = (confusion * _cell_influences(metric, classes, confusion) ** 2).sum(axis=(1, 2)) / rows
     return np.sqrt(np.maximum(variance, 0) / rows)
@@ -69,20 +68,20 @@ def standard_errors(metric: str, classes: tuple[str, ...], tallies: Tallies) -> 
 def find_plateau(
     metric: str,
     classes: tuple[str, ...],
-    tallies: Tallies,
+    counts: CountTables,
     labels: np.ndarray,
-    outcomes_of: Callable[[int], Outcomes],
+    scores_of: Callable[[int], RowScores],
 ) -> tuple[int, np.ndarray]:
     """Return the best configuration, and (M,) bool which ones are within one paired standard error of it.
 
-    The error of a difference is at most the sum of both errors, which tallies tell; so only configurations that are
-    near by that measure are fused again, to pair their rows with the best one's.
+    The error of a difference is at most the sum of both errors, which follow from counts; so only configurations that
+    are near by that measure are fused again, to pair their rows with the best one's.
 
     Parameters
     ----------
-    tallies : of M configurations
-    labels : (N,) int, of the rows that were tallied
-    outcomes_of : gives what a configuration says of each row
+    counts : of M configurations
+    labels : (N,) int, of the rows that were counted
+    scores_of : gives a configuration's scores of each row
 
     Raises
     ------
@@ -90,15 +89,15 @@ def find_plateau(
         the metric's standard error is not known
     """
     check_metric(metric, classes)
-    scores = tallies.scores(classes)
-    values = scores.get(metric, np.zeros(len(tallies)))  # F1 of a class without a labelled row: nothing to tell
+    scores = counts.scores(classes)
+    values = scores.get(metric, np.zeros(len(counts)))  # F1 of a class without a labelled row: they are equal
     best = best_of(values, metric, scores["nll"])
-    errors = standard_errors(metric, classes, tallies)
+    errors = standard_errors(metric, classes, counts)
     behind = np.abs(values - values[best])
-    of_best = row_influences(metric, classes, labels, outcomes_of(best))
+    of_best = row_influences(metric, classes, labels, scores_of(best))
     within = np.zeros(len(values), dtype=bool)
     for m in np.flatnonzero(behind <= errors + errors[best]).tolist():
-        own = row_influences(metric, classes, labels, outcomes_of(m))
+        own = row_influences(metric, classes, labels, scores_of(m))
         within[m] = behind[m] <= (own - of_best).std() / np.sqrt(len(labels))
     within[best] = True
     return best, within

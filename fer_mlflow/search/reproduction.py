@@ -1,31 +1,83 @@
-"""Which settings give numbers that were once published: configurations, parts of the rows, temperatures.
+"""Which candidates give published numbers: a configuration, a subset of the rows and a temperature each.
 
-Distances are in units of the tolerance: 1 is as far as a match may be in any number, and a setting's distance is the
+Distances are in units of the tolerance: 1 is as far as a match may be in any number, and a candidate's distance is the
 root of the mean of squares over all numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from scipy.optimize import brentq
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import metric_names, row_losses, score
-from fer_mlflow.scoring.parts import Part
-from fer_mlflow.scoring.tallies import Tallies
+from fer_mlflow.search.teacher_logits import CountTables
 
 WITH_TEMPERATURE = frozenset(metric_names(having=lambda metric: not metric.from_counts))  # what a temperature changes
 _TEMPERATURES = np.unique([*np.geomspace(0.2, 10, 40).round(3), 1.0])
 _ROUNDING = 1e-9
-_MOST_ROWS = 1_000_000  # settings x rows whose temperature is sought
-_NEAREST = 100  # settings whose temperature is sought where no other number tells them apart, or none matches
+_MOST_ROWS = 1_000_000  # candidates x rows whose temperature is sought
+_NEAREST = 100  # candidates whose temperature is sought where no other number tells them apart, or none matches
 _ZOOMS = 2
+_MOST_SOURCES = 6  # of which every union is tried; of more only one, all but one, and all
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of a benchmark's labelled rows.
+
+    Attributes
+    ----------
+    name : for people
+    groups : (G,) bool, the groups of rows in it
+    rows : how many those are
+    """
+
+    name: str
+    groups: np.ndarray
+    rows: int
+
+
+def find_subsets(splits: np.ndarray, sources: np.ndarray) -> tuple[list[Subset], np.ndarray]:
+    """Return the subsets of a benchmark that a published number may be of, and each row's group.
+
+    They are all rows, each split, each source and unions of sources, over all rows and within each split; subsets
+    of the same rows are there once.
+
+    Parameters
+    ----------
+    splits, sources : (N,) text of the labelled rows
+    """
+    pairs = sorted(set(zip(splits.tolist(), sources.tolist(), strict=True)))
+    at = {pair: number for number, pair in enumerate(pairs)}
+    groups = np.array([at[pair] for pair in zip(splits.tolist(), sources.tolist(), strict=True)], dtype=np.int64)
+    counts = np.bincount(groups, minlength=len(pairs))
+    subsets: dict[bytes, Subset] = {}
+    for split in (None, *sorted({pair[0] for pair in pairs})):
+        for union in _unions(sorted({pair[1] for pair in pairs})):
+            chosen = np.array([split in (None, pair[0]) and (union is None or pair[1] in union) for pair in pairs])
+            words = ["all rows"] if split is None else [f"split {split or '(empty)'}"]
+            words += [f"source {' + '.join(each or '(empty)' for each in union)}"] if union else []
+            name = ", ".join(words[1:] if split is None and union else words)
+            if chosen.any():
+                subsets.setdefault(chosen.tobytes(), Subset(name, chosen, int(counts[chosen].sum())))
+    return list(subsets.values()), groups
+
+
+def _unions(sources: list[str]) -> Iterator[tuple[str, ...] | None]:
+    """Yield sets of sources, small ones first; None stands for all."""
+    yield None
+    S = len(sources)
+    sizes = range(1, S) if S <= _MOST_SOURCES else sorted({1, S - 1})
+    for size in sizes:
+        yield from combinations(sources, size)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The numbers that are to be given again.
+    """The numbers to reproduce.
 
     Attributes
     ----------
@@ -51,48 +103,48 @@ class Target:
         return np.sqrt(np.square(off).mean(axis=0)), off.max(axis=0)
 
     def compared(
-        self, benchmark: str, part: Part, m: int, temperature: float, scores: Mapping[str, float]
-    ) -> "Setting":
+        self, benchmark: str, subset: Subset, m: int, temperature: float, scores: Mapping[str, float]
+    ) -> "Candidate":
         """Return a configuration with its distance."""
         (distance,), (greatest,) = self.distances({name: np.array([value]) for name, value in scores.items()})
         is_match = bool(greatest <= 1 + _ROUNDING)
-        return Setting(
-            benchmark, part.name, part.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match
+        return Candidate(
+            benchmark, subset.name, subset.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match
         )
 
 
 @dataclass(frozen=True)
-class Searched:
-    """One benchmark: M configurations' tallies by group, at the target's temperature, or 1 where that is not known.
+class BenchmarkCounts:
+    """M configurations' count tables of one benchmark, at the target's temperature, or 1 where that is not known.
 
     Attributes
     ----------
-    parts : the first is all rows
+    subsets : the first is all rows
     labels, groups : (N,) int
     fused : gives a configuration's (N, C) logits, T = 1
     """
 
-    tallies: Tallies
-    parts: Sequence[Part]
+    counts: CountTables
+    subsets: Sequence[Subset]
     labels: np.ndarray
     groups: np.ndarray
     fused: Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A configuration on a part of a benchmark at a temperature, and how near it comes.
+class Candidate:
+    """A configuration on a subset of a benchmark at a temperature, and how near it comes.
 
     Attributes
     ----------
-    scores : metric of the target -> what this setting gives
+    scores : metric of the target -> what this candidate gives
     temperatures : least and greatest temperature that was found to match; both `temperature` where it was not sought
     distance : root mean square of the differences, in tolerances
     is_match : whether every difference is within the tolerance
     """
 
     benchmark: str
-    part: str
+    subset: str
     rows: int
     configuration: int
     temperature: float
@@ -110,65 +162,65 @@ class Reproduction:
     ----------
     matches : the nearest first
     nearest : the nearest of all, match or not
-    usual : the setting that changes are told from: all rows of the first benchmark, the usual configuration; None where
-        that has no row of a class whose F1 is asked for
-    changes : what is changed -> the nearest setting that differs from the usual one in nothing else
-    reachable : metric -> least and greatest value over all settings that were looked at
-    sought : settings whose temperature was sought, and how many could have been
+    reference : all rows of the first benchmark under the reference configuration; None where they lack a class of the
+        target
+    changes : what is changed -> the nearest candidate that differs from the reference in nothing else
+    reachable : metric -> least and greatest value over all candidates
+    sought : candidates whose temperature was sought, and how many could have been
     """
 
-    matches: list[Setting]
-    nearest: Setting
-    usual: Setting | None
-    changes: dict[str, Setting]
+    matches: list[Candidate]
+    nearest: Candidate
+    reference: Candidate | None
+    changes: dict[str, Candidate]
     reachable: dict[str, tuple[float, float]]
     sought: tuple[int, int]
 
 
-def search_settings(
+def search_candidates(
     target: Target,
-    benchmarks: Mapping[str, Searched],
+    benchmarks: Mapping[str, BenchmarkCounts],
     classes: tuple[str, ...],
-    usual: int,
+    reference_m: int,
     related: Mapping[str, np.ndarray],
     on_sought: Callable[[int], object] = lambda total: None,
 ) -> Reproduction:
-    """Look at every configuration on every part of every benchmark, and at temperatures where they matter.
+    """Score every configuration on every subset of every benchmark, at several temperatures where they matter.
 
-    A temperature is sought for settings whose accuracy and F1 match, or come nearest: the nearest first, and as many
-    as take some seconds. `on_sought` is told how many there are, each time one is done.
+    A temperature is sought for candidates whose accuracy and F1 match, or come nearest: the nearest first, and as many
+    as take some seconds. `on_sought` is called with their number, each time one is done.
 
     Parameters
     ----------
     classes : C names
-    usual : the configuration that changes are told from
-    related : what is changed -> the configurations that differ from the usual one in nothing else
+    reference_m : the configuration that others are compared with
+    related : what is changed -> the configurations that differ from the reference in nothing else
 
     Raises
     ------
     ContractError
-        no part of a benchmark has so many rows, or rows of the classes whose F1 is asked for
+        no subset of a benchmark has so many rows, or rows of the classes of the target
     """
     search = _Search(target, benchmarks, classes)
     for benchmark, searched in benchmarks.items():
-        for part in searched.parts:
-            search.look_at(benchmark, part)
-    if not search.found:
-        rows = sorted({part.rows for searched in benchmarks.values() for part in searched.parts})
+        for subset in searched.subsets:
+            search.score_subset(benchmark, subset)
+    if not search.scored:
+        rows = sorted({subset.rows for searched in benchmarks.values() for subset in searched.subsets})
         wanted = f"of {target.rows:,} labelled rows" if target.rows else "with rows of all classes of the target"
         raise ContractError(
-            f"no part of the benchmarks is {wanted}; parts have {', '.join(f'{n:,}' for n in rows)} rows"
+            f"no subset of the benchmarks is {wanted}; subsets have {', '.join(f'{n:,}' for n in rows)} rows"
         )
     sought = search.seek_temperatures(on_sought)
-    best: dict[tuple[str, str, int], Setting] = {}
-    for each in sorted(search.found, key=lambda each: (not each.is_match, each.distance)):
-        best.setdefault((each.benchmark, each.part, each.configuration), each)
+    best: dict[tuple[str, str, int], Candidate] = {}
+    for each in sorted(search.scored, key=lambda each: (not each.is_match, each.distance)):
+        best.setdefault((each.benchmark, each.subset, each.configuration), each)
     ordered = list(best.values())
-    start, changes = search.changes(usual, related)
+    reference, changes = search.changes(reference_m, related)
     return Reproduction(
         matches=[each for each in ordered if each.is_match],
         nearest=min(ordered, key=lambda each: each.distance),
-        usual=start,
+        reference=reference,
         changes=changes,
         reachable=search.reachable,
         sought=sought,
@@ -176,73 +228,73 @@ def search_settings(
 
 
 class _Search:
-    """The state of one search: what was found, and what every configuration scores on every part."""
+    """The state of one search: the scored candidates, and what every configuration scores on every subset."""
 
-    def __init__(self, target: Target, benchmarks: Mapping[str, Searched], classes: tuple[str, ...]):
+    def __init__(self, target: Target, benchmarks: Mapping[str, BenchmarkCounts], classes: tuple[str, ...]):
         self.target, self.benchmarks, self.classes = target, benchmarks, classes
-        self.found: list[Setting] = []
+        self.scored: list[Candidate] = []
         self.reachable: dict[str, tuple[float, float]] = {}
         self.scores: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-        self.candidates: list[tuple[float, str, Part, int]] = []
+        self.to_fit: list[tuple[float, str, Subset, int]] = []
 
-    def look_at(self, benchmark: str, part: Part) -> None:
-        """Compare every configuration on one part with the target."""
+    def score_subset(self, benchmark: str, subset: Subset) -> None:
+        """Compare every configuration on one subset with the target."""
         target = self.target
-        scores = self.benchmarks[benchmark].tallies.scores(self.classes, part.groups)
+        scores = self.benchmarks[benchmark].counts.scores(self.classes, subset.groups)
         if not set(target.values) <= set(scores):
             return  # a class of the target has no row here
-        own = self.scores[benchmark, part.name] = {name: scores[name] for name in target.values}
-        if target.rows not in (None, part.rows):
+        own = self.scores[benchmark, subset.name] = {name: scores[name] for name in target.values}
+        if target.rows not in (None, subset.rows):
             return
         for name, values in own.items():
             low, high = self.reachable.get(name, (np.inf, -np.inf))
             self.reachable[name] = (min(low, float(values.min())), max(high, float(values.max())))
         distance, greatest = target.distances(own)
         near = np.union1d(np.flatnonzero(greatest <= 1 + _ROUNDING), [int(distance.argmin())])
-        self.found += [self.setting(benchmark, part, m) for m in near.tolist()]
+        self.scored += [self.candidate(benchmark, subset, m) for m in near.tolist()]
         if target.seeks_temperature:
             fixed = {name: values for name, values in own.items() if name not in WITH_TEMPERATURE}
             by = target.distances(fixed)[1] if fixed else distance
             kept = np.argsort(by, kind="stable")[: max(_NEAREST, int((by <= 1 + _ROUNDING).sum()))]
-            self.candidates += [(float(by[m]), benchmark, part, m) for m in kept.tolist()]
+            self.to_fit += [(float(by[m]), benchmark, subset, m) for m in kept.tolist()]
 
-    def setting(self, benchmark: str, part: Part, m: int) -> Setting:
+    def candidate(self, benchmark: str, subset: Subset, m: int) -> Candidate:
         """Return a configuration at the target's temperature, or 1."""
-        own = {name: float(values[m]) for name, values in self.scores[benchmark, part.name].items()}
-        return self.target.compared(benchmark, part, m, self.target.temperature or 1.0, own)
+        own = {name: float(values[m]) for name, values in self.scores[benchmark, subset.name].items()}
+        return self.target.compared(benchmark, subset, m, self.target.temperature or 1.0, own)
 
     def seek_temperatures(self, on_sought: Callable[[int], object]) -> tuple[int, int]:
         """Seek the temperature of every candidate whose other numbers match, and return how many of how many.
 
         Where none of them does, it is sought for those that are nearest.
         """
-        self.candidates.sort(key=lambda each: each[0])
-        open_ones = [each for each in self.candidates if each[0] <= 1 + _ROUNDING]
+        self.to_fit.sort(key=lambda each: each[0])
+        open_ones = [each for each in self.to_fit if each[0] <= 1 + _ROUNDING]
         if not open_ones or not set(self.target.values) - set(WITH_TEMPERATURE):
-            open_ones = self.candidates
+            open_ones = self.to_fit
             chosen = open_ones[:_NEAREST]
         else:
-            rows = np.cumsum([part.rows for _, _, part, _ in open_ones])
+            rows = np.cumsum([subset.rows for _, _, subset, _ in open_ones])
             chosen = open_ones[: max(1, int(np.searchsorted(rows, _MOST_ROWS, side="right")))]
-        for _, benchmark, part, m in chosen:
-            self.found.append(self.at_best_temperature(benchmark, part, m))
+        for _, benchmark, subset, m in chosen:
+            self.scored.append(self.at_best_temperature(benchmark, subset, m))
             on_sought(len(chosen))
         return len(chosen), len(open_ones)
 
-    def at_best_temperature(self, benchmark: str, part: Part, m: int) -> Setting:
+    def at_best_temperature(self, benchmark: str, subset: Subset, m: int) -> Candidate:
         """Return a configuration at the temperature at which it comes nearest.
 
         The ECE jumps with T, so steps down its slope end anywhere. A grid is tried, then finer ones around its best
         point; and where the target has an NLL, which is smooth, the temperatures that give it.
         """
         searched = self.benchmarks[benchmark]
-        rows = part.groups[searched.groups]
+        rows = subset.groups[searched.groups]
         logits, labels = searched.fused(m)[rows], searched.labels[rows]
 
-        def at(temperature: float) -> Setting:
+        def at(temperature: float) -> Candidate:
             named = score(logits / temperature, labels, self.classes)
             own = {name: named[name] for name in self.target.values}
-            return self.target.compared(benchmark, part, m, temperature, own)
+            return self.target.compared(benchmark, subset, m, temperature, own)
 
         grid = _TEMPERATURES
         tried = [at(float(temperature)) for temperature in grid]
@@ -262,26 +314,28 @@ class _Search:
         matching = [each.temperature for each in tried if each.is_match] or [_best(tried).temperature]
         return replace(_best(tried), temperatures=(min(matching), max(matching)))
 
-    def changes(self, usual: int, related: Mapping[str, np.ndarray]) -> tuple[Setting | None, dict[str, Setting]]:
-        """Return the usual setting, and what a change of one thing at a time brings."""
-        wholes = {name: searched.parts[0] for name, searched in self.benchmarks.items()}
-        at = {(name, part.name): part for name, each in self.benchmarks.items() for part in each.parts}
+    def changes(
+        self, reference: int, related: Mapping[str, np.ndarray]
+    ) -> tuple[Candidate | None, dict[str, Candidate]]:
+        """Return the reference candidate, and what a change of one thing at a time brings."""
+        wholes = {name: searched.subsets[0] for name, searched in self.benchmarks.items()}
+        at = {(name, subset.name): subset for name, each in self.benchmarks.items() for subset in each.subsets}
         (first, whole), *_ = wholes.items()
         if (first, whole.name) not in self.scores:
             return None, {}
-        changes: dict[str, list[Setting]] = {
-            what: [self.setting(first, whole, m) for m in ms.tolist()] for what, ms in related.items()
+        changes: dict[str, list[Candidate]] = {
+            what: [self.candidate(first, whole, m) for m in ms.tolist()] for what, ms in related.items()
         }
-        scored = [(name, at[name, part]) for name, part in self.scores]
-        changes["rows"] = [self.setting(name, part, usual) for name, part in scored if name == first and part != whole]
-        changes["benchmark"] = [
-            self.setting(name, part, usual) for name, part in scored if name != first and part is wholes[name]
-        ]
+        scored = [(name, at[name, subset]) for name, subset in self.scores]
+        other_rows = [subset for name, subset in scored if name == first and subset != whole]
+        others = [(name, subset) for name, subset in scored if name != first and subset is wholes[name]]
+        changes["rows"] = [self.candidate(first, subset, reference) for subset in other_rows]
+        changes["benchmark"] = [self.candidate(name, subset, reference) for name, subset in others]
         if self.target.seeks_temperature:
-            changes["temperature"] = [self.at_best_temperature(first, whole, usual)]
+            changes["temperature"] = [self.at_best_temperature(first, whole, reference)]
         nearest = {what: min(each, key=lambda s: s.distance) for what, each in changes.items() if each}
-        return self.setting(first, whole, usual), dict(sorted(nearest.items(), key=lambda item: item[1].distance))
+        return self.candidate(first, whole, reference), dict(sorted(nearest.items(), key=lambda item: item[1].distance))
 
 
-def _best(settings: Sequence[Setting]) -> Setting:
-    return min(settings, key=lambda each: each.distance)
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    return min(candidates, key=lambda each: each.distance)

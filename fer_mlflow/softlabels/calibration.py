@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.affine import fit_bias_corrected_temperature, fit_vector_scaling
-from fer_mlflow.calibration.coefficients import fit_coefficients
+from fer_mlflow.calibration.scaling import fit_bias_corrected_temperature, fit_coefficients, fit_vector_scaling
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.softlabels.bundle import SoftLabels

@@ -12,8 +12,8 @@ import fer_mlflow
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import BundleError
-from fer_mlflow.scoring.alignment import Check, check_statistics
 from fer_mlflow.scoring.fusion import fuse, stored
+from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.reading import INDEX_FIELDS

@@ -16,8 +16,8 @@ import pandas as pd
 from fer_mlflow.data.manifest import selection_digest
 from fer_mlflow.errors import BundleError
 from fer_mlflow.files import sha256_of_file
-from fer_mlflow.scoring.alignment import Check
 from fer_mlflow.scoring.fusion import DTYPES
+from fer_mlflow.scoring.sanity import Check
 
 FORMAT = "fer-softlabels/2"
 ARRAYS, INDEX, CLASSES = "softlabels.npz", "softlabels_index.jsonl", "classorder.json"

@@ -12,9 +12,9 @@ from fer_mlflow.data.images import describe_preprocessing
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.alignment import Check, check_statistics
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.reading import HASHES, METRICS, Reading, label_columns

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.affine import AffineFit
-from fer_mlflow.calibration.coefficients import CoefficientsFit
-from fer_mlflow.calibration.folds import crossfit, stratified_folds
+from fer_mlflow.calibration.crossfit import crossfit, stratified_folds
+from fer_mlflow.calibration.scaling import AffineFit, CoefficientsFit
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.figures import draw_reliability

@@ -7,8 +7,8 @@ import pandas as pd
 
 from fer_mlflow.figures import draw_differences
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.comparison import Comparison, compare_logits
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CompareSettings
 from fer_mlflow.softlabels.protocol import SharedRows, describe_protocol, find_shared_rows

@@ -13,7 +13,7 @@ import pandas as pd
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ContractError, FerError, JobError, TrackingError
 from fer_mlflow.progress import Progress
-from fer_mlflow.scoring.comparison import Comparison, compare_logits
+from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import fields_of, params_of
 from fer_mlflow.settings.training import DistillSettings, LossSettings, RecipeSettings
 from fer_mlflow.tracking.bundles import adopt_run, find_runs

@@ -279,8 +279,8 @@ def test_a_sweep_that_is_killed_takes_over_what_it_had(migrated_store, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         from fer_mlflow.commands import configurations
 
-        real = configurations.tally
-        patch.setattr(configurations, "tally", lambda *a, **k: seen.append(1) or real(*a, **k))
+        real = configurations.count_rows
+        patch.setattr(configurations, "count_rows", lambda *a, **k: seen.append(1) or real(*a, **k))
         own.run(*options)
     chunks = -(-1326 // 128)
     assert len(seen) == chunks - len(there)

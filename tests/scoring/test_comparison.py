@@ -5,7 +5,7 @@ import pytest
 from toys import CLASSES, draw_logits, expected_metrics
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.comparison import compare_logits
+from fer_mlflow.scoring.significance import compare_logits
 
 
 def compare(a, b, labels, classes=CLASSES, seed=0):
@@ -19,8 +19,8 @@ def test_a_case_by_hand():
     assert result.predictions_a.tolist() == [0, 0, 1, 0]
     assert result.predictions_b.tolist() == [0, 1, 0, 0]
     assert result.changed.tolist() == [False, True, True, False]
-    assert result.mended.tolist() == [False, True, False, False]
-    assert result.broken.tolist() == [False, False, True, False]
+    assert result.only_b_right.tolist() == [False, True, False, False]
+    assert result.only_a_right.tolist() == [False, False, True, False]
     assert list(result.differences) == ["accuracy", "macro_f1", "balanced_accuracy", "nll", "f1/no", "f1/yes"]
     assert {name: each.value for name, each in result.differences.items()} == pytest.approx(
         dict.fromkeys(result.differences, 0), abs=1e-12
@@ -64,7 +64,7 @@ def test_a_constant_per_row_and_a_permutation_of_rows_and_classes_change_nothing
         {name: each.value for name, each in reference.differences.items()}, abs=1e-9
     )
     assert moved.changed.tolist() == reference.changed[rows].tolist()
-    assert moved.mended.tolist() == reference.mended[rows].tolist()
+    assert moved.only_b_right.tolist() == reference.only_b_right[rows].tolist()
 
 
 def test_extreme_and_float16_logits_have_finite_differences():

@@ -7,8 +7,7 @@ from scipy.special import log_softmax, softmax
 from toys import draw_logits, expected_metrics, write_bundle
 
 from fer_mlflow import SoftLabels
-from fer_mlflow.calibration.affine import fit_bias_corrected_temperature, fit_vector_scaling
-from fer_mlflow.calibration.coefficients import fit_coefficients
+from fer_mlflow.calibration.scaling import fit_bias_corrected_temperature, fit_coefficients, fit_vector_scaling
 from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE, fit_temperature
 from fer_mlflow.errors import ContractError
 from fer_mlflow.softlabels.calibration import calibrated, fit_of, fit_pool

@@ -5,10 +5,13 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from fer_mlflow.calibration.affine import fit_bias_corrected_temperature, fit_vector_scaling
-from fer_mlflow.calibration.coefficients import fit_coefficients
-from fer_mlflow.calibration.folds import crossfit, stratified_folds
-from fer_mlflow.calibration.newton import minimise_convex
+from fer_mlflow.calibration.crossfit import crossfit, stratified_folds
+from fer_mlflow.calibration.scaling import (
+    fit_bias_corrected_temperature,
+    fit_coefficients,
+    fit_vector_scaling,
+    minimise_convex,
+)
 from fer_mlflow.calibration.temperature import fit_temperature
 from fer_mlflow.errors import ContractError
 

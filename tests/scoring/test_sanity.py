@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fer_mlflow.scoring.alignment import check_agreement, check_assignment, check_statistics, check_support
+from fer_mlflow.scoring.sanity import check_agreement, check_assignment, check_statistics, check_support
 
 CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 SHARES = (0.13, 0.06, 0.12, 0.23, 0.16, 0.13, 0.17)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fer_mlflow.scoring.parts import parts_of
+from fer_mlflow.search.reproduction import find_subsets
 
 
 def text(*values) -> np.ndarray:
@@ -18,7 +18,7 @@ def rows_of(parts, groups) -> dict[str, tuple[int, ...]]:
 
 
 def test_splits_sources_and_unions_of_sources_are_named():
-    parts, groups = parts_of(text("val", "val", "test", "test"), text("web", "lab", "web", "film"))
+    parts, groups = find_subsets(text("val", "val", "test", "test"), text("web", "lab", "web", "film"))
     assert rows_of(parts, groups) == {
         "all rows": (0, 1, 2, 3),
         "source film": (3,),
@@ -37,24 +37,26 @@ def test_splits_sources_and_unions_of_sources_are_named():
 
 
 def test_one_split_and_one_source_are_one_part():
-    parts, groups = parts_of(text("test", "test"), text("", ""))
+    parts, groups = find_subsets(text("test", "test"), text("", ""))
     assert rows_of(parts, groups) == {"all rows": (0, 1)}
 
 
 def test_rows_without_a_source_are_a_part_too():
-    parts, groups = parts_of(text("", "", ""), text("web", "", "web"))
+    parts, groups = find_subsets(text("", "", ""), text("web", "", "web"))
     assert rows_of(parts, groups) == {"all rows": (0, 1, 2), "source (empty)": (1,), "source web": (0, 2)}
 
 
 @pytest.mark.parametrize(("sources", "expected"), [(5, 2**5 - 1), (6, 2**6 - 1), (7, 1 + 7 + 7), (40, 1 + 40 + 40)])
 def test_of_many_sources_only_one_and_all_but_one_are_looked_at(sources, expected):
     names = text(*(f"s{k:02d}" for k in range(sources)))
-    parts, _ = parts_of(text(*["test"] * sources), names)
+    parts, _ = find_subsets(text(*["test"] * sources), names)
     assert len(parts) == expected
 
 
 def test_no_two_parts_have_the_same_rows():
     rng = np.random.default_rng(0)
-    parts, groups = parts_of(rng.choice(["a", "b"], 50).astype(object), rng.choice(["x", "y", "z"], 50).astype(object))
+    parts, groups = find_subsets(
+        rng.choice(["a", "b"], 50).astype(object), rng.choice(["x", "y", "z"], 50).astype(object)
+    )
     rows = list(rows_of(parts, groups).values())
     assert all(a != b for a, b in combinations(rows, 2))

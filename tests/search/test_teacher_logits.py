@@ -6,10 +6,9 @@ import pytest
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
-from fer_mlflow.scoring.tallies import Tallies
-from fer_mlflow.search import pool as pool_module
-from fer_mlflow.search.pool import Pool, tally
-from fer_mlflow.search.simplex import simplex_grid
+from fer_mlflow.search import teacher_logits
+from fer_mlflow.search.choice import simplex_grid
+from fer_mlflow.search.teacher_logits import CountTables, TeacherLogits, count_rows
 
 
 def names(C):
@@ -46,7 +45,7 @@ def test_every_score_is_that_of_the_export_of_the_configuration(space, rows, cla
     weights = simplex_grid(teachers, 3)
     rng = np.random.default_rng(1)
     temperatures = np.where(rng.random(len(weights)) < 0.5, 1.0, rng.uniform(0.3, 5, len(weights)))
-    found = tally(Pool(layers, labels), space, weights, temperatures).scores(names(classes))
+    found = count_rows(TeacherLogits(layers, labels), space, weights, temperatures).scores(names(classes))
     for m, (own, temperature) in enumerate(zip(weights, temperatures, strict=True)):
         expected = score(as_exported(layers, own, space, temperature), labels, names(classes))
         assert set(found) == set(expected)
@@ -57,20 +56,22 @@ def test_every_score_is_that_of_the_export_of_the_configuration(space, rows, cla
 def test_ties_go_to_the_first_class_and_a_class_without_rows_has_no_f1():
     layers = [np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [3.0, 3.0, 3.0]], np.float32)] * 2
     labels = np.array([0, 1, 1])
-    pool = Pool(layers, labels)
-    assert pool.outcomes("logit", np.array([0.5, 0.5])).predictions.tolist() == [0, 1, 0]
-    assert pool.outcomes("prob", np.array([0.5, 0.5])).predictions.tolist() == [0, 1, 0]
-    assert "f1/class 2" not in tally(pool, "prob", np.array([[1.0, 0.0]])).scores(names(3))
+    pool = TeacherLogits(layers, labels)
+    assert pool.row_scores("logit", np.array([0.5, 0.5])).predictions.tolist() == [0, 1, 0]
+    assert pool.row_scores("prob", np.array([0.5, 0.5])).predictions.tolist() == [0, 1, 0]
+    assert "f1/class 2" not in count_rows(pool, "prob", np.array([[1.0, 0.0]])).scores(names(3))
 
 
 def test_tallies_of_a_union_of_groups_are_those_of_its_rows():
     layers, labels = make(500, 4, 3)
     groups = np.random.default_rng(2).integers(0, 4, 500)
     weights = simplex_grid(3, 2)
-    found = tally(Pool(layers, labels, groups), "prob", weights)
+    found = count_rows(TeacherLogits(layers, labels, groups), "prob", weights)
     for chosen in ([True, False, True, False], [False, False, False, True], [True] * 4):
         rows = np.isin(groups, np.flatnonzero(chosen))
-        own = tally(Pool([layer[rows] for layer in layers], labels[rows]), "prob", weights).scores(names(4))
+        own = count_rows(TeacherLogits([layer[rows] for layer in layers], labels[rows]), "prob", weights).scores(
+            names(4)
+        )
         union = found.scores(names(4), np.array(chosen))
         assert set(own) - set(union) == {"p99_max_prob"}
         for name, values in union.items():
@@ -81,21 +82,21 @@ def test_tallies_of_a_union_of_groups_are_those_of_its_rows():
 def test_threads_and_blocks_change_no_bit(monkeypatch):
     layers, labels = make(700, 5, 3)
     weights = simplex_grid(3, 5)
-    one = tally(Pool(layers, labels), "prob", weights)
-    two = tally(Pool(layers, labels), "prob", weights, workers=2)
+    one = count_rows(TeacherLogits(layers, labels), "prob", weights)
+    two = count_rows(TeacherLogits(layers, labels), "prob", weights, workers=2)
     for name, values in one.arrays().items():
         assert np.array_equal(values, two.arrays()[name]), name
-    monkeypatch.setattr(pool_module, "_BLOCK", 64)
-    small = Pool(layers, labels)
-    assert np.array_equal(small.fused("prob", weights[7]), Pool(layers, labels).fused("prob", weights[7]))
-    assert np.array_equal(tally(small, "prob", weights).loss, one.loss)
+    monkeypatch.setattr(teacher_logits, "_BLOCK", 64)
+    small = TeacherLogits(layers, labels)
+    assert np.array_equal(small.fused("prob", weights[7]), TeacherLogits(layers, labels).fused("prob", weights[7]))
+    assert np.array_equal(count_rows(small, "prob", weights).loss, one.loss)
 
 
 def test_lists_of_configurations_are_joined_and_taken_apart():
     layers, labels = make(50, 3, 2)
     weights = simplex_grid(2, 6)
-    whole = tally(Pool(layers, labels), "logit", weights)
-    again = Tallies.joined([whole.taken(slice(0, 3)), whole.taken(np.array([3, 4, 5, 6]))])
+    whole = count_rows(TeacherLogits(layers, labels), "logit", weights)
+    again = CountTables.concatenated([whole.of(slice(0, 3)), whole.of(np.array([3, 4, 5, 6]))])
     assert len(again) == 7
     assert all(np.array_equal(values, again.arrays()[name]) for name, values in whole.arrays().items())
 
@@ -103,7 +104,10 @@ def test_lists_of_configurations_are_joined_and_taken_apart():
 def test_the_pool_of_some_rows_is_the_pool_of_those_rows():
     layers, labels = make(80, 4, 3)
     rows = np.flatnonzero(np.arange(80) % 3 == 1)
-    taken, own = Pool(layers, labels).taken(rows), Pool([layer[rows] for layer in layers], labels[rows])
+    taken, own = (
+        TeacherLogits(layers, labels).of_rows(rows),
+        TeacherLogits([layer[rows] for layer in layers], labels[rows]),
+    )
     weights = np.array([0.2, 0.5, 0.3])
     assert np.array_equal(taken.fused("prob", weights), own.fused("prob", weights))
     assert taken.labels.tolist() == labels[rows].tolist()
@@ -123,7 +127,7 @@ def test_the_pool_of_some_rows_is_the_pool_of_those_rows():
 def test_what_makes_no_pool_is_refused(change, said):
     layers, labels = make(20, 3, 2)
     with pytest.raises(ContractError, match=said):
-        Pool(*change(layers, labels))
+        TeacherLogits(*change(layers, labels))
 
 
 @pytest.mark.parametrize(
@@ -132,4 +136,4 @@ def test_what_makes_no_pool_is_refused(change, said):
 def test_what_is_no_configuration_is_refused(space, weights):
     layers, labels = make(20, 3, 2)
     with pytest.raises(ContractError, match="no configuration of 2 teachers"):
-        Pool(layers, labels).outcomes(space, np.array(weights))
+        TeacherLogits(layers, labels).row_scores(space, np.array(weights))

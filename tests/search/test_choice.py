@@ -6,16 +6,16 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from fer_mlflow.scoring.metrics import score
-from fer_mlflow.search.pool import Pool, tally
-from fer_mlflow.search.selection import (
+from fer_mlflow.search.choice import (
     Choice,
     choose_best,
     choose_greedily,
     choose_likeliest,
     equal_weights,
     likeliest_mixture,
+    simplex_grid,
 )
-from fer_mlflow.search.simplex import simplex_grid
+from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
 
 SPACES = ("logit", "prob")
 
@@ -29,7 +29,7 @@ def make(rows=400, teachers=3, noise=1.0, seed=0, classes=4):
 
 
 def nll(pool, choice):
-    return pool.outcomes(choice.space, choice.weights, choice.temperature).loss.mean()
+    return pool.row_scores(choice.space, choice.weights, choice.temperature).loss.mean()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -68,23 +68,23 @@ def test_a_mixture_by_hand():
 @pytest.mark.parametrize("spaces", [("logit",), ("prob",), SPACES])
 def test_the_likeliest_choice_is_at_least_as_good_as_a_fine_grid(spaces):
     layers, labels = make(noise=2.0, seed=3)
-    pool = Pool(layers, labels)
+    pool = TeacherLogits(layers, labels)
     choice = choose_likeliest({"": pool}, spaces)
     assert choice.space in spaces
-    assert not choice.said
+    assert not choice.note
     grid = simplex_grid(3, 20)
-    best = min(tally(pool, space, grid).scores(tuple("abcd"))["nll"].min() for space in spaces)
+    best = min(count_rows(pool, space, grid).scores(tuple("abcd"))["nll"].min() for space in spaces)
     assert nll(pool, choice) <= best + 1e-9
     assert score(choice.fused({"": pool}), labels, tuple("abcd"))["nll"] == pytest.approx(nll(pool, choice), abs=1e-12)
     around = choice.temperature * np.array([0.9, 1.1]) if choice.space == "logit" else []
     for temperature in around:
-        assert pool.outcomes("logit", choice.weights, temperature).loss.mean() > nll(pool, choice)
+        assert pool.row_scores("logit", choice.weights, temperature).loss.mean() > nll(pool, choice)
 
 
 def test_a_teacher_of_noise_gets_nothing():
     layers, labels = make(1500, teachers=2, noise=0.5)
     layers.append(np.random.default_rng(9).normal(0, 5, layers[0].shape))
-    pools = {"": Pool(layers, labels)}
+    pools = {"": TeacherLogits(layers, labels)}
     for space in SPACES:
         assert choose_likeliest(pools, [space]).weights[2] < 0.02
         assert choose_best(pools, {("", space): simplex_grid(3, 10)}, "macro_f1").weights[2] <= 0.1
@@ -94,15 +94,15 @@ def test_a_teacher_of_noise_gets_nothing():
 
 def test_two_teachers_that_say_the_same_change_nothing():
     layers, labels = make(800, teachers=2, noise=1.5)
-    pools, doubled = {"": Pool(layers, labels)}, {"": Pool([layers[0], layers[0], layers[1]], labels)}
+    pools, doubled = {"": TeacherLogits(layers, labels)}, {"": TeacherLogits([layers[0], layers[0], layers[1]], labels)}
     for space in SPACES:
         one, two = choose_likeliest(pools, [space]), choose_likeliest(doubled, [space])
         assert nll(doubled[""], two) == pytest.approx(nll(pools[""], one), abs=1e-7)
         assert two.weights[:2].sum() == pytest.approx(one.weights[0], abs=2e-3)
-    same = {"": Pool([layers[0], layers[0]], labels)}
-    alone = tally(Pool(layers[:1], labels), "logit", np.ones((1, 1))).scores(tuple("abcd"))["macro_f1"][0]
+    same = {"": TeacherLogits([layers[0], layers[0]], labels)}
+    alone = count_rows(TeacherLogits(layers[:1], labels), "logit", np.ones((1, 1))).scores(tuple("abcd"))["macro_f1"][0]
     choice = choose_greedily(same, SPACES, "macro_f1")
-    own = tally(same[""], choice.space, choice.weights[None]).scores(tuple("abcd"))["macro_f1"][0]
+    own = count_rows(same[""], choice.space, choice.weights[None]).scores(tuple("abcd"))["macro_f1"][0]
     assert own == pytest.approx(alone, abs=1e-12)
 
 
@@ -112,7 +112,7 @@ def test_a_teacher_that_is_right_only_on_one_class_is_used_for_it():
     # A knows classes 0 and 1 and says 0 of class 2, not surely; B is sure of class 2 where it is, and knows no more.
     a = np.where(np.eye(3)[np.where(labels == 2, 0, labels)] > 0, 2.0, 0.0) + rng.normal(0, 0.1, (600, 3))
     b = np.where((labels == 2)[:, None], [0.0, 0.0, 6.0], [0.0, 0.0, -1.0]) + rng.normal(0, 0.1, (600, 3))
-    pools = {"": Pool([a, b], labels)}
+    pools = {"": TeacherLogits([a, b], labels)}
     for choice in (choose_greedily(pools, SPACES, "macro_f1"), choose_likeliest(pools, ["prob"])):
         assert choice.weights.min() > 0
         assert score(choice.fused(pools), labels, tuple("abc"))["macro_f1"] > 0.99
@@ -122,7 +122,7 @@ def test_a_teacher_that_is_right_only_on_one_class_is_used_for_it():
 
 def test_greedy_selection_is_what_it_says_step_by_step():
     layers, labels = make(200, teachers=3, noise=2.5, seed=6)
-    pool, classes = Pool(layers, labels), tuple("abcd")
+    pool, classes = TeacherLogits(layers, labels), tuple("abcd")
     counts, seen = np.zeros(3), []
     for _ in range(6):  # the definition, one score at a time
         tried = []
@@ -136,13 +136,13 @@ def test_greedy_selection_is_what_it_says_step_by_step():
     expected = min(seen, key=lambda each: each[:3])[3]
     found = choose_greedily({"": pool}, ["logit"], "macro_f1", rounds=6)
     assert found.weights == pytest.approx(expected)
-    assert tally(pool, "logit", found.weights[None]).scores(classes)["macro_f1"][0] == pytest.approx(-min(seen)[0])
+    assert count_rows(pool, "logit", found.weights[None]).scores(classes)["macro_f1"][0] == pytest.approx(-min(seen)[0])
 
 
 def test_the_best_of_a_list_is_taken_from_any_pool_and_space():
     layers, labels = make(300, noise=2.0, seed=7)
     worse, _ = make(300, noise=6.0, seed=7)
-    pools = {"clahe": Pool(worse, labels), "": Pool(layers, labels)}
+    pools = {"clahe": TeacherLogits(worse, labels), "": TeacherLogits(layers, labels)}
     grid = simplex_grid(3, 4)
     choice = choose_best(pools, {(name, space): grid for name in pools for space in SPACES}, "accuracy")
     scores = {}
@@ -152,7 +152,7 @@ def test_the_best_of_a_list_is_taken_from_any_pool_and_space():
                 result = score(pools[name].fused(space, own), labels, tuple("abcd"))
                 scores[name, space, m] = (-result["accuracy"], result["nll"])
     name, space, m = min(scores, key=scores.get)
-    assert (choice.pool, choice.space) == (name, space)
+    assert (choice.variant, choice.space) == (name, space)
     assert choice.weights.tolist() == grid[m].tolist()
     lowest = choose_best(pools, {("", "prob"): grid}, "nll")
     assert nll(pools[""], lowest) == min(scores["", "prob", m][1] for m in range(len(grid)))
@@ -162,10 +162,10 @@ def test_the_best_of_a_list_is_taken_from_any_pool_and_space():
 def test_where_coefficients_have_no_optimum_weights_are_equal_and_it_is_said(problem):
     labels = np.arange(60) % 3
     logits = np.eye(3)[labels] * 3 if problem == "separable" else -np.eye(3)[labels]
-    choice = choose_likeliest({"": Pool([logits, logits * 2], labels)}, ["logit"])
+    choice = choose_likeliest({"": TeacherLogits([logits, logits * 2], labels)}, ["logit"])
     assert choice.weights.tolist() == [0.5, 0.5]
     assert choice.temperature == 1
-    assert choice.said.startswith("equal weights: ")
-    both = choose_likeliest({"": Pool([logits, logits * 2], labels)}, SPACES)
+    assert choice.note.startswith("equal weights: ")
+    both = choose_likeliest({"": TeacherLogits([logits, logits * 2], labels)}, SPACES)
     assert both.space == "prob"  # there is an optimum there
     assert isinstance(both, Choice)

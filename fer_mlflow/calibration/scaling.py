@@ -1,0 +1,279 @@
+"""Convex calibrations of several parameters: class biases and scales, and a coefficient for each teacher."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_softmax
+
+from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, ROUNDING, SEPARABLE
+from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.metrics import check_labels, check_logits
+
+MOST_STEPS = 200
+_FLAT = 1e-11  # the share of the curvature at the start that is left on the way to infinity
+_STEP = 1e-10  # relative size of the last step
+_NO_SCALE = 1e-7  # of logits of spread 1: nothing that float64 tells from a scale of 0
+_UNIQUE = "the likelihood has one maximum, and this is it"
+
+Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class AffineFit:
+    """Calibrated logits are log softmax(z) * scale + bias.
+
+    Attributes
+    ----------
+    status : `ok`, `separable` (a parameter goes to infinity) or `no_positive_optimum` (a common scale of at most 0)
+    explanation : what the status means here, in a sentence
+    scale : (C,) float64, 1 / T in every place where there is one temperature; NaN where the status is not `ok`
+    bias : (C,) float64, nats, with mean 0; NaN where the status is not `ok`
+    """
+
+    status: str
+    explanation: str
+    scale: np.ndarray
+    bias: np.ndarray
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return (N, C) calibrated logits in float64."""
+        return log_softmax(np.asarray(logits, dtype=np.float64), axis=1) * self.scale + self.bias
+
+
+@dataclass(frozen=True)
+class CoefficientsFit:
+    """Calibrated logits are sum_k a_k z_k.
+
+    Weights w_k, a temperature T_k of each teacher and one T of the ensemble enter only as a_k = w_k / (T_k T), so the
+    likelihood knows the coefficients and nothing else: for given weights T_k T is w_k / a_k, and with one T for all
+    the weights are a_k / sum a and T is 1 / sum a.
+
+    Attributes
+    ----------
+    status : `ok`, `separable` (coefficients go to infinity) or `no_positive_optimum` (all are 0)
+    coefficients : (K,) float64 >= 0; NaN where the status is not `ok`
+    """
+
+    status: str
+    explanation: str
+    coefficients: np.ndarray
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return (N, C) calibrated logits in float64 of (K, N, C) teachers' logits."""
+        return np.einsum("k,knc->nc", self.coefficients, np.asarray(logits, dtype=np.float64))
+
+
+def fit_bias_corrected_temperature(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
+    """Fit softmax(z / T + b) by maximum likelihood: C + 1 parameters, one of them without effect (a constant in b).
+
+    Parameters
+    ----------
+    logits : (N, C) float, finite
+    labels : (N,) int in 0..C-1, N >= 1
+
+    Raises
+    ------
+    ContractError
+        shapes disagree, N = 0, a label is out of range, or a value is not finite
+
+    References
+    ----------
+    Alexandari et al. 2020, Maximum Likelihood with Bias-Corrected Calibration, sec. 3 (BCTS).
+    """
+    return _fit_affine(logits, labels, one_scale=True)
+
+
+def fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
+    """Fit softmax(w * log softmax(z) + b) by maximum likelihood: a scale and a bias for each class.
+
+    Guo et al. scale z itself, but logits are defined up to a constant per row, and scaling them differently makes
+    that constant count; log-probabilities have none. Arguments and errors as for the bias-corrected temperature.
+
+    References
+    ----------
+    Guo et al. 2017, On Calibration of Modern Neural Networks, sec. 4.2.
+    """
+    return _fit_affine(logits, labels, one_scale=False)
+
+
+def _fit_affine(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> AffineFit:
+    logits = check_logits(logits)
+    N, C = logits.shape
+    labels = check_labels(labels, N, C)
+    none = np.full(C, np.nan)
+    if len(np.unique(labels)) < C:
+        return AffineFit(SEPARABLE, "a class without a labelled row has a bias that goes to -infinity", none, none)
+    log_probs = log_softmax(logits, axis=1)
+    if np.ptp(log_probs, axis=0).max() <= ROUNDING * np.abs(log_probs).max():  # biases could replace any scale
+        why = "the logits are constant, or the same in every row: there is nothing to scale"
+        return AffineFit(NO_POSITIVE_OPTIMUM, why, none, none)
+    unit = float(np.sqrt(log_probs.var(axis=1).mean()))
+    scales = 1 if one_scale else C
+    # Logits of spread 1, and not z as it is: where softmax(z) is one-hot the likelihood is flat and shows no way.
+    start = np.concatenate([np.ones(scales), np.zeros(C)])
+    minimum = minimise_convex(_affine_derivatives(log_probs / unit, labels, one_scale), start)
+    if not minimum.converged:
+        why = "some scales and biases separate a class from the others without a mistake"
+        return AffineFit(SEPARABLE, why, none, none)
+    scale = np.broadcast_to(minimum.parameters[:scales] / unit, C).copy()
+    bias = minimum.parameters[scales:] - minimum.parameters[scales:].mean()
+    if (minimum.parameters[:scales] <= _NO_SCALE).all():
+        why = "beside class biases the logits fit the labels no better than equal ones"
+        return AffineFit(NO_POSITIVE_OPTIMUM, why, none, none)
+    return AffineFit(OK, _UNIQUE, scale, bias)
+
+
+def _affine_derivatives(x: np.ndarray, labels: np.ndarray, one_scale: bool) -> Derivatives:
+    """Return the function from (scales, biases) to the NLL of softmax(scale * x + bias) with its derivatives.
+
+    With J the derivative of a row's logits by the parameters, they are E[J'(p - y)] and E[J'(diag p - p p')J].
+    """
+    N, C = x.shape
+    rows = np.arange(N)
+    share = np.bincount(labels, minlength=C) / N
+    of_label = np.bincount(labels, weights=x[rows, labels], minlength=C) / N  # E[x_k 1(y = k)]
+
+    def derivatives(parameters: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        scale = parameters[:1] if one_scale else parameters[:C]
+        log_p = log_softmax(x * scale + parameters[len(scale) :], axis=1)
+        p = np.exp(log_p)
+        px = p * x
+        gradient = np.concatenate([px.mean(axis=0) - of_label, p.mean(axis=0) - share])
+        both = np.concatenate([px, p], axis=1)
+        hessian = -(both.T @ both) / N
+        i = np.arange(C)
+        hessian[i, i] += (px * x).mean(axis=0)
+        hessian[i, C + i] += px.mean(axis=0)
+        hessian[C + i, i] += px.mean(axis=0)
+        hessian[C + i, C + i] += p.mean(axis=0)
+        if one_scale:  # all scales move together
+            together = np.zeros((C + 1, 2 * C))
+            together[0, :C] = 1
+            together[1 + i, C + i] = 1
+            gradient, hessian = together @ gradient, together @ hessian @ together.T
+        return float(-log_p[rows, labels].mean()), gradient, hessian
+
+    return derivatives
+
+
+def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
+    """Minimise the NLL of softmax(sum_k a_k z_k) over a >= 0, which is convex, by projected Newton steps.
+
+    Two teachers of equal logits share one coefficient between them in any way; the sum is what is fitted.
+
+    Parameters
+    ----------
+    logits : (K, N, C) float, finite, one layer for each teacher
+    labels : (N,) int in 0..C-1, N >= 1
+
+    Raises
+    ------
+    ContractError
+        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    """
+    layers = [check_logits(each) for each in logits]
+    shapes = {each.shape for each in layers}
+    if len(shapes) != 1:
+        raise ContractError(f"teachers' logits have shapes {sorted(shapes)}; they must be of the same rows and classes")
+    stack = np.stack(layers)
+    K, N, C = stack.shape
+    labels = check_labels(labels, N, C)
+    stack -= stack.max(axis=2, keepdims=True)  # exactly 0 where a row is constant, which the mean alone is not
+    stack -= stack.mean(axis=2, keepdims=True)
+    unit = np.sqrt(np.square(stack).mean(axis=(1, 2)))
+    unit[unit == 0] = 1.0  # a constant teacher: its coefficient changes nothing
+    stack /= unit[:, None, None]
+    of_label = stack[:, np.arange(N), labels]  # (K, N)
+    none = np.full(K, np.nan)
+
+    def derivatives(a: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        log_p = log_softmax(np.einsum("k,knc->nc", a, stack), axis=1)
+        p = np.exp(log_p)
+        mean = np.einsum("nc,knc->kn", p, stack)
+        flat = (stack * np.sqrt(p)).reshape(K, -1)
+        hessian = (flat @ flat.T - mean @ mean.T) / N
+        return float(-log_p[np.arange(N), labels].mean()), (mean - of_label).mean(axis=1), hessian
+
+    if (derivatives(np.zeros(K))[1] >= -ROUNDING).all():
+        why = "no teacher's logits fit the labels better than equal probabilities: all coefficients go to 0"
+        return CoefficientsFit(NO_POSITIVE_OPTIMUM, why, none)
+    minimum = minimise_convex(derivatives, np.full(K, 1 / K), lowest=np.zeros(K))
+    if not minimum.converged:
+        why = "some positive combination of the teachers gets every row right, so the coefficients grow without end"
+        return CoefficientsFit(SEPARABLE, why, none)
+    return CoefficientsFit(OK, _UNIQUE, minimum.parameters / unit)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a search ended: `converged` is False where the function goes on falling without end.
+
+    Attributes
+    ----------
+    parameters : (P,) float64
+    value : the function there
+    """
+
+    parameters: np.ndarray
+    value: float
+    converged: bool
+
+
+def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndarray | None = None) -> Minimum:
+    """Minimise by projected Newton steps, each shortened until the function falls enough.
+
+    Where there is no minimum, gradient and curvature vanish together along some direction, and a small gradient proves
+    nothing. So a search counts as converged only where every direction that was curved at the start still is.
+
+    Parameters
+    ----------
+    derivatives : (P,) parameters -> the function, its (P,) gradient and its (P, P) Hessian, which may be singular in
+        directions that change nothing
+    start : (P,) parameters of order 1
+    lowest : (P,) lower bounds; None means there are none
+
+    References
+    ----------
+    Bertsekas 1982, Projected Newton Methods for Optimization Problems with Simple Constraints.
+    """
+    bound = np.full(len(start), -np.inf) if lowest is None else lowest
+    at = np.maximum(np.asarray(start, dtype=np.float64), bound)
+    value, gradient, hessian = derivatives(at)
+    first = hessian
+    for _ in range(MOST_STEPS):
+        free = ~((at <= bound) & (gradient >= 0))
+        step = np.zeros(len(at))
+        step[free] = -np.linalg.lstsq(hessian[np.ix_(free, free)], gradient[free], rcond=1e-13)[0]
+        moved, reached = _search_line(derivatives, at, value, gradient, step, bound)
+        if moved is None:  # no float is lower than this one
+            break
+        length = np.abs(moved - at).max()
+        at, (value, gradient, hessian) = moved, reached
+        if length <= _STEP * max(1.0, np.abs(at).max()):
+            break
+    else:
+        return Minimum(at, value, False)
+    inside = np.ix_(at > bound, at > bound)
+    unit = _unit_directions(first[inside])
+    left = np.linalg.eigvalsh(unit.T @ hessian[inside] @ unit).min(initial=1.0)
+    return Minimum(at, value, bool(left > _FLAT))
+
+
+def _unit_directions(hessian: np.ndarray) -> np.ndarray:
+    """Return (P, D) directions along which a Hessian is curved, scaled so that each has curvature 1."""
+    values, vectors = np.linalg.eigh(hessian)
+    curved = values > 1e-10 * values.max(initial=0.0)
+    return vectors[:, curved] / np.sqrt(values[curved])
+
+
+def _search_line(derivatives, at, value, gradient, step, bound):
+    """Return the first of the halved steps that lowers the function by enough, and the derivatives there."""
+    share = 1.0
+    while share > 1e-12:
+        moved = np.maximum(at + share * step, bound)
+        reached = derivatives(moved)
+        if np.isfinite(reached[0]) and reached[0] <= value + 1e-4 * gradient @ (moved - at):
+            return moved, reached
+        share /= 2
+    return None, None

@@ -1,0 +1,220 @@
+"""Choosing a configuration: weight grids, the best of a list, greedy selection, the likeliest mixture.
+
+Variants are teachers' logits of the same rows under several preprocessings (CLAHE off and on), by name. A choice names
+the one that it is of.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from fer_mlflow.calibration.scaling import fit_coefficients
+from fer_mlflow.calibration.temperature import OK
+from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.metrics import is_lower_better
+from fer_mlflow.search.plateau import best_of
+from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
+
+GREEDY_ROUNDS = 50
+_EM_STEPS = 20_000
+_EM_GAP = 1e-9  # nats that other weights could still be better by
+
+_USUAL_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.125, 0.2, 0.25, 0.5, 1.0)
+_WHOLE = 1e-6  # how far 1 / step may be from a whole number
+
+Variants = Mapping[str, TeacherLogits]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One configuration, and how it came about.
+
+    Attributes
+    ----------
+    variant : name of the preprocessing; empty for the teachers' own
+    space : `logit` or `prob`
+    weights : (K,) float64 of at least 0, summing to 1
+    temperature : what fused logits are divided by
+    note : why the choice is another than was sought; empty where it is as sought
+    """
+
+    variant: str
+    space: str
+    weights: np.ndarray
+    temperature: float = 1.0
+    note: str = ""
+
+    def fused(self, variants: Variants) -> np.ndarray:
+        """Return (N, C) float64 logits of the configuration."""
+        return variants[self.variant].fused(self.space, self.weights, self.temperature)
+
+
+def equal_weights(teachers: int) -> np.ndarray:
+    """Return (K,) float64 equal shares."""
+    return np.full(teachers, 1 / teachers)
+
+
+def steps_in(step: float) -> int:
+    """Return how many steps make 1.
+
+    Raises
+    ------
+    ContractError
+        the step is not in (0, 1], or 1 is not a whole number of steps; the message names the nearest ones that fit
+
+    Examples
+    --------
+    >>> steps_in(0.1), steps_in(1 / 3)
+    (10, 3)
+    """
+    if not 0 < step <= 1:
+        raise ContractError(f"step {step:g}: it must be above 0 and at most 1, for example 0.1")
+    steps = round(1 / step)
+    if abs(1 / step - steps) > _WHOLE * steps:
+        near = " or ".join(f"{1 / each:.6g}" for each in {int(1 / step), int(1 / step) + 1})
+        raise ContractError(f"step {step:g}: 1 is not a whole number of steps; {near} would fit")
+    return steps
+
+
+def count_weightings(teachers: int, steps: int) -> int:
+    """Return how many weightings a grid of `steps` steps has: (steps + K - 1) over (K - 1).
+
+    >>> count_weightings(3, 10)
+    66
+    """
+    return comb(steps + teachers - 1, teachers - 1)
+
+
+def finest_step(teachers: int, most: int) -> float:
+    """Return the smallest usual step (0.001, 0.002, 0.005, 0.01, …) of at most so many weightings; 0 if there is none.
+
+    >>> finest_step(3, 20_000), finest_step(8, 1)
+    (0.01, 0.0)
+    """
+    fitting = (step for step in _USUAL_STEPS if count_weightings(teachers, round(1 / step)) <= most)
+    return next(fitting, 0.0)
+
+
+def simplex_grid(teachers: int, steps: int) -> np.ndarray:
+    """Return all weightings whose shares are multiples of 1 / steps, (M, K) float64 in rising order.
+
+    >>> simplex_grid(2, 2).tolist()
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
+    """
+    # K - 1 bars among steps + K - 1 places: the gaps between them are the shares.
+    chosen = list(combinations(range(steps + teachers - 1), teachers - 1))
+    bars = np.array(chosen, dtype=np.int64).reshape(len(chosen), teachers - 1)
+    edges = np.column_stack([np.full(len(bars), -1), bars, np.full(len(bars), steps + teachers - 1)])
+    return (np.diff(edges, axis=1) - 1) / steps
+
+
+def choose_best(
+    variants: Variants, lists: Mapping[tuple[str, str], np.ndarray], metric: str, workers: int = 1
+) -> Choice:
+    """Return the configuration of the best metric; among equal ones that of the lowest NLL, then the first.
+
+    Parameters
+    ----------
+    lists : (variant, space) -> (M, K) weights
+    metric : public name; F1 of class k is `f1/k`
+    """
+    best = []
+    for (name, space), weights in lists.items():
+        logits = variants[name]
+        scores = count_rows(logits, space, weights, workers=workers).scores(tuple(map(str, range(logits.n_classes))))
+        values = scores.get(metric, np.zeros(len(weights)))
+        at = best_of(values, metric, scores["nll"])
+        sign = 1 if is_lower_better(metric) else -1
+        best.append((sign * float(values[at]), float(scores["nll"][at]), Choice(name, space, weights[at])))
+    return min(best, key=lambda each: each[:2])[2]
+
+
+def choose_greedily(
+    variants: Variants, spaces: Sequence[str], metric: str, rounds: int = GREEDY_ROUNDS, workers: int = 1
+) -> Choice:
+    """Return the best ensemble that greedy selection with replacement meets, in any variant and space.
+
+    From no teacher on, each round adds the teacher, chosen before or not, with which the mean is best; weights are how
+    often each was chosen. The best of all rounds is taken, of equal ones that of the lowest NLL, then the shortest.
+
+    References
+    ----------
+    Caruana et al. 2004, Ensemble Selection from Libraries of Models, sec. 2.1 and 2.2.
+    """
+    ensembles: dict[tuple[str, str], np.ndarray] = {}
+    for name, logits in variants.items():
+        for space in spaces:
+            counts, seen = np.zeros(logits.teachers), []
+            for size in range(1, rounds + 1):
+                chosen = choose_best(
+                    variants, {(name, space): (counts + np.eye(logits.teachers)) / size}, metric, workers
+                )
+                counts = np.round(chosen.weights * size)
+                seen.append(chosen.weights)
+            ensembles[name, space] = np.array(seen)
+    return choose_best(variants, ensembles, metric, workers)
+
+
+def choose_likeliest(variants: Variants, spaces: Sequence[str]) -> Choice:
+    """Return the weights of the lowest NLL: a convex problem in each variant and space, and the best of them.
+
+    In logit space weights and temperature are one fit of coefficients a_k = w_k / T >= 0; where that has no optimum,
+    weights are equal and T is 1, and the choice says why. In probability space T is 1.
+    """
+    choices = []
+    for name, logits in variants.items():
+        for space in spaces:
+            if space == "logit":
+                choice = _likeliest_logits(name, logits)
+            elif space == "prob":
+                choice = Choice(name, space, likeliest_mixture(logits.label_log_probs()))
+            else:
+                raise ContractError(f"space {space!r}: the weights of the lowest NLL are known for logit and prob only")
+            losses = logits.row_scores(space, choice.weights, choice.temperature).loss
+            choices.append((bool(choice.note), float(losses.mean()), choice))
+    return min(choices, key=lambda each: each[:2])[2]
+
+
+def _likeliest_logits(name: str, logits: TeacherLogits) -> Choice:
+    fit = fit_coefficients(logits.logits(), logits.labels)
+    if fit.status != OK:
+        return Choice(name, "logit", equal_weights(logits.teachers), note=f"equal weights: {fit.explanation}")
+    total = float(fit.coefficients.sum())
+    return Choice(name, "logit", fit.coefficients / total, 1 / total)
+
+
+def likeliest_mixture(log_probs: np.ndarray) -> np.ndarray:
+    """Return the weights w of K distributions that minimise mean -log sum_k w_k p_k(y), by expectation maximisation.
+
+    Each step is w_k <- w_k mean[p_k(y) / sum_j w_j p_j(y)]. The NLL is convex in w, falls at every step, and is within
+    log max_k mean[p_k(y) / sum_j w_j p_j(y)] of its minimum: at 1e-9 nats the search stops.
+
+    Parameters
+    ----------
+    log_probs : (K, N) float64, log p_k of each row's label; may be -inf for some teachers of a row, not for all
+
+    Returns
+    -------
+    (K,) float64, summing to 1
+
+    References
+    ----------
+    Dempster, Laird & Rubin 1977; the bound follows from Jensen's inequality.
+
+    Examples
+    --------
+    >>> likeliest_mixture(np.log([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]])).round(6).tolist()
+    [1.0, 0.0]
+    """
+    likelihood = np.ascontiguousarray(np.exp(log_probs - log_probs.max(axis=0)))  # a row's factor changes nothing
+    weights = equal_weights(len(likelihood))
+    for _ in range(_EM_STEPS):
+        ratios = likelihood @ (1 / (weights @ likelihood)) / likelihood.shape[1]
+        if np.log(ratios.max()) <= _EM_GAP:
+            break
+        weights *= ratios
+        weights /= weights.sum()
+    return weights

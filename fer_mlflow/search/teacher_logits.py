@@ -1,0 +1,304 @@
+"""K teachers' logits of the same labelled rows, fused and scored under thousands of configurations.
+
+Every metric but the 99th percentile follows from sums over rows. So sums are taken once for each group of rows (a
+source, a split, a fold), and the metrics of a union of groups cost an addition.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.calibration_error import ECE_BINS, equal_width_bins
+from fer_mlflow.scoring.fusion import SPACES, combine_layers, prepare_layers, transform_logits
+from fer_mlflow.scoring.metrics import Statistics, check_labels, check_logits, values_of
+
+_BLOCK = 4096  # rows whose logits stay in the processor's cache while they are scored
+
+
+@dataclass(frozen=True)
+class CountTables:
+    """Sums over the rows of G groups, for M configurations: what their metrics follow from, on any union of groups.
+
+    Attributes
+    ----------
+    confusion : (M, G, C, C) int32 counts of label against prediction
+    loss, squared_loss : (M, G) float64 sums of -log p_y and of its square, nats
+    brier, squared_brier : (M, G) float64 sums of a row's squared distance to its one-hot label, and of its square
+    confidence : (M, G) float64 sums of the predicted class's probability
+    gaps : (M, G, bins) float64 sums of confidence less hits in the equally wide bins of the ECE
+    p99_confidence : (M,) float64, the 99th percentile of confidence over all rows
+    """
+
+    confusion: np.ndarray
+    loss: np.ndarray
+    squared_loss: np.ndarray
+    brier: np.ndarray
+    squared_brier: np.ndarray
+    confidence: np.ndarray
+    gaps: np.ndarray
+    p99_confidence: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.confusion)
+
+    @classmethod
+    def concatenated(cls, tables: "Iterable[CountTables]") -> "CountTables":
+        """Return the count tables of several lists of configurations as those of one list."""
+        tables = list(tables)
+        return cls(**{each.name: np.concatenate([getattr(t, each.name) for t in tables]) for each in fields(cls)})
+
+    def of(self, chosen: slice | np.ndarray) -> "CountTables":
+        """Return the count tables of some of the configurations."""
+        return CountTables(**{name: values[chosen] for name, values in self.arrays().items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the sums by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def confusions(self, groups: np.ndarray | None = None) -> np.ndarray:
+        """Return (M, C, C) counts of label against prediction in a union of groups, (G,) bool; None means all rows."""
+        return self.confusion.sum(axis=1) if groups is None else self.confusion[:, groups].sum(axis=1)
+
+    def scores(self, classes: tuple[str, ...], groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return public metric name -> (M,) float64 over a union of groups.
+
+        They are those of `metrics.score`, names and all: a class without a labelled row has no F1. The 99th percentile
+        is there for all rows only.
+
+        Parameters
+        ----------
+        classes : C names
+        groups : (G,) bool, at least one of them with a row; None means all rows
+        """
+        return values_of(self.statistics(groups), classes)
+
+    def statistics(self, groups: np.ndarray | None = None) -> Statistics:
+        """Return the statistics of each configuration over a union of groups."""
+        chosen = slice(None) if groups is None else np.asarray(groups, dtype=bool)
+        return Statistics.of_confusion(
+            self.confusion[:, chosen].sum(axis=1),
+            **{name: getattr(self, name)[:, chosen].sum(axis=1) for name in ("loss", "brier", "confidence", "gaps")},
+            p99_confidence=self.p99_confidence if groups is None else None,
+        )
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """One configuration's prediction and losses of each row.
+
+    Attributes
+    ----------
+    predictions : (N,) int64
+    loss : (N,) float64, -log p_y in nats
+    brier : (N,) float64, squared distance to the one-hot label
+    confidence : (N,) float64, the predicted class's probability
+    """
+
+    predictions: np.ndarray
+    loss: np.ndarray
+    brier: np.ndarray
+    confidence: np.ndarray
+
+
+class TeacherLogits:
+    """Teachers' logits of N labelled rows.
+
+    What is scored is what a bundle of float32 logits would hold: fused in float64 in the order of the teachers,
+    rounded to float32, and only then divided by a temperature, in float64.
+
+    Parameters
+    ----------
+    logits : (K, N, C) float, finite, or K arrays of (N, C); teachers in the order of their names
+    labels : (N,) int in 0..C-1
+    groups : (N,) int from 0 up, the group of each row that sums are taken by; None means one group
+
+    Raises
+    ------
+    ContractError
+        shapes disagree, N = 0, a label is out of range, a value is not finite, or teachers are none
+    """
+
+    def __init__(self, logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None):
+        layers = [check_logits(each) for each in logits]
+        shapes = {each.shape for each in layers}
+        if len(shapes) != 1:
+            found = ", ".join(map(str, sorted(shapes))) or "no teacher"
+            raise ContractError(f"teachers' logits must be of the same rows and classes; found {found}")
+        self.rows, self.n_classes = layers[0].shape
+        self.labels = check_labels(labels, self.rows, self.n_classes)
+        self.groups = np.zeros(self.rows, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)
+        self.n_groups = int(self.groups.max()) + 1
+        self._logits = np.stack([np.ascontiguousarray(each.T) for each in layers])  # (K, C, N)
+        self._transformed: dict[str, np.ndarray] = {}
+        self._prepared: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, np.ndarray | None]] = {}
+
+    @property
+    def teachers(self) -> int:
+        """K."""
+        return len(self._logits)
+
+    def of_rows(self, rows: np.ndarray) -> "TeacherLogits":
+        """Return the logits of some rows, (N,) bool or positions, in one group."""
+        return TeacherLogits(self._logits[:, :, rows].transpose(0, 2, 1), self.labels[rows])
+
+    def logits(self) -> np.ndarray:
+        """Return the teachers' (K, N, C) float64 logits."""
+        return self._logits.transpose(0, 2, 1)
+
+    def label_log_probs(self) -> np.ndarray:
+        """Return each teacher's (K, N) float64 log-probability of the rows' labels."""
+        return self.transformed("prob")[:, self.labels, np.arange(self.rows)]
+
+    def transformed(self, space: str) -> np.ndarray:
+        """Return each teacher's (K, C, N) float64 logits or log-probabilities, whichever a space is of."""
+        if space not in self._transformed:
+            self._transformed[space] = transform_logits(self._logits, space, axis=1)
+        return self._transformed[space]
+
+    def fused(self, space: str, weights: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Return (N, C) float64 logits of one configuration, as a bundle of float32 holds them, over T."""
+        out = np.empty((self.n_classes, self.rows))
+        for start, block in self._fused_blocks(space, np.asarray(weights, dtype=np.float64), temperature):
+            out[:, start : start + block.shape[1]] = block
+        return out.T
+
+    def row_scores(self, space: str, weights: np.ndarray, temperature: float = 1.0) -> RowScores:
+        """Return one configuration's prediction and losses of each row.
+
+        Parameters
+        ----------
+        weights : (K,) float of at least 0, summing to 1
+
+        Raises
+        ------
+        ContractError
+            the space is unknown or there is not one weight for each teacher
+        """
+        weights = np.asarray(weights, dtype=np.float64)
+        self.check_weights(space, weights[None])
+        predictions = np.zeros(self.rows, np.int64)
+        loss, brier, confidence = np.empty((3, self.rows))
+        for start, z in self._fused_blocks(space, weights, temperature):
+            rows = slice(start, start + z.shape[1])
+            best, chosen = z[0].copy(), predictions[rows]
+            for k in range(1, self.n_classes):
+                np.copyto(chosen, k, where=z[k] > best)  # a tie stays with the first
+                np.maximum(best, z[k], out=best)
+            z -= best
+            z_y = z[self.labels[rows], np.arange(z.shape[1])]
+            np.exp(z, out=z)
+            total = z.sum(axis=0)
+            log_total = np.log(total)
+            loss[rows] = log_total - z_y
+            confidence[rows] = np.exp(-log_total)  # by way of the logarithm as `score` has it: to the last bit
+            brier[rows] = np.einsum("cn,cn->n", z, z) / total**2 - 2 * np.exp(z_y) / total + 1
+        return RowScores(predictions, loss, brier, confidence)
+
+    def prepare(self, space: str, used: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the prepared layers of some teachers, kept for the last set of them, since each may be a copy.
+
+        Threads that fuse configurations of one set have to call it before they start.
+        """
+        if (space, used) not in self._prepared:
+            layers = self.transformed(space)
+            chosen = layers if len(used) == self.teachers else layers[list(used)]
+            self._prepared = {(space, used): prepare_layers(chosen, space)}
+        return self._prepared[space, used]
+
+    def check_weights(self, space: str, weights: np.ndarray) -> None:
+        """Raise where a space is unknown, or (M, K) weights are not those of configurations of these teachers.
+
+        Raises
+        ------
+        ContractError
+            the message has the first such weights
+        """
+        fits = weights.shape[1:] == (self.teachers,)
+        wrong = ~((weights >= 0).all(axis=1) & weights.any(axis=1) & fits & (space in SPACES))
+        if wrong.any():
+            first = weights[int(wrong.argmax())].tolist()
+            raise ContractError(f"{space}, {first}: no configuration of {self.teachers} teachers")
+
+    def _fused_blocks(self, space: str, weights: np.ndarray, temperature: float) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the first row and the (C, rows) logits of one block of rows after the other; the array is reused."""
+        used = np.flatnonzero(weights > 0)
+        layers, offset = self.prepare(space, tuple(used.tolist()))
+        width = min(_BLOCK, self.rows)
+        whole, product = np.empty((2, self.n_classes, width))
+        narrow = np.empty((self.n_classes, width), np.float32)
+        for start in range(0, self.rows, width):
+            rows = slice(start, min(start + width, self.rows))
+            n = rows.stop - start
+            own = None if offset is None else offset[:, rows]
+            z = combine_layers(layers[:, :, rows], weights[used], own, whole[:, :n], product[:, :n])
+            narrow[:, :n] = z
+            z[...] = narrow[:, :n]
+            if temperature != 1:
+                z /= temperature
+            yield start, z
+
+
+def count_rows(
+    logits: TeacherLogits,
+    space: str,
+    weights: np.ndarray,
+    temperatures: np.ndarray | None = None,
+    workers: int = 1,
+) -> CountTables:
+    """Fuse and score every configuration of a list, and return the sums that their metrics follow from.
+
+    Parameters
+    ----------
+    weights : (M, K) float, rows of at least 0 that sum to 1, M >= 1
+    temperatures : (M,) float above 0 that logits are divided by; None means 1
+    workers : threads
+
+    Raises
+    ------
+    ContractError
+        the space is unknown or there is not one weight for each teacher
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    logits.check_weights(space, weights)
+    over = np.ones(len(weights)) if temperatures is None else temperatures
+    M, G, C = len(weights), logits.n_groups, logits.n_classes
+    tables = CountTables(
+        confusion=np.empty((M, G, C, C), np.int32),
+        gaps=np.empty((M, G, ECE_BINS)),
+        p99_confidence=np.empty(M),
+        **{name: np.empty((M, G)) for name in ("loss", "squared_loss", "brier", "squared_brier", "confidence")},
+    )
+    cells = (logits.groups * C + logits.labels) * C
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        return np.bincount(logits.groups, weights=values, minlength=G) if G > 1 else values.sum()
+
+    def fill(at: int) -> None:
+        out = logits.row_scores(space, weights[at], float(over[at]))
+        counts = np.bincount(cells + out.predictions, minlength=G * C * C)
+        tables.confusion[at] = counts.reshape(G, C, C)
+        for name, values in (("loss", out.loss), ("brier", out.brier)):
+            getattr(tables, name)[at] = summed(values)
+            getattr(tables, f"squared_{name}")[at] = summed(values * values)
+        tables.confidence[at] = summed(out.confidence)
+        bins = logits.groups * ECE_BINS + equal_width_bins(out.confidence)
+        gap = out.confidence - (out.predictions == logits.labels)
+        tables.gaps[at] = np.bincount(bins, weights=gap, minlength=G * ECE_BINS).reshape(G, ECE_BINS)
+        tables.p99_confidence[at] = np.quantile(out.confidence, 0.99)
+
+    # Configurations of the same teachers follow each other, since what is prepared for them is kept for one set only.
+    supports = weights > 0
+    codes = np.unique(supports, axis=0, return_inverse=True)[1].reshape(-1)
+    for code in range(int(codes.max()) + 1):
+        same = np.flatnonzero(codes == code)
+        logits.prepare(space, tuple(np.flatnonzero(supports[same[0]]).tolist()))
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as threads:
+                list(threads.map(fill, same.tolist()))
+        else:
+            for at in same.tolist():
+                fill(at)
+    return tables
