@@ -1,18 +1,90 @@
-"""Which runs triage reads."""
+"""Run records: which runs are read, and what is taken of each."""
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
 
-from fer_mlflow.tracking.triage.records import read_records
+from fer_mlflow.tracking.triage.records import RunRecord, infinite_metrics, read_records
 from fer_mlflow.tracking.triage.rules import RULES, build_context
 
 OURS = "https://example.org/fer_mlflow.git"
 
 
 @pytest.fixture
-def client(workplace, monkeypatch):
+def client(workplace, monkeypatch) -> MlflowClient:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", workplace.uri)
     return MlflowClient(workplace.uri)
+
+
+def new_run(client, kind: str | None = "export", start_ms: int = 1_000, experiment: str = "0", **more) -> str:
+    tags = {"fer.kind": kind} if kind else {}
+    return client.create_run(experiment, start_time=start_ms, tags=tags, **more).info.run_id
+
+
+def read_ids(client) -> list[str]:
+    return [record.run_id for record in read_records(client)]
+
+
+def test_all_active_runs_of_ours_are_read_oldest_first(client):
+    second, first = new_run(client, start_ms=2_000), new_run(client, "evaluate", start_ms=1_000)
+    new_run(client, kind=None)  # of another tool
+    client.delete_run(new_run(client))
+    other = client.create_experiment("other", artifact_location="x")
+    third = new_run(client, "triage", 3_000, other)
+    assert read_ids(client) == [first, second, third]
+    client.delete_experiment(other)
+    assert read_ids(client) == [first, second]
+    client.restore_experiment(other)
+    assert read_ids(client) == [first, second, third]
+
+
+def test_of_a_run_is_kept_what_triage_needs(client):
+    run_id = new_run(client, run_name="ranked")
+    params = {"ensemble": "A=1", "w/A": "1", "manifest": "m.csv", "rows": "6", "ensemble/space": "logit"}
+    tags = {"triage.rank": "1", "mlflow.note.content": "long", "fer.benchmark": "faces:test", "other": "x"}
+    client.log_batch(
+        run_id,
+        metrics=[Metric("accuracy", 0.5, 1, 0)],
+        params=[Param(*each) for each in params.items()],
+        tags=[RunTag(*each) for each in tags.items()],
+    )
+    client.set_terminated(run_id, "FINISHED", end_time=2_000)
+    (record,) = read_records(client)
+    assert record == RunRecord(
+        run_id,
+        "0",
+        "ranked",
+        "FINISHED",
+        1_000,
+        2_000,
+        {"ensemble": "A=1", "w/A": "1", "rows": "6", "ensemble/space": "logit"},
+        {"accuracy": 0.5},
+        {"fer.kind": "export", "triage.rank": "1", "fer.benchmark": "faces:test"},
+    )
+    assert (record.kind, record.benchmark, record.selection, record.of_ensemble("space")) == (
+        *("export", "faces:test", "", "logit"),
+    )
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "🙂 <b>", " "])
+def test_odd_names_are_read(client, name):
+    new_run(client, run_name=name)
+    assert [record.name for record in read_records(client)] == [name]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_metrics_that_are_not_finite_are_known_although_the_store_has_the_largest_number_for_infinity(client, value):
+    run_id = new_run(client)
+    client.log_metric(run_id, "nll", value)
+    client.log_metric(run_id, "ece", 0.5)
+    (record,) = read_records(client)
+    assert infinite_metrics(record) == ["nll"]
+
+
+def test_a_store_without_runs_or_experiments_is_empty(client):
+    assert read_records(client) == []
+    client.delete_experiment("0")
+    assert read_records(client) == []
 
 
 def opened_by_mlflow(client, source, **tags):
