@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.evaluate import evaluate
     from fer_mlflow.workflows.export import export
     from fer_mlflow.workflows.inspect import inspect
+    from fer_mlflow.workflows.manifest import build_manifest, check_manifest, merge_manifests, split_manifest
+    from fer_mlflow.workflows.manifest_track import track_manifest
     from fer_mlflow.workflows.train import train
 
 __all__ = [
     "SoftLabelDataset",
     "SoftLabels",
+    "build_manifest",
     "calibrate",
+    "check_manifest",
     "compare",
     "distill",
     "dkd_loss",
@@ -31,6 +35,9 @@ __all__ = [
     "fetch_soft_labels",
     "inspect",
     "kd_loss",
+    "merge_manifests",
+    "split_manifest",
+    "track_manifest",
     "train",
 ]
 __version__ = "0.1.0"
@@ -49,6 +56,11 @@ _HOMES = {
     "evaluate": "fer_mlflow.workflows.evaluate",
     "export": "fer_mlflow.workflows.export",
     "inspect": "fer_mlflow.workflows.inspect",
+    "build_manifest": "fer_mlflow.workflows.manifest",
+    "check_manifest": "fer_mlflow.workflows.manifest",
+    "merge_manifests": "fer_mlflow.workflows.manifest",
+    "split_manifest": "fer_mlflow.workflows.manifest",
+    "track_manifest": "fer_mlflow.workflows.manifest_track",
 }
 
 

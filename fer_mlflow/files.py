@@ -33,11 +33,11 @@ def sha256_of_json(value: Any) -> str:
 
 
 @contextmanager
-def written_file(path: str | os.PathLike) -> Iterator[Any]:
+def written_file(path: str | os.PathLike, flush: bool = True) -> Iterator[Any]:
     """Open a temporary sibling for writing bytes; on success flush it to disk and rename it to `path`.
 
     A reader sees the old file or the whole new one, after a kill or a full disk too. On an exception the
-    temporary file is removed and `path` is as it was.
+    temporary file is removed and `path` is as it was. Without `flush`, the caller brings many files to disk at once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,14 +45,16 @@ def written_file(path: str | os.PathLike) -> Iterator[Any]:
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes a file that nobody else can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    if flush:
+        _flush_folder(path.parent)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_soft_labels_open_without_mlflow_and_torch():
 
 def test_the_command_line_starts_without_heavy_imports():
     code = (
-        "import sys, fer_mlflow.cli as cli, fer_mlflow.cli.export, fer_mlflow.commands.manifest\n"
+        "import sys, fer_mlflow.cli as cli, fer_mlflow.cli.export, fer_mlflow.cli.manifest\n"
         "print([m for m in ('torch', 'mlflow', 'numpy', 'pandas', 'cv2', 'sklearn') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

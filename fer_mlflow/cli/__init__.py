@@ -20,7 +20,7 @@ COMMANDS = (
 )
 
 
-_CONVERTED = ("export", "evaluate", "calibrate", "inspect", "compare", "triage", "train", "distill")
+_CONVERTED = ("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "triage", "train", "distill")
 
 
 class _ToStderr(logging.Handler):

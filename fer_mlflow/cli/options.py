@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_origin
 
 import click
 
@@ -49,6 +49,8 @@ def settings_command(name: str, settings: type[Settings], **defaults: Any) -> Ca
 def _parameters(field: Field) -> list[click.Parameter]:
     """Return a field's parameter, and a hidden one for its former name."""
     kind = FieldType(field)
+    if field.option.argument and get_origin(field.base) is tuple:  # one or more words
+        return [click.Argument([field.name], required=field.required, nargs=-1, metavar=f"{field.name.upper()}...")]
     if field.option.argument:
         return [click.Argument([field.name], required=field.required, type=kind, metavar=field.name.upper())]
     help_text = field.option.help + (f"  [default: {field.default_text}]" if field.default_text else "")

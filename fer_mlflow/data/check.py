@@ -53,7 +53,7 @@ class ManifestCheck:
         return sum(finding.level == level for finding in self.findings)
 
 
-def check_manifest(
+def run_checks(
     manifest: str | Path,
     classes: ClassOrder,
     *,

@@ -7,38 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.errors import ContractError, ManifestError
+from fer_mlflow.errors import ManifestError
 
 UNGROUPED = ""
-
-
-def parse_shares(text: str) -> dict[str, float]:
-    """Return the splits and shares of `train=0.8,val=0.1,test=0.1`.
-
-    Raises
-    ------
-    ContractError
-        an entry is no NAME=share, a name is there twice, or the shares do not sum to 1
-
-    Examples
-    --------
-    >>> parse_shares("train=0.75,val=0.25")
-    {'train': 0.75, 'val': 0.25}
-    """
-    shares: dict[str, float] = {}
-    for entry in text.split(","):
-        name, _, number = entry.partition("=")
-        name = name.strip()
-        try:
-            share = float(number)
-        except ValueError:
-            share = -1.0
-        if not name or name in shares or not 0 < share <= 1:
-            raise ContractError(f'--splits: "{entry}" is not NAME=share with a new name and a share above 0, up to 1')
-        shares[name] = share
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise ContractError(f"--splits: shares sum to {sum(shares.values()):g}, not to 1")
-    return shares
 
 
 def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, group: str | None = None) -> np.ndarray:

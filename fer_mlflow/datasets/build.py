@@ -12,10 +12,10 @@ import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.paths import find_unusable, rebase_paths
-from fer_mlflow.datasets import DATASETS
 from fer_mlflow.datasets.listing import IMAGE_ENDINGS, Listing, Request
 from fer_mlflow.errors import ContractError, ManifestError
 from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.settings.manifests import DATASETS
 
 MOST_MISSING = 0.01  # share of the expected images that may be missing without the user's consent
 _SHOWN = 3

@@ -1,7 +1,6 @@
 """Label files that builders read, with errors that name the line, and image files that they write."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +13,7 @@ import pandas as pd
 
 from fer_mlflow.data.published import LabelCodes
 from fer_mlflow.errors import ContractError, ManifestError
+from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress
 
 _BLOCK = 256
@@ -105,20 +105,9 @@ def write_png(path: Path, image: np.ndarray) -> None:
     if not encoded:
         raise ContractError(f"an image of shape {image.shape} cannot be written as PNG")
     data = buffer.tobytes()
-    try:
-        if path.read_bytes() == data:
-            return
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    if not path.exists() or path.read_bytes() != data:
+        with written_file(path, flush=False) as file:
             file.write(data)
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def on_all_cores(

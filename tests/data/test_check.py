@@ -8,7 +8,7 @@ import pytest
 import toys
 from trees import put
 
-from fer_mlflow.data.check import ERROR, NOTE, WARNING, check_manifest
+from fer_mlflow.data.check import ERROR, NOTE, WARNING, run_checks
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.published import compare_support
@@ -26,7 +26,7 @@ def check(tmp_path):
                 put(tmp_path / path, number)
             lines.append(",".join([path, *others]))
         (tmp_path / name).write_text("\n".join(lines) + "\n")
-        return check_manifest(tmp_path / name, FER7, **options)
+        return run_checks(tmp_path / name, FER7, **options)
 
     return check
 
@@ -73,7 +73,7 @@ def test_all_that_export_refuses_is_found_at_once_and_the_rest_is_checked(check,
         "out.jpg,",
     ]
     (root / "m.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
-    result = check_manifest(root / "m.csv", FER7)
+    result = run_checks(root / "m.csv", FER7)
     texts = [finding.text.partition("m.csv: ")[2] for finding in result.findings if finding.name == "refused"]
     assert [text.partition(";")[0] for text in texts] == [
         f'1 x path that is empty or leaves the root {root}: row 4 "../elsewhere.jpg"',
@@ -262,18 +262,18 @@ def test_a_permuted_class_order_is_an_error_and_other_counts_a_warning(tmp_path)
     lines = [f"{name},{label},test,RAF-DB" for name, label in zip(names, labels, strict=True)]
     path = tmp_path / "m.csv"
     path.write_text("path,label,split,source\n" + "\n".join(lines))
-    (error,) = [f for f in check_manifest(path, FER7, decode=False).findings if f.level == ERROR]
+    (error,) = [f for f in run_checks(path, FER7, decode=False).findings if f.level == ERROR]
     assert error.name == "class order"
     assert error.text == (
         "RAF-DB, test: the rows per class are those of rafdb test in another class order: "
         "Fear has the count of Surprise, Surprise has the count of Fear"
     )
     path.write_text("path,label,split,source\n" + "\n".join(lines[100:]))
-    findings = {f.name: f.level for f in check_manifest(path, FER7, decode=False).findings}
+    findings = {f.name: f.level for f in run_checks(path, FER7, decode=False).findings}
     assert findings["support"] == WARNING
     path.write_text("path,label,split,source\n" + "\n".join(line.replace("RAF-DB", "web") for line in lines))
-    assert check_manifest(path, FER7, decode=False).supports == ()
-    assert check_manifest(path, FER7, decode=False, dataset="rafdb").supports[0].verdict == "permuted"
+    assert run_checks(path, FER7, decode=False).supports == ()
+    assert run_checks(path, FER7, decode=False, dataset="rafdb").supports[0].verdict == "permuted"
 
 
 def test_a_manifest_without_sources_claims_what_its_name_says(check):

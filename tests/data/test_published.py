@@ -4,7 +4,7 @@ import pytest
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.published import CODES, dataset_called
-from fer_mlflow.datasets import DATASETS
+from fer_mlflow.settings.manifests import DATASETS
 
 EIGHT = ClassOrder.of(("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral", "Contempt"))
 # From each data set's own readme; None stands for what is no expression.

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_mlflow.data.split import parse_shares, split_rows
+from fer_mlflow.data.split import split_rows
 from fer_mlflow.errors import ContractError, ManifestError
+from fer_mlflow.settings.manifests import parse_shares
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
 

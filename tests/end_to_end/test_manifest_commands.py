@@ -176,13 +176,13 @@ def test_check_exits_with_2_for_errors_and_with_strict_for_warnings(workplace, t
     )
     assert "## warning: leak\n\n- 1 x an image in two splits (same bytes)" in (two_manifests / "r.md").read_text()
     strict = workplace.run("manifest", "check", "all.csv", "--strict", "true", status=2)
-    assert strict.stderr == "fer-mlflow: all.csv: 0 errors and 1 warnings; the report above says which\n"
+    assert strict.stderr == "fer-mlflow: all.csv: 0 errors and 1 warnings; the report above has them\n"
     assert strict.stdout == result.stdout
     (two_manifests / "bad.csv").write_text("path,label\nx/1.jpg,Happy\ngone.jpg,Sad\n")
     bad = workplace.run("manifest", "check", "bad.csv", status=2)
     assert bad.stdout.startswith("bad.csv: not to be trusted\n  1 rows, digest ")
     assert '1 x file that is not under .: row 2 "gone.jpg"' in bad.stdout
-    assert bad.stderr == "fer-mlflow: bad.csv: 1 errors; the report above says which\n"
+    assert bad.stderr == "fer-mlflow: bad.csv: 1 errors; the report above has them\n"
 
 
 def test_check_of_one_split_leaves_the_others_alone(workplace, two_manifests):
@@ -284,7 +284,7 @@ def test_track_logs_the_manifest_under_the_name_and_digest_that_an_export_has(wo
     refused = workplace.run("manifest", "track", "--action", "merge", *words[2:], status=2)
     assert refused.stderr == "fer-mlflow: --action merge needs --inputs\n"
     refused = workplace.run("manifest", "track", *words, "--inputs", "a.csv", status=2)
-    assert refused.stderr == "fer-mlflow: --action build has no use for --inputs; that is for merge\n"
+    assert refused.stderr == "fer-mlflow: --inputs: no effect with --action build, only with merge; remove it\n"
     assert len(workplace.runs()) == 1
 
 

@@ -1,0 +1,213 @@
+"""Settings of the workflows that make and check manifests."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from fer_mlflow.errors import ContractError
+from fer_mlflow.settings.fields import Option, Settings, format_value, option_name
+from fer_mlflow.settings.groups import Classes, RunSettings
+from fer_mlflow.settings.scoring import format_number
+
+# A builder is registered by a word here; the module of fer_mlflow.datasets that has this name lists its rows.
+Dataset = Literal["rafdb", "affectnet", "fer2013", "ferplus", "expw", "ckplus", "folder"]
+DATASETS: tuple[str, ...] = get_args(Dataset)
+
+
+def parse_shares(value: Any) -> dict[str, float]:
+    """Return the splits and shares of `train=0.8,val=0.1,test=0.1`, or of a mapping.
+
+    Raises
+    ------
+    ContractError
+        an entry is no NAME=share, a name is there twice, or the shares do not sum to 1
+
+    Examples
+    --------
+    >>> parse_shares("train=0.75,val=0.25")
+    {'train': 0.75, 'val': 0.25}
+    """
+    entries = [f"{name}={share}" for name, share in value.items()] if isinstance(value, Mapping) else value.split(",")
+    shares: dict[str, float] = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        name = name.strip()
+        try:
+            share = float(number)
+        except ValueError:
+            share = -1.0
+        if not name or name in shares or not 0 < share <= 1:
+            raise ContractError(f'"{entry}" is not NAME=share with a new name and a share above 0, up to 1')
+        shares[name] = share
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ContractError(f"shares sum to {sum(shares.values()):g}, not to 1")
+    return shares
+
+
+def _format_shares(shares: Mapping[str, float]) -> str:
+    return ",".join(f"{name}={share!r}" for name, share in shares.items())
+
+
+def _parse_inputs(value: Any) -> tuple[str, ...]:
+    """Return the words of a sequence or a text; those that are no file are split at commas."""
+    words = map(os.fspath, [value] if isinstance(value, str | os.PathLike) else value)
+    parts = [part.strip() for word in words for part in ([word] if os.path.exists(word) else word.split(","))]
+    return tuple(filter(None, parts))
+
+
+def _parse_texts(value: Any) -> tuple[str, ...]:
+    """Return the comma-separated texts, of which one may be empty, or those of a sequence."""
+    return tuple(value.split(",")) if isinstance(value, str) else tuple(str(each or "") for each in value)
+
+
+Out = Annotated[str, Option("CSV to write.", kind="path")]
+NewRoot = Annotated[
+    str | None, Option("Folder that the new manifest's paths start from.", default_text="that of --out", kind="path")
+]
+Report = Annotated[str | None, Option("Also write what is printed into this Markdown file.", kind="path")]
+FROM_ROOT = Option(
+    "Folder of the paths that are read; one for each input, or one for all.",
+    parse=_parse_texts,
+    default_text="its own",
+    kind="names",
+)
+SOURCES = Option(
+    "Text of the column source; one for each input, or one for all.",
+    parse=_parse_texts,
+    default_text="what is there",
+    kind="names",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewManifest(Settings):
+    """Where a manifest is written."""
+
+    out: Out
+    root: NewRoot = None
+    classes: Classes = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BuildOptions(Settings):
+    """How a data set is read."""
+
+    images: Annotated[
+        str | None,
+        Option("Folder for images that must be written.", default_text="beside --out, STEM_images", kind="path"),
+    ] = None
+    min_agreement: Annotated[
+        float, Option("Least share of the votes for the label (ferplus).", least=0, most=1, text=format_number)
+    ] = 0.0
+    allow_missing: Annotated[bool, Option("Leave out missing images, however many they are.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildManifestSettings(_BuildOptions, _NewManifest):
+    """Settings of `manifest build`."""
+
+    dataset: Annotated[Dataset, Option("What to build.", argument=True)]
+    folder: Annotated[str, Option("Where the data set lies as it was unpacked.", kind="path", argument=True)]
+    source: Annotated[str | None, Option("Text of the column source.", default_text="the data set's name")] = None
+    report: Report = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeManifestsSettings(_NewManifest):
+    """Settings of `manifest merge`."""
+
+    inputs: Annotated[tuple[str, ...], Option("A.csv[:SPLIT] B.csv …", parse=_parse_inputs, argument=True)]
+    from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
+    source: Annotated[tuple[str, ...], SOURCES] = ()
+    report: Report = None
+
+    def check(self) -> None:
+        """Check that roots and sources are one for all inputs, or one for each."""
+        for name in ("from_root", "source"):
+            count = len(getattr(self, name))
+            if count not in (0, 1, len(self.inputs)):
+                raise ContractError(
+                    f"{option_name(name)}: found {count} for {len(self.inputs)} inputs; give one, or one for each"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckManifestSettings(Settings):
+    """Settings of `manifest check`."""
+
+    manifest: Annotated[str, Option("A.csv, or A.csv:SPLIT.", kind="path", argument=True)]
+    root: Annotated[str | None, Option("Folder that paths start from.", default_text="the manifest's")] = None
+    classes: Classes = None
+    dataset: Annotated[
+        str | None,
+        Option("Data set whose published counts the rows should have.", default_text="goes by source"),
+    ] = None
+    decode: Annotated[bool, Option("Decode every image; false only hashes the files.")] = True
+    near: Annotated[bool, Option("Find near-duplicates, too.")] = False
+    near_distance: Annotated[
+        int, Option("Bits of 64 in which the perceptual hashes of two near-duplicates may differ.", least=0, most=12)
+    ] = 4
+    against: Annotated[str | None, Option("Another manifest (OTHER.csv or OTHER.csv:SPLIT) to compare with.")] = None
+    against_root: Annotated[str | None, Option("Folder that its paths start from.", default_text="its own")] = None
+    report: Report = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitManifestSettings(_NewManifest):
+    """Settings of `manifest split`."""
+
+    manifest: Annotated[str, Option("Manifest whose rows are split.", kind="path", argument=True)]
+    from_root: Annotated[str | None, Option("Folder of the paths that are read.", default_text="the manifest's")] = None
+    splits: Annotated[
+        dict[str, float] | None,
+        Option(
+            "NAME=share,… summing to 1.",
+            parse=parse_shares,
+            text=_format_shares,
+            default_text="train=0.8,val=0.1,test=0.1",
+            kind="shares",
+        ),
+    ] = None
+    split: Annotated[
+        str | None, Option("Split only the rows of this split; the others stay.", default_text="all rows")
+    ] = None
+    group: Annotated[str | None, Option("Column whose equal values stay together, such as identity.")] = None
+    seed: Annotated[int, Option("Another seed gives other splits.", least=0)] = 0
+    report: Report = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The splits and their shares."""
+        return self.splits or {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackManifestSettings(RunSettings, _BuildOptions, _NewManifest):
+    """Settings of `manifest track`."""
+
+    action: Annotated[Literal["build", "merge"], Option("What to do.")]
+    dataset: Annotated[Dataset | None, Option("build: the data set.")] = None
+    folder: Annotated[str | None, Option("build: where the data set lies.", kind="path")] = None
+    inputs: Annotated[tuple[str, ...], Option("merge: A.csv[:SPLIT],B.csv,…", parse=_parse_inputs, kind="names")] = ()
+    from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
+    source: Annotated[tuple[str, ...], SOURCES] = ()
+
+    def check(self) -> None:
+        """Check that the action has what it needs, and nothing that is for the other one."""
+        needed = {"build": ("dataset", "folder"), "merge": ("inputs",)}[self.action]
+        if lacking := [option_name(name) for name in needed if not getattr(self, name)]:
+            raise ContractError(f"--action {self.action} needs {' and '.join(lacking)}")
+        other = {"build": "merge", "merge": "build"}[self.action]
+        only = {"build": ("inputs", "from_root"), "merge": ("dataset", "folder", "images")}[self.action]
+        if useless := [option_name(name) for name in only if getattr(self, name)]:
+            raise ContractError(
+                f"{' and '.join(useless)}: no effect with --action {self.action}, only with {other}; remove it"
+            )
+
+    def of(self, settings: Any) -> Any:
+        """Return the settings of the action, with the values of the fields that both have."""
+        values = {name: getattr(self, name) for name in settings.__dataclass_fields__ if hasattr(self, name)}
+        if settings is BuildManifestSettings:
+            values["source"] = format_value(self.source)
+        return settings(**values)
