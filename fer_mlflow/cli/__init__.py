@@ -20,7 +20,7 @@ COMMANDS = (
 )
 
 
-_CONVERTED = ("export", "evaluate", "calibrate", "inspect", "compare", "train", "distill")
+_CONVERTED = ("export", "evaluate", "calibrate", "inspect", "compare", "triage", "train", "distill")
 
 
 class _ToStderr(logging.Handler):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import cv2
+import pandas as pd
 from tqdm import tqdm
 
 from fer_mlflow.cli.calibrate import command as calibrate_command
@@ -16,18 +17,17 @@ from fer_mlflow.cli.evaluate import command as evaluate_command
 from fer_mlflow.cli.export import command as export_command
 from fer_mlflow.cli.inspect import command as inspect_command
 from fer_mlflow.cli.train import command as train_command
+from fer_mlflow.cli.triage import command as triage_command
 from fer_mlflow.commands.options import fusion_settings
 from fer_mlflow.commands.reproduce import command as reproduce_command
 from fer_mlflow.commands.reproducing import reproduce
 from fer_mlflow.commands.sweep import command as sweep_command
 from fer_mlflow.commands.sweeping import sweep
-from fer_mlflow.commands.triage import command as triage_command
-from fer_mlflow.commands.triaging import triage
 from fer_mlflow.files import sha256_of_file, written_file
 from fer_mlflow.settings.training import DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
-from fer_mlflow.tracking.leaderboard import Entry, read_leaderboard
+from fer_mlflow.tracking.leaderboard import read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.selection import find_best
 from fer_mlflow.workflows.ensemble import Ensemble, read_ensemble
@@ -59,13 +59,12 @@ def demo(options: Mapping[str, Any], typed: Mapping[str, str]) -> None:
         teachers = _write_teachers(folder)
         digests = _export(run, manifest, teachers)
         boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
-        boards = {split: [each for each in board if each.kind != "student"] for split, board in boards.items()}
+        boards = {split: board[board["kind"] != "student"] for split, board in boards.items()}
         _judge(run, boards)
         _search(run, manifest, teachers, digests, boards)
         _distill(run, manifest, teachers, digests["val"], options)
         _say("triage")
-        given = _typed(triage_command, {})
-        triage(_parsed(triage_command, given), given)
+        triage_command.callback()  # type: ignore[misc]
 
 
 def _say(text: str) -> None:
@@ -170,13 +169,13 @@ def _distill(run: TrackedRun, manifest: Path, teachers: Path, val: str, options:
         distill_command.callback(**_parsed(distill_command, typed))  # type: ignore[misc]
 
 
-def _judge(run: TrackedRun, boards: Mapping[str, list[Entry]]) -> None:
+def _judge(run: TrackedRun, boards: Mapping[str, pd.DataFrame]) -> None:
     """Look closer at the best ensemble on the test split: its scores, temperature and sharpness, and its lead."""
     if len(boards["test"]) < 2:
         _say("triage calls all but one run bad: there is nothing to compare")
         return
-    best, second = (entry.run_id for entry in boards["test"][:2])
-    on_val = [each.run_id for each in boards["val"] if each.configuration == boards["test"][0].configuration]
+    best, second = boards["test"]["run_id"][:2]
+    on_val = boards["val"].merge(boards["test"][:1], on="configuration")["run_id_x"].tolist()
     _follow(run, evaluate_command, None, {"run": best})
     _follow(run, calibrate_command, None, {"run": best, "fit_run": on_val[0]} if on_val else {"run": best})
     _follow(run, inspect_command, None, {"run": best})
@@ -188,13 +187,13 @@ def _search(
     manifest: Path,
     teachers: Path,
     digests: Mapping[str, str],
-    boards: Mapping[str, list[Entry]],
+    boards: Mapping[str, pd.DataFrame],
 ) -> None:
     """Search all weights where four were tried, and find again where the numbers of the best ensemble came from."""
     splits = {"fit_split": "val", "report_split": "test"}
     _follow(run, sweep_command, sweep, {"manifest": str(manifest), "teachers": str(teachers), **splits, "log_top": "3"})
-    if boards["test"]:
-        best = boards["test"][0].metrics
+    if len(boards["test"]):
+        best = boards["test"].iloc[0]
         numbers = {name: f"{best[name]:.3f}" for name in ("accuracy", "macro_f1", "ece")}
         given = {"benchmark": ",".join(digest[:12] for digest in digests.values()), **numbers, "tolerance": "0.0005"}
         _follow(run, reproduce_command, reproduce, given)

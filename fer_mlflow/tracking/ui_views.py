@@ -1,18 +1,21 @@
-"""MLflow's own UI, furnished: a saved view of the good runs and the leaderboard as its note.
+"""A saved view of the good runs in MLflow's UI, and the leaderboard as the experiment's note.
 
 The view's format is MLflow's own affair, so a version that does not know it shows the plain list, and a store that
 refuses any of this costs a warning.
 """
 
 import json
+import logging
 import time
-from collections.abc import Callable
 
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import TrackingError
-from fer_mlflow.scoring.metrics import is_lower_better, metric_names
+from fer_mlflow.scoring.metrics import is_lower_better
+from fer_mlflow.tracking.leaderboard import SHOWN_METRICS
 from fer_mlflow.tracking.store import tracking_errors
+
+logger = logging.getLogger(__name__)
 
 VIEW = "leaderboard"
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -21,14 +24,12 @@ _GREATEST = 5000  # characters of an experiment's tag
 _MARK = "<!-- written by fer-mlflow triage -->"
 _COLUMNS = (
     *(f"params.`{name}`" for name in ("benchmark", "ensemble", "ensemble/space", "ensemble/clahe", "calibration")),
-    *(f"metrics.`{name}`" for name in sorted(metric_names(having=lambda metric: "leaderboard" in metric.shown))),
+    *(f"metrics.`{name}`" for name in SHOWN_METRICS),
     *(f"tags.`{name}`" for name in ("fer.kind", "triage.status", "triage.rank", "triage.reasons")),
 )
 
 
-def furnish_experiment(
-    client: MlflowClient, experiment_id: str, leaderboard: str | None, metric: str, warn: Callable[[str], None]
-) -> None:
+def furnish_experiment(client: MlflowClient, experiment_id: str, leaderboard: str | None, metric: str) -> None:
     """Give an experiment the view `leaderboard`, a note with the leaderboard, and its primary metric.
 
     What is there already stays: nothing is written that is so already, and a note that a person wrote is left alone.
@@ -47,7 +48,7 @@ def furnish_experiment(
                 if there.get(name) != text:
                     client.set_experiment_tag(experiment_id, name, text)
     except TrackingError as error:
-        warn(f"MLflow's UI is left as it is: {error}")
+        logger.warning("MLflow's UI is left as it is: %s", error)
 
 
 def _note(leaderboard: str) -> str:

@@ -1,6 +1,7 @@
 """`fer-mlflow triage`, driven as a user does, against a local store and a real server."""
 
 import csv
+import importlib
 import json
 import re
 import shutil
@@ -18,7 +19,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from toys import CLASSES, draw_logits, error_line, publish, publish_ensemble, write_bundle
 
-from fer_mlflow.commands import triage_judging, triage_writing, triaging
+from fer_mlflow.tracking.triage.evidence import EvidenceStore
+
+module = importlib.import_module("fer_mlflow.workflows.triage")
+
 
 TRIAGE = ("triage.status", "triage.reasons", "triage.benchmark", "triage.rank", "triage.written", "triage.overruled")
 LOGITS, LABELS = draw_logits(120, seed=3)
@@ -232,8 +236,8 @@ def test_a_new_run_is_held_against_the_others_where_the_cache_is_gone(place, tmp
 
 def test_bundles_are_read_as_deep_says(place, tmp_path, monkeypatch):
     read = []
-    inner = triaging.EvidenceStore.read
-    monkeypatch.setattr(triaging.EvidenceStore, "read", lambda self, run: read.append(run.run_id) or inner(self, run))
+    inner = EvidenceStore.read
+    monkeypatch.setattr(EvidenceStore, "read", lambda self, run: read.append(run.run_id) or inner(self, run))
 
     def reads(*arguments) -> list[str]:
         read.clear()
@@ -287,7 +291,7 @@ def test_a_dry_run_shows_what_would_be_tagged_and_changes_nothing(place, tmp_pat
     assert statuses(place) == {a: "good", b: "good", dead: "bad"}
     before = content_of(place)
     said = place.run("triage", "--clear", "true", "--dry-run", "true").stdout
-    assert said == "would take triage's tags back from 3 of 4 runs\n"
+    assert said == "would remove triage's tags from 3 of 4 runs\n"
     assert content_of(place) == before
 
 
@@ -314,11 +318,11 @@ def test_a_person_stands_above_the_rules(place, tmp_path):
     place.run("triage", "--keep", sound, "--reason", "it was right")  # another opinion
     assert tags_of(place)[sound]["triage.reasons"] == "it was right"
     said = place.run("triage").stdout
-    assert "      3  as a person said" not in said
-    assert "      4  as a person said" in said
-    assert "took triage's tags back from 4 of " in place.run("triage", "--clear", "true").stdout
+    assert "      3  set by a person" not in said
+    assert "      4  set by a person" in said
+    assert "removed triage's tags from 4 of " in place.run("triage", "--clear", "true").stdout
     assert tags_of(place) == {other: {"triage.status": "excellent"}}
-    assert "took triage's tags back from 0 of" in place.run("triage", "--clear", "true").stdout
+    assert "removed triage's tags from 0 of" in place.run("triage", "--clear", "true").stdout
     place.run("triage")
     assert statuses(place) == {sound: "good", broken: "bad", kept: "good", other: "excellent"}
     client.delete_tag(other, "triage.status")
@@ -402,13 +406,13 @@ def test_a_dead_run_is_ended_on_request(place, tmp_path, monkeypatch):
     assert (statuses(place)[dead], statuses(place)[alive]) == ("bad", "good")
     assert client.get_run(dead).info.status == "RUNNING"
     assert "tags changed on 0 runs" in place.run("triage").stdout
-    judge = triage_judging.judge
+    judge = module.judge
 
     def judge_slowly(*arguments):
         client.set_tag(back, "fer.heartbeat", now)  # a sign of life while bundles are read
         return judge(*arguments)
 
-    monkeypatch.setattr(triage_judging, "judge", judge_slowly)
+    monkeypatch.setattr(module, "judge", judge_slowly)
     said = place.run("triage", "--reap", "true").stdout
     assert f"ended dead run {dead}" in said
     assert back not in said
@@ -490,13 +494,13 @@ def test_what_a_killed_triage_changed_is_seen_by_another_machine(place, tmp_path
     class KilledError(BaseException):
         """Ends a triage where a kill -9 would."""
 
-    inner = triage_writing.write_tags
+    inner = module.write_tags
 
     def write_and_die(*arguments, **more):
         inner(*arguments, **more)
         raise KilledError
 
-    monkeypatch.setattr(triage_writing, "write_tags", write_and_die)
+    monkeypatch.setattr(module, "write_tags", write_and_die)
     with pytest.raises((KilledError, AssertionError)):
         place.run("triage", "--deep", "true")
     monkeypatch.undo()
@@ -601,7 +605,7 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
     assert run.data.params == run.data.params | {"metric": "accuracy", "stale_after": "1h", "deep": "auto"}
     is_server = place.uri.startswith("http")
     shown_by = place.uri if is_server else f"mlflow ui --backend-store-uri {place.uri}, then http://127.0.0.1:5000"
-    assert result.stdout.splitlines()[-1] == (f"look  {shown_by}/#/experiments/0/runs?viewStateShareKey=leaderboard")
+    assert result.stdout.splitlines()[-1] == (f"ui  {shown_by}/#/experiments/0/runs?viewStateShareKey=leaderboard")
     client.set_experiment_tag("0", "mlflow.note.content", "mine")
     place.run("triage", "--metric", "nll", "--name", "my triage")
     tags = client.get_experiment("0").tags
@@ -619,8 +623,7 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
         (["--benchmark", "nothing"], "--benchmark nothing: no run has it; there are faces:test ("),
         (["--benchmark", "faces"], "--benchmark faces: no run has it"),
         (["--metric", "f7"], "--metric f7: no run has it; they have accuracy, brier, ece, f1/Angry"),
-        (["--metric", ""], "--metric : no run has it"),
-        (["--reason", "x"], "--reason says why a run is bad or kept"),
+        (["--reason", "x"], "--reason explains --bad RUN_ID or --keep RUN_ID"),
         (["--bad", "abcd", "--keep", "abcd"], "--bad and --keep do one thing each"),
         (["--bad", "abcd", "--clear", "true"], "--bad and --clear do one thing each"),
         (["--bad", "ffff0000"], "no such run"),
@@ -636,7 +639,7 @@ def test_bad_input_is_one_line_and_changes_nothing(unchanged, arguments, said):
 def test_an_empty_store_says_so(place):
     MlflowClient(place.uri).create_run("0")  # of another tool
     for more in ((), ("--clear", "true"), ("--benchmark", "x")):
-        assert "no run of ours yet" in error_line(place.run("triage", *more, status=2))
+        assert "no run of this package yet" in error_line(place.run("triage", *more, status=2))
 
 
 def test_a_server_that_is_away_is_named_without_its_password_and_how_long_it_was_tried(tmp_path):

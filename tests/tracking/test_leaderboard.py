@@ -1,9 +1,10 @@
-"""Boards: who is first, who is level with the first, and what holds across benchmarks."""
+"""The frame of leaderboards: its order, which runs do not differ from the best, and what holds across benchmarks."""
 
 import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import new_workplace
 from mlflow import MlflowClient
@@ -11,27 +12,25 @@ from mlflow.entities import Metric, Param, RunTag
 from runs import evidence_of, record
 from scipy import stats
 
-from fer_mlflow.commands.board_views import across_table, board_lines
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.significance import Interval, bootstrap_intervals, mcnemar_p_value, paired_differences
-from fer_mlflow.tables import one_line
+from fer_mlflow.scoring.significance import bootstrap_intervals, mcnemar_p_value, paired_differences
+from fer_mlflow.tracking import leaderboard
 from fer_mlflow.tracking.leaderboard import (
-    across,
-    build_boards,
-    difference_p_value,
-    entry_of,
+    TESTED,
+    add_significance,
+    build_leaderboard,
+    rank_across,
     read_leaderboard,
-    with_significance,
 )
-from fer_mlflow.tracking.triage.evidence import Evidence
+from fer_mlflow.tracking.triage.evidence import Evidence, difference_p_value
 from fer_mlflow.tracking.triage.judgement import Judgement
 
 GOOD = Judgement("good")
 
 
-def boards(*runs, metric="macro_f1", statuses=("good",), **verdicts):
+def frame_of(*runs, metric="macro_f1", statuses=("good",), **verdicts):
     judgements = {run.run_id: verdicts.get(run.run_id, GOOD) for run in runs}
-    return build_boards(runs, judgements, metric, statuses)
+    return build_leaderboard(runs, judgements, metric, statuses)
 
 
 def run(run_id, macro_f1=0.5, ensemble="A=0.5,B=0.5", benchmark="faces:test", selection="ab" * 32, **more):
@@ -44,8 +43,8 @@ def run(run_id, macro_f1=0.5, ensemble="A=0.5,B=0.5", benchmark="faces:test", se
     )
 
 
-def order(board) -> list[str]:
-    return [entry.run_id for entry in board.entries]
+def order(frame) -> list[str]:
+    return frame["run_id"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +67,7 @@ def test_the_best_comes_first_whichever_way_a_metric_goes(metric, expected):
         "c": (0.5, 0.9, 0.5, 1.0, 0.1, 0.5, 0.6),
     }
     runs = [run(name, metrics=dict(zip(names, own, strict=True))) for name, own in values.items()]
-    assert order(boards(*runs, metric=metric)[0]) == expected
-    assert boards(*runs, metric=metric)[0].metric == metric
+    assert order(frame_of(*runs, metric=metric)) == expected
 
 
 def test_ties_do_not_depend_on_the_order_of_runs():
@@ -81,17 +79,16 @@ def test_ties_do_not_depend_on_the_order_of_runs():
         run("e", ensemble="A=0.5,B=0.5", params={"ensemble/space": "prob"}),
     ]
     for some in itertools.permutations(runs):
-        assert order(boards(*some)[0]) == ["b", "a", "c", "d", "e"]  # one teacher, then the names, then the ids
+        assert order(frame_of(*some)) == ["b", "a", "c", "d", "e"]  # one teacher, then the names, then the ids
 
 
-def test_a_number_that_is_none_comes_last():
+def test_a_value_that_is_nan_comes_last():
     nan = float("nan")
     runs = [run("n1", nan), run("a", 0.1), run("n2", nan, "C=1"), run("b", 0.9)]
     for some in itertools.permutations(runs):
-        assert order(boards(*some)[0]) == ["b", "a", "n2", "n1"]
-        assert order(boards(*(run(r.run_id, metrics={"nll": r.metrics["macro_f1"]}) for r in some), metric="nll")[0])[
-            2:
-        ] == ["n1", "n2"]
+        assert order(frame_of(*some)) == ["b", "a", "n2", "n1"]
+        lower = [run(r.run_id, metrics={"nll": r.metrics["macro_f1"]}) for r in some]
+        assert order(frame_of(*lower, metric="nll"))[2:] == ["n1", "n2"]
 
 
 def test_only_finished_good_runs_with_soft_labels_and_the_metric_stand_there():
@@ -112,10 +109,9 @@ def test_only_finished_good_runs_with_soft_labels_and_the_metric_stand_there():
         "old": Judgement("superseded"),
         "called": Judgement("excellent", by_person=True),
     }
-    (board,) = boards(*runs, **verdicts)
-    assert order(board) == ["good"]
-    (everything,) = boards(*runs, **verdicts, statuses=("good", "warn", "bad", "superseded"))
-    assert {entry.run_id: entry.status for entry in everything.entries} == {
+    assert order(frame_of(*runs, **verdicts)) == ["good"]
+    everything = frame_of(*runs, **verdicts, statuses=("good", "warn", "bad", "superseded"))
+    assert dict(zip(everything["run_id"], everything["status"], strict=True)) == {
         "good": "good",
         "bad": "bad",
         "doubtful": "warn",
@@ -135,8 +131,9 @@ def test_teachers_ensembles_and_calibrated_runs_stand_beside_each_other():
         run("old", 0.4, params={"ensemble/space": None, "space": "prob", "clahe": "true", "ensemble/clahe": None}),
         run("bare", 0.3, params={"ensemble": None, "ensemble/space": None, "ensemble/clahe": None, "rows": None}),
     ]
-    (board,) = boards(*runs)
-    assert [(e.run_id, e.kind, *e.configuration) for e in board.entries] == [
+    frame = frame_of(*runs)
+    columns = ["run_id", "kind", "ensemble", "space", "clahe", "calibration"]
+    assert list(frame[columns].itertuples(index=False, name=None)) == [
         ("ensemble", "export", "A=0.4,B=0.6", "prob", "clahe", ""),
         ("teacher", "teacher", "A=1", "", "", ""),
         ("calibrated", "export", "A=0.5,B=0.5", "logit", "", temperature),
@@ -145,49 +142,54 @@ def test_teachers_ensembles_and_calibrated_runs_stand_beside_each_other():
         ("old", "export", "A=0.5,B=0.5", "prob", "clahe", ""),
         ("bare", "export", "bare", "", "", ""),
     ]
-    assert board.rows == 6
+    assert set(frame["rows"]) == {6}
+    assert frame["configuration"][4] == "A=0.5,B=0.5 · logit · clahe 4/8"
 
 
 def test_a_student_stands_beside_its_teachers():
-    (board,) = boards(
+    frame = frame_of(
         run("t", 0.5, kind="teacher"), run("s", 0.6, "KD=1", kind="student"), run("d", 0.9, kind="distill")
     )
-    assert [(entry.run_id, entry.kind) for entry in board.entries] == [("s", "student"), ("t", "teacher")]
+    assert list(zip(frame["run_id"], frame["kind"], strict=True)) == [("s", "student"), ("t", "teacher")]
 
 
 def test_names_stay_on_their_line():
-    (board,) = boards(run("a", ensemble="A=1\n\x1b[31mB", benchmark="faces\r\n🙂:test"))
-    assert (board.benchmark, board.entries[0].ensemble) == ("faces  🙂:test", "A=1  [31mB")
+    frame = frame_of(run("a", ensemble="A=1\n\x1b[31mB", benchmark="faces\r\n🙂:test"))
+    assert (frame["benchmark"][0], frame["ensemble"][0]) == ("faces  🙂:test", "A=1  [31mB")
     nameless = record("b", params={"ensemble": None}, name="two\nlines")
-    assert entry_of(nameless).ensemble == "two lines"
-    assert one_line("Łódź 🙂 …") == "Łódź 🙂 …"
+    assert frame_of(nameless)["ensemble"][0] == "two lines"
+
+
+def test_a_metric_cannot_stand_for_a_column():
+    frame = frame_of(run("a", metrics={"rank": 7.0, "rows": 0.5, "p_value": 0.1}))
+    assert (frame["rank"][0], frame["rows"][0], "p_value" in frame) == (1, 6, False)
 
 
 def test_a_metric_that_no_run_has_is_refused_and_the_others_are_named():
     with pytest.raises(ContractError, match=r"^--metric f2: no run has it; they have accuracy, ece, macro_f1, nll$"):
-        boards(run("a"), metric="f2")
-    assert boards() == []
-    assert boards(run("a"), metric="f2", a=Judgement("bad")) == []
+        frame_of(run("a"), metric="f2")
+    assert len(frame_of()) == len(frame_of(run("a"), metric="f2", a=Judgement("bad"))) == 0
     bare = run("a", metrics=dict.fromkeys(("macro_f1", "accuracy", "nll", "ece")))
     with pytest.raises(ContractError, match=r"no run has it; they have none$"):
-        boards(bare)
+        frame_of(bare)
     # One benchmark whose runs have it is enough.
-    found = boards(run("a", metrics={"f2": 1}), run("b", benchmark="x", selection="cd" * 32), metric="f2")
-    assert [board.benchmark for board in found] == ["faces:test"]
+    found = frame_of(run("a", metrics={"f2": 1}), run("b", benchmark="x", selection="cd" * 32), metric="f2")
+    assert found["benchmark"].tolist() == ["faces:test"]
 
 
 def test_every_selection_has_its_board_and_two_of_one_name_are_told_apart():
     runs = [run("a"), run("b", selection="cd" * 32), run("c", benchmark="other", selection="ef" * 32)]
     for some in itertools.permutations(runs):
-        found = boards(*some)
-        assert [board.benchmark for board in found] == ["faces:test (abababab)", "faces:test (cdcdcdcd)", "other"]
-        assert [order(board) for board in found] == [["a"], ["b"], ["c"]]
+        frame = frame_of(*some)
+        assert frame["benchmark"].tolist() == ["faces:test (abababab)", "faces:test (cdcdcdcd)", "other"]
+        assert (order(frame), frame["rank"].tolist()) == (["a", "b", "c"], [1, 1, 1])
 
 
 @pytest.mark.parametrize(("texts", "rows"), [(["6"], 6), (["x"], 0), ([None], 0), (["6", "6", "5"], 6), (["-1"], 0)])
-def test_a_board_says_how_many_rows_most_runs_have(texts, rows):
-    (board,) = boards(*(run(f"r{at}", params={"rows": text}) for at, text in enumerate(texts)))
-    assert board.rows == rows
+def test_a_benchmark_has_the_rows_that_most_runs_have(texts, rows):
+    frame = frame_of(*(run(f"r{at}", params={"rows": text}) for at, text in enumerate(texts)))
+    assert frame["rows"].tolist() == [rows] * len(texts)
+    assert frame["runs"].tolist() == [len(texts)] * len(texts)
 
 
 # --- significance -------------------------------------------------------------------------------------------------
@@ -201,11 +203,11 @@ EVIDENCE = {
 }
 
 
-def board_with(metric="macro_f1", evidence=EVIDENCE):
+def compared(metric="macro_f1", evidence=EVIDENCE):
     runs = [run(name, metrics=dict(each.metrics)) for name, each in EVIDENCE.items()]
     for each in runs:
         each.metrics.update(EVIDENCE[each.run_id].metrics)
-    return with_significance(boards(*runs, metric=metric)[0], evidence)
+    return add_significance(frame_of(*runs, metric=metric), metric, evidence)
 
 
 def by_hand(first, other):
@@ -215,8 +217,8 @@ def by_hand(first, other):
 
 @pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "balanced_accuracy", "f1/Sad", "nll"])
 def test_marks_are_the_paired_tests_adjusted_over_the_table(metric):
-    board = board_with(metric)
-    assert order(board) == ["first", "close", "far"]
+    frame = compared(metric)
+    assert order(frame) == ["first", "close", "far"]
     p_values = []
     for name in ("close", "far"):
         if metric == "nll":
@@ -226,31 +228,34 @@ def test_marks_are_the_paired_tests_adjusted_over_the_table(metric):
             p_values.append(found[metric].p_value)
     low, high = sorted(p_values)
     adjusted = {low: min(1, 2 * low), high: max(min(1, 2 * low), high)}  # Holm of two
-    np.testing.assert_allclose([e.p_value for e in board.entries[1:]], [adjusted[p] for p in p_values], rtol=1e-5)
-    assert board.entries[0].p_value is None
-    assert [entry.is_level for entry in board.entries] == [False, True, False]
-    for entry in board.entries:
-        predictions = EVIDENCE[entry.run_id].predictions.astype(int)
-        found = bootstrap_intervals(LABELS, predictions, EVIDENCE[entry.run_id].classes, np.random.default_rng(0))
-        assert entry.interval == found["macro_f1"]
+    np.testing.assert_allclose(frame["p_value"][1:], [adjusted[p] for p in p_values], rtol=1e-5)
+    assert np.isnan(frame["p_value"][0])
+    assert frame["level"].tolist() == [False, True, False]
+    for row in frame.itertuples():
+        predictions = EVIDENCE[row.run_id].predictions.astype(int)
+        classes = EVIDENCE[row.run_id].classes
+        expected = bootstrap_intervals(LABELS, predictions, classes, np.random.default_rng(0))["macro_f1"]
+        assert (row.macro_f1_low, row.macro_f1_high) == (expected.low, expected.high)
+        assert row.macro_f1_low < row.macro_f1 < row.macro_f1_high
 
 
-def test_level_is_what_is_not_significant_at_5_percent():
-    entry = entry_of(run("a"))
-    levels = {p: replace(entry, p_value=p).is_level for p in (None, 0.0, 0.0499, 0.05, 1.0)}
-    assert levels == {None: False, 0.0: False, 0.0499: False, 0.05: True, 1.0: True}
+@pytest.mark.parametrize(("p_value", "level"), [(0.0, False), (0.0499, False), (0.05, True), (1.0, True)])
+def test_level_is_what_is_not_significant_at_5_percent(monkeypatch, p_value, level):
+    monkeypatch.setattr(leaderboard, "difference_p_value", lambda *_: p_value)
+    evidence = {name: EVIDENCE[name] for name in ("first", "close")}
+    assert compared(evidence=evidence)["level"].tolist() == [False, level, False]
 
 
 def test_more_runs_in_the_table_make_each_harder_to_tell_from_the_first():
-    alone = board_with(evidence={name: EVIDENCE[name] for name in ("first", "close")}).entries[1].p_value
+    alone = compared(evidence={name: EVIDENCE[name] for name in ("first", "close")})["p_value"][1]
     many = {f"copy {at}": EVIDENCE["close"] for at in range(4)} | {"first": EVIDENCE["first"]}
     runs = [run(name, metrics=dict(each.metrics)) for name, each in many.items()]
-    found = with_significance(boards(*runs)[0], many)
-    assert [e.p_value for e in found.entries[1:]] == [pytest.approx(min(1, 4 * alone))] * 4
+    found = add_significance(frame_of(*runs), "macro_f1", many)
+    assert found["p_value"][1:].tolist() == [pytest.approx(min(1, 4 * alone))] * 4
 
 
 def test_the_numbers_are_the_same_every_time():
-    assert board_with() == board_with()
+    pd.testing.assert_frame_equal(compared(), compared())
 
 
 def test_accuracy_is_tested_by_mcnemar_and_a_class_by_its_f1():
@@ -265,67 +270,80 @@ def test_accuracy_is_tested_by_mcnemar_and_a_class_by_its_f1():
 
 
 def test_a_metric_without_a_test_has_no_marks():
-    assert [entry.p_value for entry in board_with("ece").entries] == [None, None, None]
+    assert compared("ece")["p_value"].isna().all()
+    assert not compared("ece")["level"].any()
 
 
 def test_what_is_not_known_is_not_marked():
-    board = board_with(evidence={name: EVIDENCE[name] for name in ("first", "far")})
-    assert [entry.p_value is None for entry in board.entries] == [True, True, False]
-    assert board.entries[1].interval is None
-    assert [entry.p_value for entry in board_with(evidence={"far": EVIDENCE["far"]}).entries] == [None] * 3
-    other_rows = EVIDENCE | {"far": evidence_of(LABELS[::-1], LABELS)}
-    assert board_with(evidence=other_rows).entries[2].p_value is None
-    other_classes = EVIDENCE | {"far": replace(EVIDENCE["far"], classes=("Happy", "Angry", "Sad"))}
-    assert board_with(evidence=other_classes).entries[2].p_value is None
-    broken = board_with(evidence=EVIDENCE | {"far": Evidence(problem="broken")}).entries[2]
-    assert (broken.p_value, broken.interval) == (None, None)
-    first_is_broken = board_with(evidence=EVIDENCE | {"first": Evidence(problem="broken")})
-    assert [entry.p_value for entry in first_is_broken.entries] == [None] * 3
-    unlabelled = Evidence(classes=EVIDENCE["far"].classes, rows=300, selected_rows=300)
-    assert board_with(evidence=EVIDENCE | {"far": unlabelled}).entries[2].interval is None
-    assert with_significance(replace(board_with(), entries=()), EVIDENCE).entries == ()
+    def unknown(evidence, column="p_value") -> list[bool]:
+        return compared(evidence=evidence)[column].isna().tolist()
+
+    without_close = {name: EVIDENCE[name] for name in ("first", "far")}
+    assert unknown(without_close) == [True, True, False]
+    assert unknown(without_close, "macro_f1_low") == [False, True, False]
+    assert unknown({"far": EVIDENCE["far"]}) == [True] * 3
+    for far in (
+        evidence_of(LABELS[::-1], LABELS),  # other rows
+        replace(EVIDENCE["far"], classes=("Happy", "Angry", "Sad")),
+        Evidence(problem="broken"),
+        Evidence(classes=EVIDENCE["far"].classes, rows=300, selected_rows=300),  # no labels
+    ):
+        assert unknown(EVIDENCE | {"far": far}) == [True, False, True]
+        assert unknown(EVIDENCE | {"far": far}, "macro_f1_low")[2] == (not len(far.labels))
+    assert unknown(EVIDENCE | {"first": Evidence(problem="broken")}) == [True] * 3
+    nothing = add_significance(compared()[:0], "macro_f1", EVIDENCE)
+    assert (len(nothing), set(TESTED) <= set(nothing.columns)) == (0, True)
+
+
+def test_every_benchmark_has_its_own_best_and_its_own_adjustment():
+    elsewhere = {"benchmark": "other", "selection": "cd" * 32}
+    runs = [run(name, metrics=dict(each.metrics)) for name, each in EVIDENCE.items()]
+    runs += [run(f"{name} 2", metrics=dict(EVIDENCE[name].metrics), **elsewhere) for name in ("close", "far")]
+    evidence = EVIDENCE | {f"{name} 2": EVIDENCE[name] for name in ("close", "far")}
+    frame = add_significance(frame_of(*runs), "macro_f1", evidence)
+    assert order(frame) == ["first", "close", "far", "close 2", "far 2"]
+    pd.testing.assert_series_equal(frame["p_value"][:3], compared()["p_value"])
+    assert frame["p_value"][4] == difference_p_value(EVIDENCE["close"], EVIDENCE["far"], "macro_f1")
 
 
 # --- across -------------------------------------------------------------------------------------------------------
 
 
-def two_benchmarks():
-    one, two = {"selection": "11" * 32, "benchmark": "one"}, {"selection": "22" * 32, "benchmark": "two"}
-    return boards(
-        run("a1", 0.6, "A=1", **one),
-        run("b1", 0.7, "B=1", **one),
-        run("c1", 0.9, "C=1", **one),
-        run("a2", 0.8, "A=1", **two),
-        run("b2", 0.5, "B=1", **two),
-    )
+ONE, TWO = {"selection": "11" * 32, "benchmark": "one"}, {"selection": "22" * 32, "benchmark": "two"}
+
+
+def ranks_of(*runs, metric="macro_f1") -> dict[str, list]:
+    """Return configuration -> rank on each benchmark (None where there is no run) and the mean rank, in order."""
+    across = rank_across(frame_of(*runs, metric=metric), metric)
+    if across.empty:
+        return {}
+    rows = zip(across.index, across["rank"].to_numpy().tolist(), across["mean_rank"], strict=True)
+    return {name: [*(None if rank != rank else rank for rank in ranks), mean] for name, ranks, mean in rows}
 
 
 def test_ranks_across_benchmarks_by_hand():
-    rows = across(two_benchmarks())
-    assert [(row.configuration[0], row.ranks, row.mean_rank) for row in rows] == [
-        ("A=1", (3, 1), 2.0),
-        ("B=1", (2, 2), 2.0),
-        ("C=1", (1, None), 1.0),  # best where it was tried, but tried once only
+    runs = [
+        run("a1", 0.6, "A=1", **ONE),
+        run("b1", 0.7, "B=1", **ONE),
+        run("c1", 0.9, "C=1", **ONE),
+        run("a2", 0.8, "A=1", **TWO),
+        run("b2", 0.5, "B=1", **TWO),
     ]
-    assert rows[0].values == (0.6, 0.8)
-    tied = boards(run("a", 0.5, "A=1"), run("b", 0.5, "B=1"))
-    assert [row.ranks for row in across(tied)] == [(1,), (1,)]
-
-
-def test_the_recommendation_says_where_it_was_not_tried():
-    found = two_benchmarks()
-    assert across_table(across(found), found)[-1] == "  recommended: A=1, mean rank 2.00"
-    single = boards(run("a", 0.5, "A=1", selection="11" * 32, benchmark="one"), run("b", 0.5, "B=1"))
-    assert across_table(across(single), single)[-1].endswith("(tried on 1 of 2 benchmarks only)")
+    assert list(ranks_of(*runs).items()) == [
+        ("A=1", [3, 1, 2.0]),
+        ("B=1", [2, 2, 2.0]),
+        ("C=1", [1, None, 1.0]),  # best where it was tried, but tried once only
+    ]
+    assert rank_across(frame_of(*runs), "macro_f1")["value"].loc["A=1"].tolist() == [0.6, 0.8]
+    assert rank_across(frame_of(*runs), "macro_f1")["rank"].columns.tolist() == ["one", "two"]
+    assert ranks_of(run("a", 0.5, "A=1"), run("b", 0.5, "B=1")) == {"A=1": [1, 1.0], "B=1": [1, 1.0]}
+    assert ranks_of() == {}
 
 
 def test_of_several_runs_of_one_configuration_the_best_counts_and_takes_one_rank():
-    found = boards(run("a", 0.6, "A=1"), run("b", 0.9, "B=1"), run("c", 0.8, "B=1"), run("d", 0.7, "C=1"))
-    assert [(row.configuration[0], row.ranks, row.values) for row in across(found)] == [
-        ("B=1", (1,), (0.9,)),
-        ("C=1", (2,), (0.7,)),
-        ("A=1", (3,), (0.6,)),
-    ]
+    runs = run("a", 0.6, "A=1"), run("b", 0.9, "B=1"), run("c", 0.8, "B=1"), run("d", 0.7, "C=1")
+    assert list(ranks_of(*runs).items()) == [("B=1", [1, 1.0]), ("C=1", [2, 2.0]), ("A=1", [3, 3.0])]
+    assert rank_across(frame_of(*runs), "macro_f1")["value"].loc["B=1"].tolist() == [0.9]
 
 
 def test_mean_ranks_over_three_benchmarks_by_hand():
@@ -335,22 +353,26 @@ def test_mean_ranks_over_three_benchmarks_by_hand():
         for number, (name, values) in enumerate(table.items())
         for at, value in enumerate(values)
     ]
-    found = boards(*runs)
-    assert [board.benchmark for board in found] == ["one", "three", "two"]
-    rows = across(found)
-    assert [(row.configuration[0], row.ranks, round(row.mean_rank, 4)) for row in rows] == [
-        ("B=1", (2, 1, 1), 1.3333),
-        ("A=1", (1, 3, 2), 2.0),
-        ("C=1", (3, 2, 2), 2.3333),
+    assert list(ranks_of(*runs).items()) == [  # benchmarks in the order of their names
+        ("B=1", [2, 1, 1, pytest.approx(4 / 3)]),
+        ("A=1", [1, 3, 2, 2.0]),
+        ("C=1", [3, 2, 2, pytest.approx(7 / 3)]),
     ]
-    lower = boards(*(replace(each, metrics={"nll": each.metrics["macro_f1"]}) for each in runs), metric="nll")
-    assert across(lower)[-1].configuration[0] == "B=1"
-    assert across([]) == []
+    lower = [replace(each, metrics={"nll": each.metrics["macro_f1"]}) for each in runs]
+    assert list(ranks_of(*lower, metric="nll"))[-1] == "B=1"
 
 
 def test_calibrated_runs_are_configurations_of_their_own():
-    found = boards(run("a", 0.6), run("b", 0.7, params={"calibration": "affine, fitted on val"}))
-    assert [row.configuration[3] for row in across(found)] == ["affine, fitted on val", ""]
+    runs = run("a", 0.6), run("b", 0.7, params={"calibration": "affine, fitted on val"})
+    assert list(ranks_of(*runs)) == ["A=0.5,B=0.5 · logit · affine, fitted on val", "A=0.5,B=0.5 · logit"]
+
+
+def test_benchmarks_that_a_teacher_was_trained_on_are_left_out_across():
+    fair = run("a", 0.6, "A=1", **ONE, tags={"fer.in_sample": "false"})
+    known = run("b", 0.9, "B=1", **TWO, tags={"fer.in_sample": "true"})
+    assert frame_of(fair, known)["in_sample"].tolist() == [False, True]
+    assert ranks_of(fair, known) == {"A=1": [1, 1.0]}
+    assert ranks_of(known) == {}
 
 
 # --- from the store ----------------------------------------------------------------------------------------------
@@ -384,20 +406,5 @@ def test_the_store_gives_the_newest_run_of_each_configuration(migrated_store, tm
     put("evaluation", 1.0, "E", fer_kind="evaluate")
     put("elsewhere", 1.0, "F", selection="cd" * 32)
     put("without", 1.0, "G", metric="accuracy")
-    assert [ids[entry.run_id] for entry in read_leaderboard(client, "ab" * 32)] == ["other", "new"]
-    assert read_leaderboard(client, "ef" * 32) == []
-
-
-def test_an_interval_is_two_numbers():
-    low, high = board_with().entries[0].interval.low, board_with().entries[0].interval.high
-    assert Interval(low, high) == board_with().entries[0].interval
-    assert low < EVIDENCE["first"].metrics["macro_f1"] < high
-
-
-def test_a_board_says_that_a_teacher_was_trained_on_its_rows():
-    fair = run("a", 0.6, "A=1", selection="11" * 32, benchmark="test", tags={"fer.in_sample": "false"})
-    known = run("b", 0.9, "A=1", selection="22" * 32, benchmark="train", tags={"fer.in_sample": "true"})
-    found = boards(fair, known)
-    assert [(board.benchmark, board.is_trained_on) for board in found] == [("test", False), ("train", True)]
-    assert board_lines(found[1])[0].endswith(" · teachers were trained on these rows")
-    assert "trained" not in board_lines(found[0])[0]
+    assert [ids[run_id] for run_id in read_leaderboard(client, "ab" * 32)["run_id"]] == ["other", "new"]
+    assert len(read_leaderboard(client, "ef" * 32)) == 0

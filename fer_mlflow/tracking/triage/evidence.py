@@ -19,6 +19,7 @@ from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.store import tracking_errors
 from fer_mlflow.tracking.triage.records import RunRecord
 
+SIGNIFICANT = 0.05
 SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
 _NO_ROWS = np.empty(0, np.int16)
 _SINGLE = ("classes", "rows", "selected_rows", "selection")

@@ -10,13 +10,12 @@ import numpy as np
 
 from fer_mlflow.tracking.runs import metric_key
 from fer_mlflow.tracking.searching import BUNDLED_KINDS
-from fer_mlflow.tracking.triage.evidence import Evidence, difference_p_value
+from fer_mlflow.tracking.triage.evidence import SIGNIFICANT, Evidence, difference_p_value
 from fer_mlflow.tracking.triage.records import RunRecord, infinite_metrics
 from fer_mlflow.tracking.triage.tags import BAD, WARN
 
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)

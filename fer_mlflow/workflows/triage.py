@@ -1,0 +1,258 @@
+"""`triage`: which runs to use. Judges and tags every run, and ranks the good ones on each benchmark."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pandas as pd
+
+from fer_mlflow.errors import ContractError, RunError
+from fer_mlflow.files import cache_folder
+from fer_mlflow.progress import Progress, no_progress, track
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.triage import TriageSettings
+from fer_mlflow.tracking.bundles import read_run
+from fer_mlflow.tracking.leaderboard import BOARD, add_significance, build_leaderboard, rank_across
+from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.tracking.searching import BUNDLED_KINDS
+from fer_mlflow.tracking.store import connect, run_address, tracking_errors, ui_address
+from fer_mlflow.tracking.triage.evidence import Evidence, EvidenceStore
+from fer_mlflow.tracking.triage.judgement import Judgement, changes, judge, parse_reasons, wanted_tags
+from fer_mlflow.tracking.triage.records import RunRecord, read_records, record_of
+from fer_mlflow.tracking.triage.rules import Context, build_context, last_alive_ms
+from fer_mlflow.tracking.triage.tags import (
+    BAD,
+    GOOD,
+    OVERRULED,
+    REASONS,
+    STATUS,
+    STATUSES,
+    TAGS,
+    WRITTEN,
+    is_by_person,
+    write_tags,
+)
+from fer_mlflow.tracking.ui_views import furnish_experiment
+from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows.leaderboards import (
+    bad_runs_csv,
+    boards_of,
+    leaderboard_csv,
+    leaderboard_markdown,
+    leaderboard_page,
+)
+
+RANKS = 10  # runs of a benchmark that get a tag for their rank: one more run moves no more than these
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TriageResult(RunResult):
+    """What triage found and did; `run_id` and `ui` are empty where it logged no run.
+
+    Attributes
+    ----------
+    action : what was done: judge all runs, clear their tags, or set the status of one run
+    dry_run : whether nothing was changed
+    runs : run id -> record of every run, as it was read
+    judgements : run id -> status and reasons
+    changes : run id -> tag -> new text, or None where it was deleted
+    ended : ids of dead runs that were ended as KILLED
+    leaderboard : the runs shown, by benchmark, best first, with intervals and paired tests; see `build_leaderboard`
+    across : configurations × benchmarks, see `rank_across`; None where it was not requested
+    in_sample : benchmarks left out of `across`, since teachers were trained on their rows
+    """
+
+    action: Literal["judge", "clear", "bad", "keep"]
+    dry_run: bool
+    changes: Mapping[str, Mapping[str, str | None]]
+    runs: Mapping[str, RunRecord] = field(default_factory=dict)
+    judgements: Mapping[str, Judgement] = field(default_factory=dict)
+    ended: tuple[str, ...] = ()
+    leaderboard: pd.DataFrame = field(default_factory=pd.DataFrame)
+    across: pd.DataFrame | None = None
+    in_sample: tuple[str, ...] = ()
+
+
+@workflow(TriageSettings)
+def triage(settings: TriageSettings, progress: Progress = no_progress) -> TriageResult:
+    """Judge every run on the tracking server, tag it, and rank the good ones benchmark by benchmark.
+
+    Nothing is moved or deleted, and every tag can be removed again.
+
+    Raises
+    ------
+    RunError
+        there is no run, or the run whose status is to be set is unknown
+    ContractError
+        no run is on the benchmark, or has the metric
+    TrackingError
+        the server cannot be reached
+    """
+    client = connect()
+    if settings.bad or settings.keep:
+        return _overrule(client, settings)
+    runs = read_records(client)
+    if not runs:
+        raise RunError("the tracking store has no run of this package yet; export some soft labels first")
+    by_id = {run.run_id: run for run in runs}
+    if settings.clear:
+        changed = {run.run_id: tags for run in runs if (tags := _own_tags(run))}
+        _write(client, changed, settings, progress)
+        return TriageResult(run_id="", ui="", action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
+    _check_benchmark(settings.benchmark, runs)
+    store = EvidenceStore(client, cache_folder())
+    evidence = _read_evidence(runs, store, settings.deep, progress)
+    context = build_context(runs, evidence, int(time.time() * 1000), settings.stale_after)
+    judgements = judge(runs, context)
+    whole = build_leaderboard(runs, judgements, settings.metric, STATUSES if settings.even_bad else (GOOD,))
+    wanted = _wanted_tags(runs, judgements, whole, context)
+    ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else ()
+    changed = {run.run_id: tags for run in runs if (tags := changes(run, wanted[run.run_id]))}
+    _write(client, changed, settings, progress)
+    shown = whole[[_is_of(*pair, settings.benchmark) for pair in zip(whole[BOARD], whole["benchmark"], strict=True)]]
+    shown = shown[shown["rank"] <= (settings.top or len(whole))]
+    if settings.deep != "false":
+        for run_id in shown["run_id"]:
+            if run_id not in evidence:
+                evidence[run_id] = store.read(by_id[run_id])
+    result = TriageResult(
+        run_id="",
+        ui="",
+        action="judge",
+        dry_run=settings.dry_run,
+        changes=changed,
+        runs=by_id,
+        judgements=judgements,
+        ended=ended,
+        leaderboard=add_significance(shown, settings.metric, evidence),
+        across=rank_across(whole, settings.metric) if settings.across else None,
+        in_sample=tuple(whole.loc[whole["in_sample"].astype(bool), "benchmark"].unique()),
+    )
+    return result if settings.dry_run else _log(client, settings, result)
+
+
+def _overrule(client, settings: TriageSettings) -> TriageResult:
+    """Set a run's status for a person; no rule changes it any more."""
+    action: Literal["bad", "keep"] = "bad" if settings.bad else "keep"
+    run_id = read_run(client, settings.bad or settings.keep or "").info.run_id
+    status = BAD if settings.bad else GOOD
+    tags = {STATUS: status, WRITTEN: status, OVERRULED: action, REASONS: settings.reason}
+    if not settings.dry_run:
+        write_tags(client, {run_id: tags})
+    return TriageResult(run_id="", ui="", action=action, dry_run=settings.dry_run, changes={run_id: tags})
+
+
+def _own_tags(run: RunRecord) -> dict[str, str | None]:
+    """Return triage's tags of a run, to be deleted; a status that a person set by hand stays."""
+    by_hand = STATUS in run.tags and run.tags.get(WRITTEN) != run.tags[STATUS]
+    return {name: None for name in TAGS if name in run.tags and not (by_hand and name == STATUS)}
+
+
+def _write(client, changed: Mapping[str, Mapping[str, str | None]], settings: TriageSettings, progress) -> None:
+    """Write tags, unless this is a dry run."""
+    if changed and not settings.dry_run:
+        with progress("tagging runs", len(changed)) as count:
+            write_tags(client, changed, count)
+
+
+def _check_benchmark(named: str | None, runs: Sequence[RunRecord]) -> None:
+    """Refuse a benchmark that no run has, naming those that there are."""
+    known = {(run.benchmark, run.selection) for run in runs if run.kind in BUNDLED_KINDS and run.selection}
+    if named and not any(_is_of(selection, name, named) for name, selection in known):
+        names = ", ".join(f"{name} ({selection[:8]})" for name, selection in sorted(known)) or "none"
+        raise ContractError(f"--benchmark {named}: no run has it; there are {names}")
+
+
+def _is_of(selection: str, name: str, named: str | None) -> bool:
+    """Return whether a benchmark is the named one: by its name, or by 6 or more first digits of its digest."""
+    plain = name.removesuffix(f" ({selection[:8]})")  # leaderboards of one name differ in this
+    names = (plain, f"{plain} ({selection[:8]})")
+    return not named or named in names or (len(named) >= 6 and selection.startswith(named))
+
+
+def _read_evidence(runs: Sequence[RunRecord], store: EvidenceStore, deep: str, progress) -> dict[str, Evidence]:
+    """Return the evidence on runs, from the cache folder, and from the bundles that `deep` has read now."""
+    bundled = [run for run in runs if run.kind in BUNDLED_KINDS and run.status == "FINISHED"]
+    evidence = {run.run_id: known for run in bundled if (known := store.load(run)) is not None}
+    # A run that was never judged is compared with the others of its benchmark, so their bundles have to be known, too.
+    new = {run.selection for run in bundled if STATUS not in run.tags}
+
+    def is_due(run: RunRecord) -> bool:
+        if deep == "auto":
+            return _is_called_broken(run) if run.run_id in evidence else run.selection in new
+        return deep == "true"
+
+    due = [run for run in bundled if "fer.bundle_sha256" in run.tags and is_due(run)]
+    for run in track(due, "reading bundles", len(due), progress):
+        evidence[run.run_id] = store.read(run)
+    return evidence
+
+
+def _is_called_broken(run: RunRecord) -> bool:
+    """Return whether another triage has called a run's bundle broken, which was sound when it was read here."""
+    reasons = dict(parse_reasons(run.tags.get(REASONS, "")))
+    return not is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
+
+
+def _wanted_tags(runs, judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: Context) -> dict[str, dict]:
+    """Return run id -> triage's tags as they should be."""
+    good = whole[whole["status"] == GOOD]
+    ranks = dict(zip(good["run_id"], good.groupby(BOARD).cumcount() + 1, strict=True))
+    wanted: dict[str, dict] = {}
+    for run in runs:
+        judgement, rank = judgements[run.run_id], ranks.get(run.run_id)
+        clash = len(context.selections_of.get(run.benchmark, ())) > 1
+        benchmark = f"{run.benchmark} ({run.selection[:8]})" if clash else run.benchmark
+        # Good triage runs get no tags: else every triage would have something to write.
+        is_own = run.kind == "triage" and judgement.status == GOOD
+        wanted[run.run_id] = (
+            {} if is_own else wanted_tags(run, judgement, benchmark, rank if rank and rank <= RANKS else None)
+        )
+    return wanted
+
+
+def _reap(client, runs: Sequence[RunRecord], judgements: Mapping[str, Judgement], dry_run: bool) -> tuple[str, ...]:
+    """End dead runs as KILLED, and return their ids."""
+    ended = []
+    for run in runs:
+        judgement = judgements[run.run_id]
+        is_stale = not judgement.by_person and any(reason.startswith("stale: ") for reason in judgement.reasons)
+        if is_stale and run.status in ("RUNNING", "SCHEDULED") and (dry_run or _end_if_dead(client, run)):
+            ended.append(run.run_id)
+    return tuple(ended)
+
+
+def _end_if_dead(client, run: RunRecord) -> bool:
+    """End a run as KILLED unless it had a heartbeat since it was read, which may be a while ago."""
+    with tracking_errors(f"ending run {run.run_id}"):
+        now = record_of(client.get_run(run.run_id))
+        if now.status != run.status or last_alive_ms(now) != last_alive_ms(run):
+            return False
+        client.set_terminated(run.run_id, "KILLED")
+    return True
+
+
+def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult:
+    """Log leaderboards and bad runs to a triage run, and make the UI show them."""
+    runs, frame, across = list(result.runs.values()), result.leaderboard, result.across
+    files = {
+        "leaderboard.md": leaderboard_markdown(frame, settings.metric, across),
+        "leaderboard.csv": leaderboard_csv(frame),
+        "leaderboard.html": leaderboard_page(frame, settings.metric, across, run_address),
+        "bad_runs.csv": bad_runs_csv(runs, result.judgements),
+    }
+    with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
+        run.log_params(params_of(settings))
+        counts = Counter(judgement.status for judgement in result.judgements.values())
+        run.log_metrics({f"runs/{status}": float(counts[status]) for status in STATUSES})
+        for name, text in files.items():
+            run.log_text(name, text)
+        for experiment in sorted({each.experiment_id for each in runs}):
+            own = [board for board in boards_of(frame) if (board["experiment_id"] == experiment).any()]
+            note = None  # leaderboards of one benchmark would replace those of all
+            if not settings.benchmark:
+                note = leaderboard_markdown(pd.concat(own) if own else frame[:0], settings.metric)
+            furnish_experiment(client, experiment, note, settings.metric)
+    return replace(result, run_id=run.run_id, ui=ui_address(run.experiment_id, "leaderboard"))
