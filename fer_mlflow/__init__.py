@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.export import export
     from fer_mlflow.workflows.inspect import inspect
     from fer_mlflow.workflows.train import train
+    from fer_mlflow.workflows.triage import triage
 
 __all__ = [
     "SoftLabelDataset",
@@ -32,6 +33,7 @@ __all__ = [
     "inspect",
     "kd_loss",
     "train",
+    "triage",
 ]
 __version__ = "0.1.0"
 
@@ -46,6 +48,7 @@ _HOMES = {
     "compare": "fer_mlflow.workflows.compare",
     "distill": "fer_mlflow.workflows.distill",
     "train": "fer_mlflow.workflows.train",
+    "triage": "fer_mlflow.workflows.triage",
     "evaluate": "fer_mlflow.workflows.evaluate",
     "export": "fer_mlflow.workflows.export",
     "inspect": "fer_mlflow.workflows.inspect",

@@ -94,9 +94,9 @@ def test_a_leaderboard_of_one_run_by_another_metric():
     assert text_of(frame_of(entry(params={"rows": "1"}), metric="nll"), "nll") == [
         "leaderboard of faces:test · 1 rows · abababababab",
         "",
-        "       ensemble     settings     nll  macro_f1  95 %  accuracy     ece  run",
+        "       ensemble     settings     nll  accuracy     ece  macro_f1  95 %  run",
         "  -------------------------------------------------------------------------",
-        "  1    A=0.5,B=0.5  logit     1.5000    0.5000          0.7500  0.0625  01234567",
+        "  1    A=0.5,B=0.5  logit     1.5000    0.7500  0.0625    0.5000        01234567",
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_leaderboard_names_that_teachers_were_trained_on_its_rows():
 
 def test_a_metric_is_a_column_once_and_a_class_that_no_run_has_an_empty_one():
     table = board_table(frame_of(entry(metrics={"f1/Sad": 0.5}), metric="f1/Sad"), "f1/Sad", ("Sad", "Bored", "Sad"))
-    assert table.header[2:] == ["ensemble", "settings", "f1/Sad", "macro_f1", "95 %", "accuracy", "ece", "nll",
+    assert table.header[2:] == ["ensemble", "settings", "f1/Sad", "accuracy", "ece", "macro_f1", "95 %", "nll",
                                 "f1/Bored", "run"]  # fmt: skip
 
 
