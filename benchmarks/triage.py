@@ -102,9 +102,9 @@ def main() -> None:
 
 def measure(planted: set[str], runs: int) -> None:
     """Time the plain query, reading and judging, and the first tags, and check what was found."""
-    import fer_mlflow.commands.triaging  # noqa: F401  (imports are not what is measured)
     import mlflow
 
+    import fer_mlflow.workflows.triage  # noqa: F401  (imports are not what is measured)
     from fer_mlflow.cli import main as command_line
 
     def triage(*arguments: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.manifest import build_manifest, check_manifest, merge_manifests, split_manifest
     from fer_mlflow.workflows.manifest_track import track_manifest
     from fer_mlflow.workflows.train import train
+    from fer_mlflow.workflows.triage import triage
 
 __all__ = [
     "SoftLabelDataset",
@@ -39,6 +40,7 @@ __all__ = [
     "split_manifest",
     "track_manifest",
     "train",
+    "triage",
 ]
 __version__ = "0.1.0"
 
@@ -53,6 +55,7 @@ _HOMES = {
     "compare": "fer_mlflow.workflows.compare",
     "distill": "fer_mlflow.workflows.distill",
     "train": "fer_mlflow.workflows.train",
+    "triage": "fer_mlflow.workflows.triage",
     "evaluate": "fer_mlflow.workflows.evaluate",
     "export": "fer_mlflow.workflows.export",
     "inspect": "fer_mlflow.workflows.inspect",

@@ -170,7 +170,7 @@ def rank_across(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide.loc[order.sort_values(["tried", "mean_rank", "name"]).index]
 
 
-def read_leaderboard(client: MlflowClient, selection_sha256: str, metric: str = "macro_f1") -> pd.DataFrame:
+def read_leaderboard(client: MlflowClient, selection_sha256: str, metric: str = DEFAULT) -> pd.DataFrame:
     """Return the leaderboard of exactly these rows; of runs with one configuration only the newest.
 
     Runs that triage called bad, and runs without the metric, are left out.

@@ -111,7 +111,9 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else ()
     changed = {run.run_id: tags for run in runs if (tags := changes(run, wanted[run.run_id]))}
     _write(client, changed, settings, progress)
-    shown = whole[[_is_of(*pair, settings.benchmark) for pair in zip(whole[BOARD], whole["benchmark"], strict=True)]]
+    shown = whole.loc[
+        [_is_of(*pair, settings.benchmark) for pair in zip(whole[BOARD], whole["benchmark"], strict=True)]
+    ]
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
     if settings.deep != "false":
         for run_id in shown["run_id"]:

@@ -178,7 +178,7 @@ def test_planted_faults_are_found_and_no_good_run_is_called_bad(place, tmp_path)
     assert float(lines[1]["macro_f1"]) == client.get_run(better).data.metrics["macro_f1"]
     is_server = place.uri.startswith("http")
     assert (f'href="{place.uri}/#/experiments/0/runs/{good}"' in text["leaderboard.html"]) == is_server
-    assert f"`{better[:8]}`" in text["leaderboard.md"]
+    assert f"| {better[:8]} |" in text["leaderboard.md"]
     assert not [tag for tag in client.get_run(foreign).data.tags if tag.startswith("triage.")]
 
     # A second triage finds the same and writes nothing; nor does one that remembers nothing, nor one without bundles.
@@ -556,7 +556,7 @@ def test_a_deleted_run_leaves_the_boards_and_a_restored_one_comes_back(place, tm
     client.delete_experiment(experiment)
     assert "0 bad" in place.run("triage").stdout
     client.delete_experiment("0")
-    assert "no run of ours" in error_line(place.run("triage", status=2))
+    assert "no run of this package" in error_line(place.run("triage", status=2))
     client.restore_experiment(experiment)
     line = error_line(place.run("triage", status=1))  # MLflow has nowhere to put the triage run
     assert "experiment" in line
@@ -599,7 +599,7 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
     view = json.loads(json.loads(tags["mlflow.sharedViewState.leaderboard"])["state"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`accuracy`", False)
     assert tags["mlflow.experiment.primaryMetric.name"] == "accuracy"
-    assert f"`{run_id[:8]}`" in tags["mlflow.note.content"]
+    assert f"| {run_id[:8]} |" in tags["mlflow.note.content"]
     (run,) = place.runs("triage")
     assert run.info.run_name == "triage · 1 runs"
     assert run.data.params == run.data.params | {"metric": "accuracy", "stale_after": "1h", "deep": "auto"}
