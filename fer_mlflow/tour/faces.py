@@ -30,8 +30,8 @@ WAYS = {
     "Surprise": (Expression(inner_brow=0.85, outer_brow=0.9, lid_raise=0.7, jaw=0.65),),
     "Neutral": (Expression(), Expression(), Expression(jaw=0.2)),  # the last is caught while speaking
 }
-MIXED = 0.3  # share of faces that lean towards another expression
-SPREAD = 0.11  # standard deviation of every movement, of a face and of its owner's face at rest
+MIXED = 0.2  # share of faces that lean towards another expression
+SPREAD = 0.08  # standard deviation of every movement, of a face and of its owner's face at rest
 SKINS: tuple[Colour, ...] = ((196, 214, 241), (140, 175, 220), (88, 126, 182), (46, 66, 104))  # mixed in pairs
 HAIRS: tuple[Colour, ...] = ((30, 26, 28), (44, 72, 112), (120, 176, 214), (178, 180, 182))
 IRISES: tuple[Colour, ...] = ((28, 48, 78), (44, 82, 116), (92, 128, 96), (158, 128, 84))
@@ -113,7 +113,7 @@ def _draw_expression(rng: np.random.Generator, label: str, who: Identity) -> Exp
     """Draw what a person's face does when it shows `label`."""
     own, other = (np.array(astuple(WAYS[n][rng.integers(len(WAYS[n]))])) for n in (label, rng.choice(FER7.names)))
     lean = rng.uniform(0.15, 0.5) if rng.random() < MIXED else 0.0
-    moves = (1 - lean) * own * (0.25 + 0.75 * rng.beta(2, 1.8)) + lean * other
+    moves = (1 - lean) * own * (0.38 + 0.72 * rng.beta(2.6, 1.5)) + lean * other
     return Expression(*np.clip(moves + rng.normal(0, SPREAD, len(moves)) + who.rest, 0, 1).tolist())
 
 
