@@ -302,3 +302,21 @@ def coarse_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fer_mlflow.figures.style.DPI", 50)
         yield
+
+
+@pytest.fixture
+def figure_of(monkeypatch):
+    """Return a function that draws and gives the figure, of which no bytes are made."""
+    kept: list = []
+
+    def keep(figure):
+        kept.append(figure)
+        return b""
+
+    monkeypatch.setattr("fer_mlflow.figures.style.png", keep)
+
+    def draw(kind, *given, **named):
+        kind(*given, **named)
+        return kept[-1]
+
+    return draw

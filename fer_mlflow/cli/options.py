@@ -9,6 +9,8 @@ import click
 from fer_mlflow.errors import FerError
 from fer_mlflow.settings import Field, Settings, fields_of, option_name, renamed
 
+NONE = object()  # what the word for None gives: None itself means that an option is not given
+
 
 class FieldType(click.ParamType):
     """What a settings field takes. An empty text means not given: MLproject passes such texts."""
@@ -18,7 +20,8 @@ class FieldType(click.ParamType):
 
     def convert(self, value, param, ctx):
         try:
-            return self.field.check(value)
+            checked = self.field.check(value)
+            return NONE if checked is None and value else checked
         except (ValueError, FerError) as error:
             return self.fail(str(error).removeprefix(f"{self.field.name}: "), param, ctx)
 
@@ -32,7 +35,7 @@ def settings_command(name: str, settings: type[Settings], **defaults: Any) -> Ca
 
     def decorate(function: Callable[[Any], None]) -> click.Command:
         def run(**values: Any) -> None:
-            given = {name: value for name, value in values.items() if value is not None}
+            given = {name: None if value is NONE else value for name, value in values.items() if value is not None}
             function(settings(**renamed(settings, given)))
 
         return click.Command(

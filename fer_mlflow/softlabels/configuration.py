@@ -188,7 +188,7 @@ class Configuration:
         """
         mine, others = (each.options | {"calibration": str(each.calibration or "none")} for each in (self, other))
         found = [f"{key} {others.get(key, 'none')} for {text}" for key, text in mine.items() if others.get(key) != text]
-        for name in self.preprocessing.keys() & other.preprocessing.keys():
+        for name in sorted(self.preprocessing.keys() & other.preprocessing.keys()):
             a, b = vars(self.preprocessing[name]), vars(other.preprocessing[name])
             differ = [key for key in a if key != "clahe" and None not in (a[key], b[key]) and a[key] != b[key]]
             found += [f"{name}'s {key} {b[key]} for {a[key]}" for key in differ]

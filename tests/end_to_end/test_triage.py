@@ -622,7 +622,7 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
     [
         (["--benchmark", "nothing"], "--benchmark nothing: no run has it; there are faces:test ("),
         (["--benchmark", "faces"], "--benchmark faces: no run has it"),
-        (["--metric", "f7"], "--metric f7: no run has it; they have accuracy, brier, ece, f1/Angry"),
+        (["--metric", "f7"], "--metric f7: no run has it; they have accuracy, balanced_accuracy, brier, ece, f1/Angry"),
         (["--reason", "x"], "--reason explains --bad RUN_ID or --keep RUN_ID"),
         (["--bad", "abcd", "--keep", "abcd"], "--bad and --keep do one thing each"),
         (["--bad", "abcd", "--clear", "true"], "--bad and --clear do one thing each"),

@@ -99,7 +99,7 @@ def test_the_checkpoint_needs_only_its_path(parts, tmp_path):
     trained = run(parts, tmp_path, with_recipe(clahe=Clahe(3.0, 4)))
     write_checkpoint(trained, tmp_path / "a.pt")
     teacher = load_teacher(TeacherSpec("A", tmp_path / "a.pt"), FER7)
-    assert (teacher.img_size, teacher.assumed) == (32, ())
+    assert (teacher.preprocessing.img_size, teacher.assumed) == (32, ())
     assert teacher.description["trained_with_clahe"] == {"clip": 3.0, "tile": 4}
     digests = hash_images(parts[0].root, parts[0].paths)
     np.testing.assert_array_equal(teacher.trained_on, np.sort(image_prefixes(digests)))
