@@ -91,7 +91,7 @@ def test_a_student_of_the_best_configuration_stands_beside_its_teachers(workplac
     }
     assert by_kind(workplace, "distill").data.tags["triage.status"] == "good"
     # A student is no teacher of the next one, unless it is named; random teachers are no better than chance.
-    again = ["--even-bad", "true", "--epochs", "1", "--test-split", ""]
+    again = ["--even-bad", "true", "--epochs", "1", "--test-split", "none"]
     result = workplace.run("distill", "--manifest", split_faces, *SMALL, *options, *again)
     assert f"soft labels of run {best.info.run_id}: " in result.stderr
     # Its checkpoint is a teacher's.
@@ -200,7 +200,7 @@ def test_a_manifest_that_was_edited_after_the_export_is_refused(workplace, split
 def test_rows_without_soft_labels_are_trained_on_their_labels_alone(workplace, split_faces, tmp_path):
     part = read_benchmark(split_faces, FER7, split="train")
     bundle = write_soft_labels(tmp_path / "first", read_benchmark(split_faces, FER7, split="train", limit=30))
-    own = ["--softlabels", bundle.folder, "--test-split", ""]
+    own = ["--softlabels", bundle.folder, "--test-split", "none"]
     result = workplace.run("distill", "--manifest", split_faces, *SMALL, *own, status=2)
     assert f"{len(part) - 30} of {len(part)} rows have no soft labels" in error_line(result)
     assert "--missing ce" in result.stderr
@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_best_checkp
     assert torch.load(kept, weights_only=True)["distilled"]["loss"] == "kd"
     # In a grid, only the students that it befalls fail.
     result = workplace.run(
-        "distill", "--manifest", split_faces, *SMALL, *own, "--grid", "loss=kd", "--test-split", "", status=1
+        "distill", "--manifest", split_faces, *SMALL, *own, "--grid", "loss=kd", "--test-split", "none", status=1
     )
     assert "no student of soft labels could be trained" in result.stderr
 

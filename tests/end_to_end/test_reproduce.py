@@ -170,7 +170,7 @@ def test_bad_input_is_one_line_and_leaves_no_run(place, stored, options, said):
 
 def test_a_number_of_rows_that_no_part_has_is_refused(place, stored):
     line = error_line(place.run("reproduce", "--benchmark", "faces:val", "--accuracy", "0.5", "--rows", "7", status=2))
-    assert line == "no part of the benchmarks is of 7 labelled rows; parts have 200, 400, 600 rows"
+    assert line == "no subset of the benchmarks is of 7 labelled rows; subsets have 200, 400, 600 rows"
 
 
 def test_a_share_above_one_is_no_share(place, stored):

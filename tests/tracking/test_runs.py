@@ -12,6 +12,7 @@ import pytest
 
 from fer_mlflow.errors import Interrupted
 from fer_mlflow.tracking import runs
+from fer_mlflow.tracking.context import command_line
 from fer_mlflow.tracking.runs import open_run
 
 
@@ -19,6 +20,8 @@ from fer_mlflow.tracking.runs import open_run
 def in_workplace(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", workplace.uri)
     monkeypatch.chdir(workplace.folder)
+    with command_line():
+        yield
 
 
 def only_run(workplace):
@@ -153,8 +156,10 @@ def test_the_run_of_mlflow_run_is_joined_and_its_experiment_kept(workplace, tmp_
     opened = client.create_run("0", run_name="opened by mlflow run")
     client.log_param(opened.info.run_id, "name", "''")
     code = (
+        "from fer_mlflow.tracking.context import command_line\n"
         "from fer_mlflow.tracking.runs import open_run\n"
-        "with open_run('export', 'ours', 'another experiment') as run: run.log_params({'name': '', 'space': 'prob'})"
+        "with command_line(), open_run('export', 'ours', 'another experiment') as run:\n"
+        "    run.log_params({'name': '', 'space': 'prob'})"
     )
     env = workplace.env | {"MLFLOW_RUN_ID": opened.info.run_id}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=workplace.folder)
