@@ -11,7 +11,7 @@ BENCHMARKS := export manifest scoring student sweep triage
 PINS   := $(VENV)/pins.txt
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test fast integration lint types format bench clean
+.PHONY: demo test fast integration lint types format reference bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)                 ## from nothing to a leaderboard, through `mlflow run`
@@ -37,6 +37,9 @@ types: $(READY)                ## types of the package
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(READY)             ## docs/options.md, from the code
+	$(BIN)/python -m fer_mlflow.cli.reference > docs/options.md
 
 bench: $(READY)                ## the numbers in the README, each held to its limit
 	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status

@@ -13,6 +13,7 @@ import yaml
 
 from fer_mlflow.cli import COMMANDS, main
 from fer_mlflow.cli.options import FieldType
+from fer_mlflow.cli.reference import reference
 
 PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -163,3 +164,7 @@ def test_the_docs_have_every_command_and_option(name):
 
 def test_mlflow_keeps_no_file_store_here():
     assert not list((PROJECT / "mlruns").glob("[0-9]*/meta.yaml"))
+
+
+def test_the_page_of_options_is_the_one_that_the_code_makes():
+    assert (PROJECT / "docs/options.md").read_text() == reference(), "run `make reference`"
