@@ -73,7 +73,7 @@ def test_a_server_gives_the_same_bundle(workplace, server, many_faces, toy_teach
     result = workplace.run_installed(*command(many_faces, toy_teachers, "--out", "out"))
     (run,) = workplace.runs("export")
     assert f"  bundle   runs:/{run.info.run_id}/softlabels" in result.stdout
-    assert f"  look     {server.uri}/#/experiments/0/runs/{run.info.run_id}" in result.stdout
+    assert f"  ui       {server.uri}/#/experiments/0/runs/{run.info.run_id}" in result.stdout
     assert workplace.bundle(run).sha256 == run.data.tags["fer.bundle_sha256"]
     assert content(workplace.folder / "out") == undisturbed
     again = workplace.run_installed(*command(many_faces, toy_teachers))
