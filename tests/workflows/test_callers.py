@@ -18,6 +18,8 @@ def called(workplace, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "FER_MLFLOW_CACHE"):
         monkeypatch.setenv(name, workplace.env[name])
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")  # `set_experiment` sets it; monkeypatch takes it back
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(workplace.uri)
     yield workplace
