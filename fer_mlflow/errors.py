@@ -28,7 +28,7 @@ class BundleError(FerError):
 
 
 class RunError(FerError):
-    """A run that is unknown, was deleted, or lacks what is asked of it."""
+    """A run that is unknown, was deleted, or lacks what is needed of it."""
 
 
 class JobError(FerError):
@@ -42,7 +42,7 @@ class TrackingError(JobError):
 
 
 class Interrupted(BaseException):
-    """A signal asked the command to stop. Exit status 128 + its number, as shells have it."""
+    """A signal stopped the command. Exit status 128 + its number, as shells have it."""
 
     def __init__(self, signum: int, name: str):
         super().__init__(f"stopped by {name}")

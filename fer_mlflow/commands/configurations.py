@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.commands.progress import watched
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
+from fer_mlflow.progress import show_progress
 from fer_mlflow.search.choice import Choice, Variants, count_weightings, finest_step, simplex_grid, steps_in
 from fer_mlflow.search.plateau import best_of
 from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
@@ -129,7 +129,7 @@ def count_kept(
     """
     parts: dict[int, CountTables] = {}
     folders = []
-    with watched(f"scoring on {benchmark}", len(configurations)) as count:
+    with show_progress(f"scoring on {benchmark}", len(configurations)) as count:
         for name, pool in pools.items():
             for space in sorted(set(configurations.spaces)):
                 chosen = np.flatnonzero((configurations.pools == name) & (configurations.spaces == space))

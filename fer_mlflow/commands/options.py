@@ -1,11 +1,11 @@
 """Options as MLproject has them too: every one takes a value, and an empty one means it was not given."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
-from fer_mlflow.settings.groups import FusionSettings, SourceSettings
+from fer_mlflow.settings.groups import FusionSettings
 
 _TYPED = "fer_mlflow.typed_options"
 
@@ -145,43 +145,6 @@ class Share(click.ParamType):
         return number
 
 
-class Duration(click.ParamType):
-    """A time with its unit (90s, 30m, 1h, 2d); gives seconds."""
-
-    name = "duration"
-    _UNITS: ClassVar = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, float):
-            return value
-        number, unit = value[:-1], value[-1:]
-        if unit not in self._UNITS or not number.replace(".", "", 1).isdecimal():
-            return self.fail(f"{value!r} is not a time such as 90s, 30m, 1h or 2d", param, ctx)
-        return float(number) * self._UNITS[unit]
-
-
-class RisingNumbers(click.ParamType):
-    """Rising finite numbers above 0, comma-separated; exactly `count` of them where that is given."""
-
-    name = "numbers"
-
-    def __init__(self, count: int | None = None):
-        self.count = count
-
-    def convert(self, value, param, ctx):
-        if not isinstance(value, str):
-            return value
-        try:
-            numbers = [float(part) for part in value.split(",")]
-        except ValueError:
-            numbers = []
-        rising = all(a < b for a, b in zip([0.0, *numbers], [*numbers, float("inf")], strict=True))
-        if not numbers or not rising or (self.count and len(numbers) != self.count):
-            how_many = f"{self.count} " if self.count else ""
-            return self.fail(f"{value!r} is not {how_many}rising numbers above 0, comma-separated", param, ctx)
-        return numbers
-
-
 class Spaces(click.ParamType):
     """Fusion spaces, comma-separated; gives a tuple in their usual order."""
 
@@ -210,12 +173,6 @@ def fusion_settings(options: Mapping[str, Any]) -> FusionSettings:
     """Return the settings of an ensemble that options name."""
     known = {name: options.get(name) for name in FusionSettings.__dataclass_fields__}
     return FusionSettings(**{name: value for name, value in known.items() if value is not None})
-
-
-def source_settings(options: Mapping[str, Any], typed: Mapping[str, str]) -> SourceSettings:
-    """Return the source of soft labels that options name; what was not typed is left out."""
-    known = {n: options.get(n) for n in SourceSettings.__dataclass_fields__ if typed.get(n)}
-    return SourceSettings(**{name: value for name, value in known.items() if value is not None})
 
 
 def option(name: str, default: str | None, kind: Any, text: str) -> Callable:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from fer_mlflow.commands.configurations import Configurations, count_kept, read_weightings
 from fer_mlflow.commands.options import split_names
-from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.reproduction_report import describe_reproduction
 from fer_mlflow.commands.teacher_sets import (
     TeacherSet,
@@ -23,6 +22,7 @@ from fer_mlflow.commands.teacher_sets import (
 )
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder
+from fer_mlflow.progress import show_progress
 from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.search.choice import Variants, equal_weights
 from fer_mlflow.search.reproduction import BenchmarkCounts, Reproduction, Target, find_subsets, search_candidates
@@ -112,7 +112,7 @@ def _search(
 
         def on_sought(total: int) -> None:
             nonlocal count
-            count = count or stack.enter_context(watched("seeking temperatures", total))
+            count = count or stack.enter_context(show_progress("seeking temperatures", total))
             count(1)
 
         return search_candidates(target, searched, classes, usual, related, on_sought)

@@ -15,7 +15,6 @@ from fer_mlflow.commands.configurations import (
     read_weightings,
 )
 from fer_mlflow.commands.options import split_names
-from fer_mlflow.commands.progress import watched
 from fer_mlflow.commands.sweep_logging import log_sweep
 from fer_mlflow.commands.sweep_report import print_sweep
 from fer_mlflow.commands.sweep_result import Sweep
@@ -31,6 +30,7 @@ from fer_mlflow.commands.teacher_sets import (
 )
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder
+from fer_mlflow.progress import show_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names
 from fer_mlflow.search.assessment import assess_crossfitted, assess_on
 from fer_mlflow.search.choice import Choice, Variants, choose_greedily, choose_likeliest
@@ -122,7 +122,7 @@ def _search(benchmarks: Mapping[str, dict[str, TeacherSet]], weightings: np.ndar
     best, plateau = find_plateau(metric, classes, counts, labels, lambda m: configurations.row_scores(pools, m))
 
     rng = np.random.default_rng(options["seed"])
-    with watched("choosing weights", parts + 1) as count:
+    with show_progress("choosing weights", parts + 1) as count:
 
         def choose(held: int | None, others: Variants) -> Choice:
             if options["optimize"]:

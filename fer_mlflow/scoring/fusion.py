@@ -1,6 +1,6 @@
 """From K teachers' logits to one ensemble's: a weighted mean of logits, or of probabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import log_softmax
@@ -9,7 +9,6 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
 from fer_mlflow.settings.weights import check_weights
 
-SPACES = ("logit", "prob")
 DTYPES = ("float32", "float16")
 
 
@@ -59,9 +58,8 @@ def transform_logits(logits: np.ndarray, space: str, axis: int) -> np.ndarray:
     ContractError
         unknown space
     """
-    if space not in SPACES:
-        raise ContractError(f"space {space!r} is not one of {', '.join(SPACES)}")
-    return logits if space == "logit" else log_softmax(logits, axis=axis)
+    transform, _ = _functions_of(space)
+    return transform(logits, axis)
 
 
 def prepare_layers(transformed: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -70,11 +68,41 @@ def prepare_layers(transformed: np.ndarray, space: str) -> tuple[np.ndarray, np.
     Without an offset the mean itself is the fused logits. In probability space
     log sum_k w_k p_k = offset + log sum_k w_k exp(log p_k - offset), where the offset is the greatest log p_k, so that
     no weight above 0 meets an underflow.
+
+    Raises
+    ------
+    ContractError
+        unknown space
     """
-    if space == "logit":
-        return transformed, None
-    offset = transformed.max(axis=0)
-    return np.exp(transformed - offset), offset
+    _, prepare = _functions_of(space)
+    return prepare(transformed)
+
+
+def _functions_of(space: str) -> tuple[Callable, Callable]:
+    if space not in _FUNCTIONS:
+        raise ContractError(f"space {space!r} is not one of {', '.join(SPACES)}")
+    return _FUNCTIONS[space]
+
+
+def _keep(logits: np.ndarray, axis: int) -> np.ndarray:
+    return logits
+
+
+def _without_offset(logits: np.ndarray) -> tuple[np.ndarray, None]:
+    return logits, None
+
+
+def _shifted_probs(log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    offset = log_probs.max(axis=0)
+    return np.exp(log_probs - offset), offset
+
+
+# Space -> what turns logits into what is prepared, and what prepares it. A new space is a row here.
+_FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
+    "logit": (_keep, _without_offset),
+    "prob": (log_softmax, _shifted_probs),
+}
+SPACES = tuple(_FUNCTIONS)
 
 
 def combine_layers(

@@ -76,7 +76,7 @@ def _unbeaten(rows: np.ndarray) -> np.ndarray:
 
 
 def _beaten(rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return which rows some kept row is nowhere above; the first kept rows beat most, so they are asked first."""
+    """Return which rows some kept row is nowhere above; the first kept rows beat most, so they are tried first."""
     beaten = np.zeros(len(rows), bool)
     for start in range(0, len(kept), 8 * _BLOCK):
         left = np.flatnonzero(~beaten)

@@ -1,11 +1,11 @@
-"""Settings of the workflows that judge, bring and verify stored soft labels: triage, fetch, verify."""
+"""Settings of `triage`: which runs are judged, tagged and ranked."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
-from fer_mlflow.settings.groups import MANIFEST, TEACHERS, Classes, Limit, Root, RunSettings, Split
+from fer_mlflow.settings.fields import Option, split_names
+from fer_mlflow.settings.groups import RunSettings
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
@@ -77,77 +77,3 @@ class TriageSettings(RunSettings):
             raise ContractError(f"--{alone[0]} and --{alone[1]} do one thing each; give one of them")
         if self.reason and not (self.bad or self.keep):
             raise ContractError("--reason explains --bad RUN_ID or --keep RUN_ID; give one of them with it")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalRowsSettings(Settings):
-    """The rows of a local manifest that soft labels are compared with."""
-
-    manifest: Annotated[str | None, MANIFEST] = None
-    root: Root = None
-    split: Split = None
-    limit: Limit = None
-    classes: Classes = None
-
-    def check(self) -> None:
-        """Check that nothing describes the rows of a manifest where none is given."""
-        for name in ("root", "split", "limit", "classes", "reorder", "check_images"):
-            if self.manifest is None and getattr(self, name, None):
-                raise ContractError(f"{option_name(name)} needs a manifest; give --manifest CSV too")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchSettings(LocalRowsSettings):
-    """Settings of `fetch`."""
-
-    run: Annotated[str | None, Option("Fetch the soft labels of this export or teacher run; its first digits do.")] = (
-        None
-    )
-    best: Annotated[str | None, Option("Or of the best run by this metric, such as macro_f1,")] = None
-    benchmark: Annotated[str | None, Option("on the benchmark of this name, or digest; its first digits do;")] = None
-    where: Annotated[str | None, Option("among runs that fulfil this MLflow filter: 'params.space = \"logit\"'.")] = (
-        None
-    )
-    even_bad: Annotated[bool, Option("Take a run that triage called bad, too.")] = False
-    out: Annotated[
-        str | None,
-        Option("Folder to put the bundle into.", default_text="softlabels-<run's first 8 digits>", kind="path"),
-    ] = None
-    reorder: Annotated[bool, Option("Where only the order differs, rewrite the soft labels to the manifest's.")] = False
-    check_images: Annotated[bool, Option("Check that the images are the ones of the export.")] = False
-
-    def check(self) -> None:
-        """Check that one run is named."""
-        if bool(self.run) == bool(self.best):
-            raise ContractError("name one run: --run RUN_ID, or --best METRIC --benchmark NAME")
-        if self.best and not self.benchmark:
-            raise ContractError(f"--best {self.best} needs --benchmark: only runs on the same rows can be ranked")
-        for name in ("benchmark", "where"):
-            if self.run and getattr(self, name):
-                raise ContractError(f"--{name} goes with --best; --run names one run already")
-        super().check()
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifySettings(LocalRowsSettings):
-    """Settings of `verify`."""
-
-    run_or_folder: Annotated[
-        str, Option("An export or teacher run, by its id or its first digits, or a folder.", argument=True)
-    ]
-    recompute: Annotated[int | None, Option("Compute the teachers' logits of so many random rows again.", least=1)] = (
-        None
-    )
-    teachers: Annotated[str | None, TEACHERS] = None
-    seed: Annotated[int, Option("Draws the rows.", least=0)] = 0
-    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.")] = "auto"
-
-    def check(self) -> None:
-        """Check that what recomputation needs is there."""
-        super().check()
-        if self.recompute:
-            missing = [option_name(name) for name in ("manifest", "teachers") if getattr(self, name) is None]
-            if missing:
-                raise ContractError(f"--recompute needs {' and '.join(missing)} too")
-        elif self.teachers:
-            raise ContractError("--teachers goes with --recompute N, the number of rows to compute again")

@@ -1,4 +1,4 @@
-"""Training rows as batches: decoded once, augmented by timm, rare classes drawn as often as asked for."""
+"""Training rows as batches: decoded once, augmented by timm, rare classes drawn as often as the recipe says."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

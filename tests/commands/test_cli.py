@@ -9,9 +9,8 @@ from fer_mlflow.cli import export as export_command
 from fer_mlflow.commands.options import (
     AboveZero,
     Count,
-    Duration,
     OrElse,
-    RisingNumbers,
+    Spaces,
     Text,
     TrueFalse,
     option,
@@ -92,26 +91,6 @@ def parsed(kind, value):
     return kind.convert(value, None, None)
 
 
-@pytest.mark.parametrize("text", ["1", "1,2,3.5", " 0.5 , 2e3"])
-def test_rising_numbers(text):
-    assert parsed(RisingNumbers(), text) == [float(part) for part in text.split(",")]
-
-
-@pytest.mark.parametrize(
-    "text", ["", ",", "1,", "1,,2", "1,1", "2,1", "0,1", "-1,1", "1,nan", "nan", "1,inf", "inf", "1 2"]
-)
-def test_numbers_that_do_not_rise_are_refused(text):
-    with pytest.raises(click.BadParameter, match="is not rising numbers above 0, comma-separated"):
-        parsed(RisingNumbers(), text)
-
-
-def test_as_many_rising_numbers_as_are_wanted():
-    assert parsed(RisingNumbers(2), "0.5,0.8") == [0.5, 0.8]
-    for text in ("0.5", "0.5,0.6,0.7"):
-        with pytest.raises(click.BadParameter, match="is not 2 rising numbers above 0"):
-            parsed(RisingNumbers(2), text)
-
-
 def test_empty_means_what_the_default_means_and_the_rest_is_checked_as_ever():
     assert parsed(OrElse(TrueFalse(), "false"), "") is False
     assert parsed(OrElse(TrueFalse(), "false"), "true") is True
@@ -123,51 +102,6 @@ def test_empty_means_what_the_default_means_and_the_rest_is_checked_as_ever():
     assert parsed(OrElse(click.Choice(["logit", "prob"]), "logit"), "") == "logit"
     with pytest.raises(click.BadParameter, match="'yes' is neither true nor false"):
         parsed(OrElse(TrueFalse(), "false"), "yes")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90s", 90),
-        ("30m", 1800),
-        ("1h", 3600),
-        ("2d", 172_800),
-        ("1.5h", 5400),
-        ("0.5m", 30),
-        (".5h", 1800),
-        ("007s", 7),
-    ],
-)
-def test_a_duration_is_a_number_and_its_unit(text, seconds):
-    assert parsed(Duration(), text) == seconds
-    assert parsed(Duration(), parsed(Duration(), text)) == seconds  # click parses a default twice
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "h",
-        "1",
-        "60",
-        ".h",
-        "-1h",
-        "+1h",
-        "1 h",
-        "h1",
-        "1w",
-        "1H",
-        "1h30m",
-        "1.2.3h",
-        "1e3s",
-        "nans",
-        "infh",
-        "1,5h",
-    ],
-)
-def test_a_time_without_a_unit_or_a_number_is_refused(text):
-    with pytest.raises(click.BadParameter, match=r"is not a time such as 90s, 30m, 1h or 2d"):
-        parsed(Duration(), text)
 
 
 @pytest.mark.parametrize(
@@ -199,11 +133,11 @@ def command_of(*decorators):
 
 
 def test_arguments_and_options_are_kept_as_typed():
-    command = command_of(typed_argument("run_a"), option("temperatures", "1,2", RisingNumbers(), "help"))
+    command = command_of(typed_argument("run_a"), option("space", "logit", Spaces(), "help"))
     result = CliRunner().invoke(command, ["00ab"])
-    assert result.stdout == ("{'run_a': '00ab', 'temperatures': [1.0, 2.0]} {'run_a': '00ab', 'temperatures': '1,2'}\n")
-    result = CliRunner().invoke(command, ["00ab", "--temperatures", "1.0, 4"])
-    assert "'temperatures': '1.0, 4'" in result.stdout
+    assert result.stdout == "{'run_a': '00ab', 'space': ('logit',)} {'run_a': '00ab', 'space': 'logit'}\n"
+    result = CliRunner().invoke(command, ["00ab", "--space", "prob, logit"])
+    assert result.stdout == "{'space': ('logit', 'prob'), 'run_a': '00ab'} {'space': 'prob, logit', 'run_a': '00ab'}\n"
 
 
 @pytest.mark.parametrize("name", ["evaluate", "calibrate", "inspect"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.fusion import SPACES, fuse, stored
+from fer_mlflow.scoring.fusion import SPACES, fuse, prepare_layers, stored
 from fer_mlflow.settings.weights import check_weights, format_weights, parse_weights
 
 WEIGHTS = {"B3": 0.5, "RN18": 0.3, "CNX-T": 0.2}
@@ -236,3 +236,8 @@ def test_storing_changes_no_argument():
     for dtype in ("float32", "float16"):
         stored(logits, dtype)
     np.testing.assert_array_equal(logits, before)
+
+
+def test_no_space_is_taken_for_another():
+    with pytest.raises(ContractError, match=r"space 'mean' is not one of logit, prob"):
+        prepare_layers(np.zeros((2, 3, 7)), "mean")
