@@ -55,6 +55,8 @@ class RunResult:
     ui: str
 
     def __repr__(self) -> str:
-        """Return one line: the numbers, names and run ids, not the arrays and tables."""
-        shown = {name: value for name, value in vars(self).items() if isinstance(value, str | int | float)}
+        """Return one line: the numbers, names and run ids, not the arrays, tables and the way to the UI."""
+        shown = {
+            name: each for name, each in vars(self).items() if name != "ui" and isinstance(each, str | int | float)
+        }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

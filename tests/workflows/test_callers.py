@@ -20,12 +20,9 @@ def called(workplace, monkeypatch):
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")  # `set_experiment` sets it; monkeypatch takes it back
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(workplace.uri)
     yield workplace
     while mlflow.active_run():
         mlflow.end_run()
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
