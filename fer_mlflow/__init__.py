@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.inspect import inspect
     from fer_mlflow.workflows.manifest import build_manifest, check_manifest, merge_manifests, split_manifest
     from fer_mlflow.workflows.manifest_track import track_manifest
+    from fer_mlflow.workflows.reproduce import reproduce
+    from fer_mlflow.workflows.sweep import sweep
     from fer_mlflow.workflows.train import train
     from fer_mlflow.workflows.triage import triage
 
@@ -37,7 +39,9 @@ __all__ = [
     "inspect",
     "kd_loss",
     "merge_manifests",
+    "reproduce",
     "split_manifest",
+    "sweep",
     "track_manifest",
     "train",
     "triage",
@@ -54,6 +58,8 @@ _HOMES = {
     "calibrate": "fer_mlflow.workflows.calibrate",
     "compare": "fer_mlflow.workflows.compare",
     "distill": "fer_mlflow.workflows.distill",
+    "reproduce": "fer_mlflow.workflows.reproduce",
+    "sweep": "fer_mlflow.workflows.sweep",
     "train": "fer_mlflow.workflows.train",
     "triage": "fer_mlflow.workflows.triage",
     "evaluate": "fer_mlflow.workflows.evaluate",

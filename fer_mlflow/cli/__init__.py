@@ -1,4 +1,4 @@
-"""The command line: sub-commands loaded when they are asked for, errors as one line."""
+"""The command line: sub-commands loaded when they are named, errors as one line."""
 
 import importlib
 import logging
@@ -12,15 +12,12 @@ import fer_mlflow
 from fer_mlflow.errors import FerError, Interrupted
 from fer_mlflow.tracking.context import command_line
 
-# Modules of fer_mlflow.commands, and entry points of MLproject.
+# Modules of this package, and entry points of MLproject.
 COMMANDS = (
     *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
     *("sweep", "reproduce"),
     *("triage", "fetch", "verify", "train", "distill", "demo"),
 )
-
-
-_CONVERTED = ("manifest", "export", "evaluate", "calibrate", "inspect", "compare", "triage", "train", "distill")
 
 
 class _ToStderr(logging.Handler):
@@ -50,7 +47,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx, name):
         if name not in COMMANDS:
             return None
-        home = "cli" if name in _CONVERTED else "commands"
+        home = "commands" if name in ("fetch", "verify") else "cli"
         return importlib.import_module(f"fer_mlflow.{home}.{name}").command
 
     def invoke(self, ctx):

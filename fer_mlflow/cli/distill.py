@@ -20,11 +20,16 @@ def command(settings: DistillSettings) -> None:
     from fer_mlflow.workflows.distill import DistillGridResult, distill
 
     result = distill.of(settings, progress=show_progress)
+    click.echo("\n".join(lines(result)))
     if isinstance(result, DistillGridResult):
-        click.echo("\n".join(_grid_lines(result)))
         result.grid.raise_failures()
-    else:
-        click.echo("\n".join(_student_lines(result)))
+
+
+def lines(result) -> Iterator[str]:
+    """Yield what was trained, its scores, and where everything is."""
+    from fer_mlflow.workflows.distill import DistillGridResult
+
+    return _grid_lines(result) if isinstance(result, DistillGridResult) else _student_lines(result)
 
 
 def _student_lines(result) -> Iterator[str]:

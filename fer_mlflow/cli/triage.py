@@ -19,11 +19,10 @@ def command(settings: TriageSettings) -> None:
     """
     from fer_mlflow.workflows.triage import triage
 
-    result = triage.of(settings, progress=show_progress)
-    click.echo("\n".join(lines(result, settings.metric, settings.classes)))
+    click.echo("\n".join(lines(triage.of(settings, progress=show_progress))))
 
 
-def lines(result, metric: str, classes: tuple[str, ...] = ()) -> Iterator[str]:
+def lines(result) -> Iterator[str]:
     """Yield what was changed, the leaderboards, and how many runs have each status."""
     if result.action == "clear":
         done = "would remove" if result.dry_run else "removed"
@@ -41,11 +40,11 @@ def lines(result, metric: str, classes: tuple[str, ...] = ()) -> Iterator[str]:
         for run_id, tags in result.changes.items():
             texts = (f"{name.removeprefix('triage.')} {text or 'removed'}" for name, text in tags.items())
             yield one_line(f"would tag {run_id[:8]} {result.runs[run_id].name}: {', '.join(texts)}")
-    yield from leaderboard_lines(result, metric, classes)
+    yield from leaderboard_lines(result)
     yield from _summary(result)
 
 
-def leaderboard_lines(result, metric: str, classes: tuple[str, ...]) -> Iterator[str]:
+def leaderboard_lines(result) -> Iterator[str]:
     """Yield the leaderboards, and the table across benchmarks where there is one."""
     from fer_mlflow.workflows.leaderboards import (
         LEGEND,
@@ -58,14 +57,14 @@ def leaderboard_lines(result, metric: str, classes: tuple[str, ...]) -> Iterator
 
     for board in boards_of(result.leaderboard):
         yield f"leaderboard of {board['benchmark'].iloc[0]} · {board_title(board)}\n"
-        yield from text_lines(board_table(board, metric, classes), rule=True)
+        yield from text_lines(board_table(board, result.metric, result.classes), rule=True)
         if more := board["runs"].iloc[0] - len(board):
             yield f"  … and {more:,} more"
         if board["level"].any():
             yield f"  {LEGEND}"
         yield ""
     if result.across is not None and len(result.across):
-        yield f"configurations across {result.across['rank'].shape[1]} benchmarks, {metric} (rank)\n"
+        yield f"configurations across {result.across['rank'].shape[1]} benchmarks, {result.metric} (rank)\n"
         yield from text_lines(across_table(result.across), rule=True)
         yield f"  {recommendation(result.across)}"
         if result.in_sample:

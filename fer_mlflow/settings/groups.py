@@ -4,7 +4,7 @@ Base classes give their fields from right to left.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
@@ -99,6 +99,12 @@ class FusionSettings(RunSettings, ComputeSettings, EnsembleSettings, BenchmarkSe
     """Everything that an ensemble's soft labels are made from."""
 
 
+def fusion_settings(settings: Settings, **own: Any) -> FusionSettings:
+    """Return an ensemble's settings: the given values, then those of other settings; None stands for the default."""
+    values = {name: getattr(settings, name, None) for name in FusionSettings.__dataclass_fields__} | own
+    return FusionSettings(**{name: value for name, value in values.items() if value is not None})
+
+
 @dataclass(frozen=True, kw_only=True)
 class _SourceFields(Settings):
     """The fields of `SourceSettings` that name the source."""
@@ -152,10 +158,7 @@ class SourceSettings(RunSettings, ComputeSettings, _SourceFields):
 
     def fusion(self) -> FusionSettings | None:
         """Return the settings of the ensemble; None where a run or a folder is named."""
-        if self.weights is None:
-            return None
-        own = {name: getattr(self, name) for name in FusionSettings.__dataclass_fields__}
-        return FusionSettings(**{name: value for name, value in own.items() if value is not None})
+        return None if self.weights is None else fusion_settings(self)
 
 
 # What says which rows are predicted, and how logits are computed and fused.

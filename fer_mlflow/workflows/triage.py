@@ -62,6 +62,8 @@ class TriageResult(RunResult):
     leaderboard : the runs shown, by benchmark, best first, with intervals and paired tests; see `build_leaderboard`
     across : configurations × benchmarks, see `rank_across`; None where it was not requested
     in_sample : benchmarks left out of `across`, since teachers were trained on their rows
+    metric : ranks the leaderboard
+    classes : those whose F1 the leaderboard shows
     """
 
     action: Literal["judge", "clear", "bad", "keep"]
@@ -73,6 +75,8 @@ class TriageResult(RunResult):
     leaderboard: pd.DataFrame = field(default_factory=pd.DataFrame)
     across: pd.DataFrame | None = None
     in_sample: tuple[str, ...] = ()
+    metric: str = ""
+    classes: tuple[str, ...] = ()
 
 
 @workflow(TriageSettings)
@@ -130,6 +134,8 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         ended=ended,
         leaderboard=add_significance(shown, settings.metric, evidence),
         across=rank_across(whole, settings.metric) if settings.across else None,
+        metric=settings.metric,
+        classes=settings.classes,
         in_sample=tuple(whole.loc[whole["in_sample"].astype(bool), "benchmark"].unique()),
     )
     return result if settings.dry_run else _log(client, settings, result)

@@ -46,7 +46,7 @@ SOURCES = [("web", "lab", "film")[row % 3] for row in range(ROWS)]
 
 
 def numbers_of(stored, benchmark, clahe, weights, space, temperature, sources) -> dict[str, float]:
-    """Return what evaluating this setting would say, by other means than the package's."""
+    """Return the metrics of this setting, computed by other means than the package's."""
     teachers, labels = stored[benchmark, clahe]
     rows = np.isin(SOURCES, sources)
     logits = fuse(teachers, weights, space).astype(np.float32)[rows].astype(np.float64) / temperature
@@ -54,8 +54,8 @@ def numbers_of(stored, benchmark, clahe, weights, space, temperature, sources) -
 
 
 def reproduce(place, *options) -> tuple[pd.DataFrame, str]:
-    said = place.run("reproduce", *options).stdout
-    return pd.read_parquet(artifact(place.runs("reproduce")[0], "tables/matches.parquet")), said
+    printed = place.run("reproduce", *options).stdout
+    return pd.read_parquet(artifact(place.runs("reproduce")[0], "tables/matches.parquet")), printed
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_planted_setting_is_the_nearest_from_its_rounded_numbers(
 ):
     numbers = numbers_of(stored, benchmark, False, weights, space, temperature, sources)
     rounded = {name: round(numbers[name], 4) for name in ("accuracy", "macro_f1", "nll", "ece", "f1/Disgust")}
-    table, said = reproduce(
+    table, printed = reproduce(
         place,
         *("--benchmark", "faces:val,faces:test", "--clahe", "false", "--step", "0.2"),
         *("--accuracy", rounded["accuracy"], "--macro-f1", rounded["macro_f1"], "--nll", rounded["nll"]),
@@ -87,28 +87,28 @@ def test_a_planted_setting_is_the_nearest_from_its_rounded_numbers(
     for name, value in numbers.items():
         if name in first:
             assert first[name] == pytest.approx(value, abs=2e-4)
-    part = "all rows" if len(sources) == 3 else "source " + " + ".join(sorted(sources))
-    assert first["part"] == part
-    assert f"{part} ({first['rows']:,})" in said
+    subset = "all rows" if len(sources) == 3 else "source " + " + ".join(sorted(sources))
+    assert first["subset"] == subset
+    assert f"{subset} ({first['rows']:,})" in printed
 
 
 def test_clahe_is_searched_and_named(place, stored):
     weights = {"A": 0.4, "B": 0.4, "C": 0.2}
     numbers = numbers_of(stored, "faces:test", True, weights, "logit", 1.0, ["web", "lab", "film"])
-    table, said = reproduce(
+    table, printed = reproduce(
         place,
         *("--benchmark", "faces:test", "--step", "0.2", "--temperature", "1", "--rows", str(ROWS)),
         *("--accuracy", f"{numbers['accuracy']:.4f}", "--nll", f"{numbers['nll']:.4f}", "--tolerance", "0.0005"),
     )
     first = table.iloc[0]
-    assert first["asked"] == "clahe"
+    assert first["preprocessing"] == "clahe"
     assert {name: first[f"w/{name}"] for name in "ABC"} == pytest.approx(weights)
-    assert "clip 2, 8 tiles" in said
+    assert "clip 2, 8 tiles" in printed
 
 
-def test_what_the_target_leaves_open_is_said(place, stored):
+def test_what_the_target_leaves_open_is_reported(place, stored):
     numbers = numbers_of(stored, "faces:test", False, dict.fromkeys("ABC", 1 / 3), "logit", 1.0, ["web", "lab", "film"])
-    table, said = reproduce(
+    table, printed = reproduce(
         place,
         "--benchmark",
         "faces:test",
@@ -123,28 +123,28 @@ def test_what_the_target_leaves_open_is_said(place, stored):
     assert table["is_match"].all()
     assert table["distance"].is_monotonic_increasing
     assert (np.abs(table["accuracy"] - round(numbers["accuracy"], 3)) <= 0.005 + 1e-9).all()
-    assert "the nearest 3; the table has all" in said
-    assert "temperature: accuracy and F1 do not depend on it" in said
+    assert "the nearest 3; the table has all" in printed
+    assert "temperature: accuracy and F1 do not depend on it" in printed
     spaces = table["space"].value_counts()
-    assert f"space: logit ({spaces['logit']}), prob ({spaces['prob']})" in said
+    assert f"space: logit ({spaces['logit']}), prob ({spaces['prob']})" in printed
 
 
-def test_without_a_match_the_nearest_and_the_best_single_change_are_said(place, stored):
+def test_without_a_match_the_nearest_and_the_best_single_change_are_reported(place, stored):
     teachers, labels = stored["faces:test", False]
     web = np.isin(SOURCES, ["web"])
     fused = fuse(teachers, dict.fromkeys("ABC", 1 / 3), "logit").astype(np.float32)[web]
     accuracy = float((fused.argmax(axis=1) == labels[web]).mean())
-    table, said = reproduce(
+    table, printed = reproduce(
         place,
         *("--benchmark", "faces:test", "--clahe", "false", "--accuracy", f"{accuracy:.6f}", "--macro-f1", "0.01"),
         *("--weights-list", weights_file(place)),
     )
     assert not table["is_match"].any()
     assert len(table) == 1
-    assert "out of reach, whatever the configuration" in said
-    assert "macro_f1 0.01: all settings are from" in said
-    assert "one change at a time" in said
-    assert "moved closest" in said or "no single change moved closer" in said
+    assert "out of reach, whatever the configuration" in printed
+    assert "macro_f1 0.01: all candidates are from" in printed
+    assert "one change at a time" in printed
+    assert "moved closest" in printed or "no single change moved closer" in printed
 
 
 def weights_file(place):
@@ -154,7 +154,7 @@ def weights_file(place):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "no number to look for: give --accuracy"),
         (["--f1", "Disgust"], '--f1: "Disgust" is not CLASS=number'),
@@ -162,13 +162,13 @@ def weights_file(place):
         (["--f1", "Happy=1.5"], '--f1: "Happy=1.5" is not CLASS=number with a share of 1'),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_run(place, stored, options, said):
+def test_bad_input_is_one_line_and_leaves_no_run(place, stored, options, message):
     before = count_runs(place)
-    assert said in error_line(place.run("reproduce", "--benchmark", "faces:test", *options, status=2))
+    assert message in error_line(place.run("reproduce", "--benchmark", "faces:test", *options, status=2))
     assert count_runs(place) == before
 
 
-def test_a_number_of_rows_that_no_part_has_is_refused(place, stored):
+def test_a_number_of_rows_that_no_subset_has_is_refused(place, stored):
     line = error_line(place.run("reproduce", "--benchmark", "faces:val", "--accuracy", "0.5", "--rows", "7", status=2))
     assert line == "no subset of the benchmarks is of 7 labelled rows; subsets have 200, 400, 600 rows"
 

@@ -85,7 +85,7 @@ def test_evaluate_of_an_exported_winner_gives_the_same_numbers(place, stored, to
     place.run("sweep", *ensemble, "--step", "0.25", "--log-top", "1", "--export-top", "1", "--clahe", "both")
     run = place.runs("sweep")[0]
     table = configurations_of(run)
-    assert sorted(set(table["asked"])) == ["", "clahe"]
+    assert sorted(set(table["preprocessing"])) == ["", "clahe"]
     assert len(table) == 2 * 2 * 15
     children = [each for each in place.runs() if each.data.tags.get("mlflow.parentRunId") == run.info.run_id]
     assert sorted(each.data.tags["fer.kind"] for each in children if each.data.tags["fer.kind"] != "teacher") == [
@@ -103,14 +103,14 @@ def test_evaluate_of_an_exported_winner_gives_the_same_numbers(place, stored, to
             assert best[name] == pytest.approx(evaluated.metrics[name], abs=1e-9), name
     assert nested.params["ensemble"] == exported.data.params["ensemble"]
     assert nested.params["clahe"] == exported.data.params["clahe"]
-    # A second sweep finds the export, and does not ask or export again.
+    # A second sweep finds the export, and does not predict or export again.
     before = count_runs(place)["FINISHED"]
     place.run("sweep", *ensemble, "--step", "0.25", "--log-top", "0", "--export-top", "1", "--clahe", "both")
     assert count_runs(place)["FINISHED"] == before + 1
 
 
 def test_the_run_has_table_figures_and_nested_runs(place, swept):
-    run, said = swept
+    run, printed = swept
     files = {path.name for path in artifact(run, "").rglob("*") if path.is_file()}
     assert files == {"sweep.parquet", "sweep.csv", "weights.png", "pareto.png"}
     table = configurations_of(run)
@@ -129,14 +129,14 @@ def test_the_run_has_table_figures_and_nested_runs(place, swept):
     assert scores == pytest.approx(own["macro_f1"].nlargest(3).tolist(), abs=1e-12)
     other = table[table["benchmark"] == "faces:test"]
     assert ranked[0].data.metrics["faces:test/accuracy"] == other["accuracy"].iloc[own.index.get_loc(best.name)]
-    assert f"{int(own['plateau'].sum())} of 42 are within one paired standard error" in said
+    assert f"{int(own['plateau'].sum())} of 42 are within one paired standard error" in printed
     assert run.data.metrics["plateau"] == own["plateau"].sum()
 
 
 def test_what_the_choice_is_worth_is_measured_on_other_rows(place, stored, swept):
-    run, said = swept
+    run, printed = swept
     assert run.data.tags["fer.selection_in_sample"] == "false"
-    assert "cross-fitted: chosen on 4 parts of 5, judged on the other" in said
+    assert "cross-fitted: chosen on 4 folds of 5, measured on the other" in printed
     place.run("sweep", "--benchmark", "faces:val,faces:test", "--fit-split", "val", "--report-split", "test")
     held = place.runs("sweep")[0]
     teachers, labels = stored["faces:val"]
@@ -150,12 +150,12 @@ def test_what_the_choice_is_worth_is_measured_on_other_rows(place, stored, swept
     scores = expected_metrics(logits, labels), expected_metrics(equal, labels)
     metrics = held.data.metrics
     assert metrics["macro_f1"] == pytest.approx(scores[0]["macro_f1"], abs=1e-9)
-    assert metrics["lead/equal_weights"] == pytest.approx(scores[0]["macro_f1"] - scores[1]["macro_f1"], abs=1e-9)
-    assert 0 < metrics["lead/equal_weights_p"] <= 1
+    assert metrics["difference/equal_weights"] == pytest.approx(scores[0]["macro_f1"] - scores[1]["macro_f1"], abs=1e-9)
+    assert 0 < metrics["difference/equal_weights_p"] <= 1
     assert held.data.tags["fer.benchmark"] == "faces:test"
-    said = place.run("sweep", "--benchmark", "faces:val", "--in-sample", "true", "--log-top", "0").stdout
+    printed = place.run("sweep", "--benchmark", "faces:val", "--in-sample", "true", "--log-top", "0").stdout
     assert place.runs("sweep")[0].data.tags["fer.selection_in_sample"] == "true"
-    assert "chosen and judged on the same rows" in said
+    assert "chosen and measured on the same rows" in printed
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "nll"])
@@ -171,19 +171,19 @@ def test_optimised_weights_are_at_least_as_good_as_the_grid_where_they_were_fitt
         assert float(run.data.params["chosen/temperature"]) > 0
 
 
-def test_a_teacher_of_noise_gets_no_weight_and_the_lead_over_equal_weights_is_seen(place, tmp_path):
+def test_a_teacher_of_noise_gets_no_weight_and_the_difference_from_equal_weights_is_significant(place, tmp_path):
     teachers, labels = make_teachers(400, seed=7, names="AB")
     rng = np.random.default_rng(3)
     teachers["N"] = rng.normal(0, 6, (400, 7)).astype(np.float32)
     publish_teachers(place, tmp_path, teachers, labels, benchmark="noisy:test", paths=named("n", 400))
-    said = place.run(
+    printed = place.run(
         "sweep", "--benchmark", "noisy:test", "--optimize", "nll", "--space", "logit", "--log-top", "0"
     ).stdout
     run = place.runs("sweep")[0]
     assert float(run.data.params.get("w/N", 0)) < 0.02
-    assert run.data.metrics["lead/equal_weights"] < 0
-    assert run.data.metrics["lead/equal_weights_p"] < 0.001
-    assert "significantly better than equal weights" in said
+    assert run.data.metrics["difference/equal_weights"] < 0
+    assert run.data.metrics["difference/equal_weights_p"] < 0.001
+    assert "significantly better than equal weights" in printed
 
 
 def test_a_list_of_weights_is_scored_as_it_stands(place, stored, tmp_path):
@@ -206,7 +206,7 @@ def test_the_same_seed_gives_the_same_sweep(place, stored):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--benchmark", "nothing:here"], "benchmark nothing:here: sqlite"),
         (["--benchmark", "faces:val", "--members", "A,X"], "--members: no teacher X on faces:val; there are A, B, C"),
@@ -221,30 +221,30 @@ def test_the_same_seed_gives_the_same_sweep(place, stored):
         (["--benchmark", "faces:val", "--fit-split", "val"], "--fit-split and --report-split go together"),
         (["--benchmark", "faces:val", "--pareto", "nll"], "--pareto nll: name two of"),
         (["--benchmark", "faces:val", "--export-top", "1"], "--export-top needs the images"),
-        (["--benchmark", "faces:val", "--manifest", "x.csv"], "--manifest: --benchmark takes runs that are there"),
-        (["--benchmark", "faces:val", "--crossfit", ""], "nothing says on which rows to choose"),
-        (["--benchmark", "faces:val", "--clahe", "true"], "were asked without CLAHE only"),
+        (["--benchmark", "faces:val", "--manifest", "x.csv"], "--manifest: no effect with --benchmark"),
+        (["--benchmark", "faces:val", "--crossfit", "none"], "no rows to choose on"),
+        (["--benchmark", "faces:val", "--clahe", "true"], "are without CLAHE only"),
         (["--manifest", "x.csv"], "--teachers missing"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_run(place, stored, options, said):
+def test_bad_input_is_one_line_and_leaves_no_run(place, stored, options, message):
     before = count_runs(place)
-    assert said in error_line(place.run("sweep", *options, status=2))
+    assert message in error_line(place.run("sweep", *options, status=2))
     assert count_runs(place) == before
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("A=0.5,B=0.4\n", "line 1: weights: shares sum to 0.9"),
         ("# only a comment\n", "no line with weights"),
         ("A=1\nX=1\n", "line 2: no teacher X; there are A, B, C"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_refused_by_line(place, stored, tmp_path, text, said):
+def test_a_list_that_cannot_be_read_is_refused_by_line(place, stored, tmp_path, text, message):
     path = tmp_path / "mine.txt"
     path.write_text(text)
-    assert said in error_line(place.run("sweep", "--benchmark", "faces:val", "--weights-list", path, status=2))
+    assert message in error_line(place.run("sweep", "--benchmark", "faces:val", "--weights-list", path, status=2))
 
 
 def test_teachers_that_are_not_on_every_benchmark_are_named(place, stored, tmp_path):
@@ -277,7 +277,7 @@ def test_a_sweep_that_is_killed_takes_over_what_it_had(migrated_store, tmp_path)
     assert not [path for path in kept.rglob("*") if path.name.endswith(".part")]
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        from fer_mlflow.commands import configurations
+        from fer_mlflow.workflows import configurations
 
         real = configurations.count_rows
         patch.setattr(configurations, "count_rows", lambda *a, **k: seen.append(1) or real(*a, **k))
@@ -294,5 +294,5 @@ def test_sweep_works_against_a_server(shared_server, tmp_path):
     own = Place(folder, shared_server.uri, shared_server.folder)
     teachers, labels = make_teachers(60, seed=5)
     publish_teachers(own, tmp_path, teachers, labels, benchmark="served:sweep", paths=named("s", 60))
-    said = own.run("sweep", "--benchmark", "served:sweep", "--step", "0.5", "--log-top", "1").stdout
-    assert f"{shared_server.uri}/#/experiments/0/runs/" in said
+    printed = own.run("sweep", "--benchmark", "served:sweep", "--step", "0.5", "--log-top", "1").stdout
+    assert f"{shared_server.uri}/#/experiments/0/runs/" in printed

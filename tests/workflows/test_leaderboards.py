@@ -68,9 +68,9 @@ SMALL = frame_of(
 def text_of(frame, metric="macro_f1", classes=(), across=None, in_sample=()) -> list[str]:
     result = TriageResult(
         run_id="", ui="", action="judge", dry_run=True, changes={}, leaderboard=frame, across=across,
-        in_sample=in_sample,
+        in_sample=in_sample, metric=metric, classes=classes,
     )  # fmt: skip
-    return "\n".join(leaderboard_lines(result, metric, classes)).splitlines()
+    return "\n".join(leaderboard_lines(result)).splitlines()
 
 
 # --- terminal ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""`sweep`: every weighting, fusion space and preprocessing, from logits that are computed once."""
+
+from collections.abc import Iterator
+
+import click
+
+from fer_mlflow.cli.options import settings_command
+from fer_mlflow.progress import show_progress
+from fer_mlflow.settings.search import SweepSettings
+
+_SHOWN = 8
+_NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
+
+
+@settings_command("sweep", SweepSettings)
+def command(settings: SweepSettings) -> None:
+    """Score every weighting of teachers in each space, choose one, and measure the choice on other rows."""
+    from fer_mlflow.workflows.sweep import sweep
+
+    click.echo("\n".join(lines(sweep.of(settings, progress=show_progress))))
+
+
+def lines(result) -> Iterator[str]:
+    """Yield what was found, and where everything is."""
+    configurations = result.configurations
+    spaces, variants = dict.fromkeys(configurations.spaces), dict.fromkeys(configurations.variants)
+    arms = ", ".join(spaces)
+    if len(variants) > 1:
+        arms += f" x {', '.join(variant or 'default' for variant in variants)}"
+    count = len(configurations)
+    yield f"sweep of {', '.join(result.fitted.names)}  on  {', '.join(result.tables)}"
+    yield f"  {count:,} configurations: {count // (len(spaces) * len(variants)):,} weightings x {arms}\n"
+    yield from _best_lines(result)
+    yield from _plateau_lines(result)
+    yield from _choice_lines(result)
+    yield ""
+    for rank, run_id in enumerate(result.nested, start=1):
+        yield f"  {f'#{rank}':<8} run {run_id}"
+    for name, run_id in result.exported.items():
+        yield f"  exported {name} run {run_id}"
+    yield f"  run      {result.run_id}"
+    yield f"  figures  weights.png, pareto.png ({result.front.sum():,} on the front of {' and '.join(result.axes)})"
+    yield f"  table    {result.table_location}"
+    yield f"  ui       {result.ui}"
+
+
+def _best_lines(result) -> Iterator[str]:
+    """Yield the best configurations on the benchmark of the choice."""
+    from fer_mlflow.scoring.metrics import metric_names
+
+    shown = metric_names(having=lambda metric: "sweep" in metric.shown)
+    columns = [name for name in dict.fromkeys([result.metric, *shown]) if name in result.table]
+    yield f"  rank  {'  '.join(f'{name:>8}' for name in columns)}  configuration   (on {result.fitted.benchmark})"
+    for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1):
+        numbers = "  ".join(f"{result.table[name].iloc[m]:>{max(8, len(name))}.4f}" for name in columns)
+        yield f"  {rank:>4}  {numbers}  {result.name_of(result.configurations.choice(m))}"
+
+
+def _plateau_lines(result) -> Iterator[str]:
+    """Yield how many configurations are as good as the best, and what they have in common."""
+    from collections import Counter
+
+    from fer_mlflow.workflows.configurations import describe_shares
+
+    inside, configurations = result.plateau, result.configurations
+    panels = sorted(Counter(map(str, configurations.panels[inside])).items())
+    where = ", ".join(f"{panel} {number:,}" for panel, number in panels)
+    yield f"\nplateau: {inside.sum():,} of {len(inside):,} are within one paired standard error of the best"
+    yield f"  {describe_shares(result.fitted.names, configurations.weights[inside])}; {where}"
+
+
+def _choice_lines(result) -> Iterator[str]:
+    """Yield what was chosen, and its differences from baselines on rows that it was not chosen on."""
+    assessment, metric = result.assessment, result.chosen_by
+    yield f"\nchosen by {metric}: {result.name_of(result.choice)}"
+    for note in dict.fromkeys(choice.note for choice in [result.choice, *assessment.choices] if choice.note):
+        yield f"  {note}"
+    yield f"  {result.protocol}, {result.reported.labelled.sum():,} rows"
+    scores = {name: each.get(metric, float("nan")) for name, each in assessment.metrics.items()}
+    yield f"  {'chosen':<14} {metric} {scores['chosen']:.4f}"
+    better: list[str] = []
+    others: list[str] = []
+    for baseline, comparison in assessment.differences.items():
+        difference = comparison.differences.get(metric)
+        if difference is None:
+            continue
+        yield (
+            f"  {baseline:<14} {metric} {scores[baseline]:.4f}   chosen - {baseline} {difference.value:+.4f} "
+            f"[{difference.interval.low:+.4f}, {difference.interval.high:+.4f}], p {difference.p_value:.2g}"
+        )
+        (better if assessment.is_better(baseline, metric) else others).append(_NAMES[baseline])
+    if better:
+        yield f"  the choice is significantly better than {' and than '.join(better)}"
+    if others:
+        yield f"  no weighting found here is significantly better than {' or '.join(others)}"

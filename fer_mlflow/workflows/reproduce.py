@@ -1,0 +1,292 @@
+"""`reproduce`: which configurations, rows and temperatures give the numbers of an old table."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fer_mlflow.errors import ContractError
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.metrics import metric_names
+from fer_mlflow.search.choice import Variants, equal_weights
+from fer_mlflow.search.reproduction import (
+    WITH_TEMPERATURE,
+    BenchmarkCounts,
+    Candidate,
+    Reproduction,
+    Target,
+    find_subsets,
+    search_candidates,
+)
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.search import ReproduceSettings
+from fer_mlflow.softlabels.protocol import describe_protocol
+from fer_mlflow.tables import Section, Table, report_markdown
+from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.tracking.store import describe_way_to_ui
+from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows.configurations import (
+    Configurations,
+    count_configurations,
+    describe_shares,
+    read_weightings,
+)
+from fer_mlflow.workflows.teacher_sets import Benchmarks, Input
+
+_PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ReproduceResult(RunResult):
+    """What the search found.
+
+    Attributes
+    ----------
+    target : the numbers that were looked for
+    search : matches, the nearest candidate, and what single changes bring
+    configurations : what candidates refer to by number
+    report : the sections of the report
+    table : one row for each match, or the nearest candidate where there is none
+    table_location : where the table is
+    """
+
+    target: Target
+    search: Reproduction
+    configurations: Configurations
+    report: tuple[Section, ...]
+    table: pd.DataFrame
+    table_location: str
+
+
+@workflow(ReproduceSettings)
+def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> ReproduceResult:
+    """Search benchmarks, subsets of them, preprocessing, spaces, weights and temperatures for published numbers.
+
+    Raises
+    ------
+    FerError
+        the settings name no number, or nothing that can be searched
+    TrackingError
+        the server cannot be reached
+    """
+    found = Input.read(settings)
+    target = _target(settings, found.classes)
+    weightings = read_weightings(settings, found.teachers, found.variants)
+    numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
+    with open_run("reproduce", settings.name or f"reproduce · {numbers}", settings.experiment) as run:
+        run.log_params(params_of(settings))
+        benchmarks = found.gather(run, settings, progress)
+        variants = list(dict.fromkeys(name for sets in benchmarks.values() for name in sets))
+        configurations = Configurations.product(variants, settings.space, weightings)
+        search = _search(target, benchmarks, configurations, progress)
+        report = tuple(_report(search, target, benchmarks, configurations, found.teachers, settings.show))
+        table = _table(search, configurations, found.teachers)
+        run.log_text("reproduction.md", report_markdown(report))
+        run.log_table("matches", table)
+        run.log_csv("matches", table)
+        run.log_metrics({"matches": float(len(search.matches)), "nearest/distance": search.nearest.distance})
+    return ReproduceResult(
+        run_id=run.run_id,
+        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        target=target,
+        search=search,
+        configurations=configurations,
+        report=report,
+        table=table,
+        table_location=run.artifact_location("tables/matches.csv"),
+    )
+
+
+def _target(settings: ReproduceSettings, classes: tuple[str, ...]) -> Target:
+    """Return the numbers to reproduce; refuse an unknown class."""
+    values = settings.target_values(metric_names(having=lambda metric: metric.direction))
+    for name in settings.f1 or {}:
+        if name not in classes:
+            raise ContractError(f"--f1: no class {name}; there are {', '.join(classes)}")
+    return Target(values, settings.tolerance, settings.temperature, settings.rows)
+
+
+def _search(target: Target, benchmarks: Benchmarks, configurations: Configurations, progress: Progress) -> Reproduction:
+    """Count every configuration on the subsets of every benchmark, and search."""
+    searched = {}
+    names = set(configurations.variants)
+    for benchmark, sets in benchmarks.items():
+        if missing := names - set(sets):
+            lacking = ", ".join(name or "no CLAHE" for name in missing)
+            raise ContractError(f"{benchmark}: there are no logits with {lacking}, as there are elsewhere; see --clahe")
+        first = next(iter(sets.values()))
+        index = first.bundle.index[first.labelled]
+        subsets, groups = find_subsets(index["split"].to_numpy(object), index["source"].to_numpy(object))
+        variants: Variants = {name: sets[name].labelled_logits(groups) for name in sets}
+        counts = count_configurations(variants, configurations, benchmark, progress, target.temperature or 1.0)
+
+        def fused(m: int, variants: Variants = variants) -> np.ndarray:
+            return configurations.choice(m).fused(variants)
+
+        searched[benchmark] = BenchmarkCounts(counts, subsets, first.labels, groups, fused)
+    classes = next(iter(next(iter(benchmarks.values())).values())).bundle.classes
+    reference, related = _related(configurations)
+    with ExitStack() as stack:
+        opened: list = []
+
+        def on_sought(total: int) -> None:
+            if not opened:  # their number is known once the first one is done
+                opened.append(stack.enter_context(progress("fitting temperatures", total)))
+            opened[0](1)
+
+        return search_candidates(target, searched, classes, reference, related, on_sought)
+
+
+def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]]:
+    """Return the reference configuration, nearest to equal weights, and those that differ from it in one thing."""
+    variants, spaces, weights = configurations.variants, configurations.spaces, configurations.weights
+    same_arm = (variants == variants[0]) & (spaces == spaces[0])
+    far = np.abs(weights - equal_weights(weights.shape[1])).max(axis=1)
+    reference = int(np.where(same_arm, far, np.inf).argmin())
+    same_weights = (weights == weights[reference]).all(axis=1)
+    same_variant, same_space = variants == variants[reference], spaces == spaces[reference]
+    related = {
+        "weights": np.flatnonzero(same_arm & ~same_weights),
+        "space": np.flatnonzero(same_weights & same_variant & ~same_space),
+        "CLAHE": np.flatnonzero(same_weights & same_space & ~same_variant),
+    }
+    return reference, {what: places for what, places in related.items() if len(places)}
+
+
+def _table(search: Reproduction, configurations: Configurations, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row for each match, or the nearest where there is none."""
+    rows = []
+    for each in search.matches or [search.nearest]:
+        choice = configurations.choice(each.configuration)
+        rows.append(
+            {
+                "distance": each.distance,
+                "is_match": each.is_match,
+                "benchmark": each.benchmark,
+                "subset": each.subset,
+                "rows": each.rows,
+                "preprocessing": choice.variant,
+                "space": choice.space,
+                **{f"w/{name}": float(share) for name, share in zip(names, choice.weights, strict=True)},
+                "temperature": each.temperature,
+                **each.scores,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _report(
+    result: Reproduction,
+    target: Target,
+    benchmarks: Benchmarks,
+    configurations: Configurations,
+    names: tuple[str, ...],
+    shown: int,
+) -> list[Section]:
+    """Return the report: the matches and their protocol, what they leave open, or how near the nearest comes."""
+    numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
+    known = [f"T = {target.temperature:g}"] if target.temperature else []
+    known += [f"{target.rows:,} rows"] if target.rows else []
+    searched = [f"{len(configurations):,} configurations of {', '.join(names)} on subsets of {', '.join(benchmarks)}"]
+    sought, candidates = result.sought
+    if sought < candidates:
+        searched.append(f"temperatures were fitted for the nearest {sought:,} of {candidates:,} candidates")
+    sections = [Section(f"target: {', '.join([numbers, *known])}, each within {target.tolerance:g}", searched)]
+    if unreachable := _out_of_reach(result, target):
+        sections.append(Section("out of reach, whatever the configuration", unreachable))
+    if result.matches:
+        title = f"{len(result.matches):,} candidate{'s give' if len(result.matches) > 1 else ' gives'} these numbers"
+        more = [f"the nearest {shown}; the table has all"] if len(result.matches) > shown else []
+        sections.append(_candidates(title, result.matches[:shown], configurations, names, more))
+        sections.append(Section("what the target leaves open", _open_questions(result, target, configurations, names)))
+        return [*sections, _protocols(result.matches[:shown], benchmarks, configurations)]
+    title = "no candidate gives these numbers; the nearest"
+    sections.append(_candidates(title, [result.nearest], configurations, names, []))
+    sections.append(_protocols([result.nearest], benchmarks, configurations))
+    if result.reference is not None:
+        lines = [
+            f"{what:<12} distance {each.distance:.2f}   {_words(each, configurations, names)}"
+            for what, each in {"reference": result.reference, **result.changes}.items()
+        ]
+        closest = next(iter(result.changes), None)
+        if closest is not None and result.changes[closest].distance < result.reference.distance:
+            lines.append(f"changing the {closest} moved closest")
+        else:
+            lines.append("no single change moved closer")
+        title = "one change at a time, from equal weights on all rows (a distance of 1 is the tolerance)"
+        sections.append(Section(title, lines))
+    return sections
+
+
+def _out_of_reach(result: Reproduction, target: Target) -> list[str]:
+    """Return the numbers that no candidate gives, even alone."""
+    lines = []
+    for name, value in target.values.items():
+        low, high = result.reachable[name]
+        at_any_temperature = target.seeks_temperature and name in WITH_TEMPERATURE
+        if not at_any_temperature and not low - target.tolerance <= value <= high + target.tolerance:
+            lines.append(f"{name} {value:g}: all candidates are from {low:.4f} to {high:.4f}")
+    return lines
+
+
+def _candidates(title: str, found: list[Candidate], configurations: Configurations, names, more: list[str]) -> Section:
+    """Return the table of candidates."""
+    metrics = list(found[0].scores)
+    header = ["distance", *metrics, "T", "benchmark", "rows", "configuration"]
+    rows = [
+        [
+            f"{each.distance:.3f}",
+            *(f"{each.scores[name]:.4f}" for name in metrics),
+            f"{each.temperature:.4g}",
+            each.benchmark,
+            f"{each.subset} ({each.rows:,})",
+            _configuration(each, configurations, names),
+        ]
+        for each in found
+    ]
+    return Section(title, more, Table(header, rows))
+
+
+def _configuration(each: Candidate, configurations: Configurations, names) -> str:
+    choice = configurations.choice(each.configuration)
+    shares = [f"{name} {share:.3g}" for name, share in zip(names, choice.weights, strict=True) if share > 0]
+    return " · ".join([*shares, choice.space, *filter(None, [choice.variant])])
+
+
+def _words(each: Candidate, configurations: Configurations, names) -> str:
+    at = f", T = {each.temperature:.4g}" if each.temperature != 1 else ""
+    return f"{_configuration(each, configurations, names)} on {each.benchmark}, {each.subset}{at}"
+
+
+def _open_questions(result: Reproduction, target: Target, configurations: Configurations, names) -> list[str]:
+    """Return in what the matches differ."""
+    chosen = [configurations.choice(each.configuration) for each in result.matches]
+    weights = np.array([each.weights for each in chosen])
+    lines = []
+    for what, values in (
+        ("benchmark", [each.benchmark for each in result.matches]),
+        ("rows", [each.subset for each in result.matches]),
+        ("CLAHE", [each.variant or "default" for each in chosen]),
+        ("space", [each.space for each in chosen]),
+    ):
+        found, counts = np.unique(np.array(values, dtype=str), return_counts=True)
+        if len(found) > 1:
+            lines.append(f"{what}: " + ", ".join(f"{v} ({n:,})" for v, n in zip(found, counts, strict=True)))
+    if np.ptp(weights, axis=0).any():
+        lines.append(f"weights: {describe_shares(names, weights)}")
+    temperatures = [temperature for each in result.matches for temperature in each.temperatures]
+    if target.temperature is None and not target.seeks_temperature:
+        lines.append("temperature: accuracy and F1 do not depend on it")
+    elif min(temperatures) < max(temperatures):
+        lines.append(f"temperature: {min(temperatures):.3g} to {max(temperatures):.3g}")
+    return lines or ["nothing"]
+
+
+def _protocols(found: list[Candidate], benchmarks: Benchmarks, configurations: Configurations) -> Section:
+    """Return how the benchmarks and logits of candidates were made."""
+    rows = []
+    for benchmark, name in dict.fromkeys((s.benchmark, str(configurations.variants[s.configuration])) for s in found):
+        described = describe_protocol(benchmarks[benchmark][name].bundle)
+        rows.append([benchmark, *(described[key] for key in _PROTOCOL)])
+    return Section("protocol", [], Table(["benchmark", *_PROTOCOL], rows))

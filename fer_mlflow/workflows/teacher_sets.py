@@ -1,0 +1,258 @@
+"""What `sweep` and `reproduce` search: teachers' logits on one or more benchmarks, under one or more preprocessings."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fer_mlflow.data.merge import parse_input
+from fer_mlflow.errors import BundleError, ContractError, RunError
+from fer_mlflow.files import cache_folder
+from fer_mlflow.progress import Progress
+from fer_mlflow.search.teacher_logits import TeacherLogits
+from fer_mlflow.settings import params_of, split_names
+from fer_mlflow.settings.search import SearchSettings
+from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.teachers.spec import read_teacher_names
+from fer_mlflow.tracking.bundles import fetch_bundle
+from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.selection import describe_selections, is_bad, newest_of_each, runs_on
+from fer_mlflow.tracking.store import connect
+from fer_mlflow.workflows.ensemble import (
+    Ensemble,
+    Gathered,
+    forget,
+    fused,
+    gathered_teachers,
+    publish_teachers,
+    read_ensemble,
+    warn,
+)
+
+
+@dataclass(frozen=True)
+class TeacherSet:
+    """Every teacher's logits on one benchmark, under one preprocessing.
+
+    Attributes
+    ----------
+    bundle : soft labels of these rows, whatever their weights: index, labels, classes, digests are the teachers' too
+    logits : teacher name -> (N, C) float32, sorted by name
+    run_ids : teacher name -> the run that has them
+    ensemble, gathered : what the logits were computed from, where soft labels can be exported
+    """
+
+    bundle: SoftLabels
+    logits: dict[str, np.ndarray]
+    run_ids: dict[str, str]
+    ensemble: Ensemble | None = None
+    gathered: Gathered = field(default_factory=Gathered)
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.bundle.benchmark
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers' names, sorted."""
+        return tuple(self.logits)
+
+    @property
+    def configuration(self) -> Configuration:
+        """Equal weights, with the precision and preprocessing of these logits."""
+        own = self.bundle.configuration
+        preprocessing = next(iter(own.preprocessing.values()))
+        return Configuration(
+            dict.fromkeys(self.names, 1 / len(self.names)),
+            precision=own.precision,
+            preprocessing=dict.fromkeys(self.names, preprocessing),
+        )
+
+    @property
+    def variant(self) -> str:
+        """Preprocessing or precision that is not the default: `clahe`, `clahe 3/4`, `bf16`; empty for the defaults."""
+        return self.bundle.configuration.mark
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) bool, the rows with a label."""
+        return self.bundle.labels >= 0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) class numbers of the labelled rows."""
+        return self.bundle.labels[self.labelled]
+
+    def labelled_logits(self, groups: np.ndarray | None = None) -> TeacherLogits:
+        """Return the logits of the labelled rows, ready to be fused; `groups` are of these rows."""
+        return TeacherLogits([each[self.labelled] for each in self.logits.values()], self.labels, groups)
+
+
+# Benchmark -> variant -> the teachers' logits.
+Benchmarks = Mapping[str, Mapping[str, TeacherSet]]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the settings name, read and checked, before a run is opened.
+
+    Attributes
+    ----------
+    found : stored runs' logits, or the ensembles whose logits are still to be had
+    teachers : names, sorted
+    classes : names
+    variants : under how many preprocessings teachers predicted, or will
+    """
+
+    found: Sequence[TeacherSet | Ensemble]
+    teachers: tuple[str, ...]
+    classes: tuple[str, ...]
+    variants: int
+
+    @classmethod
+    def read(cls, settings: SearchSettings) -> "Input":
+        """Read what the settings name.
+
+        Raises
+        ------
+        FerError
+            what is named cannot be used, or does not go together
+        """
+        if settings.benchmark:
+            sets = _checked(_stored(settings))
+            first = sets[0]
+            return cls(sets, first.names, first.bundle.classes, len({each.variant for each in sets}))
+        names = sorted(settings.members or read_teacher_names(settings.teachers or ""))
+        weights = dict.fromkeys(names, 1 / len(names))
+        ensembles = [
+            read_ensemble(fusion)
+            for manifest, split in _manifests(settings)
+            for fusion in settings.fusions(manifest, split, weights)
+        ]
+        for each in ensembles:
+            _check_labels(each.benchmark.name, each.benchmark.labels)
+        variants = len({each.settings.clahe for each in ensembles})
+        return cls(ensembles, tuple(names), ensembles[0].benchmark.classes.names, variants)
+
+    def gather(self, run: TrackedRun, settings: SearchSettings, progress: Progress) -> Benchmarks:
+        """Return the logits: from teacher runs, which are made where they lack."""
+        cache, sets = cache_folder(), []
+        for each in self.found:
+            if isinstance(each, TeacherSet):
+                sets.append(each)
+                continue
+            started_s = time.time()
+            params = params_of(settings) | params_of(each.settings)
+            with gathered_teachers(each, run.client, cache, progress) as gathered:
+                publish_teachers(each, gathered, cache, run, params, started_s)
+                bundle = fused(each, gathered)
+                forget(each, gathered, cache)
+            logits = {name: gathered.teachers[name].logits for name in sorted(gathered.teachers)}
+            sets.append(TeacherSet(bundle, logits, dict(gathered.run_ids), each, gathered))
+        return _by_benchmark(_checked(sets))
+
+
+def _check_labels(benchmark: str, labels: np.ndarray) -> None:
+    if not (labels >= 0).any():
+        raise ContractError(f"{benchmark}: no row has a label, so there is nothing to score")
+
+
+def _by_benchmark(sets: Sequence[TeacherSet]) -> dict[str, dict[str, TeacherSet]]:
+    found: dict[str, dict[str, TeacherSet]] = {}
+    for each in sets:
+        found.setdefault(each.benchmark, {})[each.variant] = each
+    return found
+
+
+def _manifests(settings: SearchSettings) -> Iterator[tuple[str, str | None]]:
+    """Yield manifest and split of each benchmark: `A.csv:val,B.csv`, where --split is for those without one."""
+    manifest = settings.manifest or ""
+    for text in [manifest] if Path(manifest).exists() else split_names(manifest):
+        named = parse_input(text)
+        for split in [named.split] if named.split else settings.splits or [None]:
+            yield str(named.path), split
+
+
+def _stored(settings: SearchSettings) -> list[TeacherSet]:
+    """Return the logits that the tracking server has on the named benchmarks, by preprocessing."""
+    client, cache = connect(), cache_folder()
+    sets: list[TeacherSet] = []
+    for name in settings.benchmark:
+        runs = [run for run in runs_on(client, name) if run.data.tags["fer.kind"] == "teacher" and not is_bad(run)]
+        if not runs:
+            raise RunError(f"benchmark {name}: no teacher's run on it that is not bad; name --manifest and --teachers")
+        if len({run.data.tags["fer.selection_sha256"] for run in runs}) > 1:
+            raise RunError(
+                f"benchmark {name} means different rows: {describe_selections(runs)}; name one by its digest"
+            )
+        found: dict[str, TeacherSet] = {}
+        there: set[str] = set()
+        for run in newest_of_each(runs):
+            bundle = fetch_bundle(client, run, cache)
+            (teacher,) = bundle.checkpoints
+            there.add(teacher)
+            own = TeacherSet(bundle, {teacher: bundle.logits}, {teacher: run.info.run_id})
+            if (settings.members and teacher not in settings.members) or not _is_searched(own, settings.clahe):
+                continue
+            first = found.setdefault(own.variant, own)
+            if first is not own and teacher in first.logits:
+                warn(f"teacher {teacher} has several runs on {name}; the newest is used, {first.run_ids[teacher][:8]}")
+            elif first is not own:
+                _check_same_rows(first, own)
+                first.logits[teacher], first.run_ids[teacher] = bundle.logits, run.info.run_id
+        if unknown := [teacher for teacher in settings.members if teacher not in there]:
+            raise ContractError(
+                f"--members: no teacher {', '.join(unknown)} on {name}; there are {', '.join(sorted(there))}"
+            )
+        if not found:
+            how = "without" if settings.clahe == "true" else "with"
+            raise RunError(
+                f"benchmark {name}: the logits of its teachers ({', '.join(sorted(there))}) are {how} CLAHE only; "
+                "see --clahe"
+            )
+        for each in found.values():
+            _check_labels(each.benchmark, each.bundle.labels)
+            ordered = {teacher: each.logits[teacher] for teacher in sorted(each.logits)}
+            sets.append(TeacherSet(each.bundle, ordered, each.run_ids))
+    return sets
+
+
+def _is_searched(found: TeacherSet, clahe: str) -> bool:
+    has = any(each.clahe for each in found.bundle.configuration.preprocessing.values())
+    return clahe == "both" or has == (clahe == "true")
+
+
+def _check_same_rows(a: TeacherSet, b: TeacherSet) -> None:
+    """Check that two bundles are of the same rows, classes and images."""
+    same = (a.bundle.selection_sha256, a.bundle.classes) == (b.bundle.selection_sha256, b.bundle.classes)
+    if not same or not a.bundle.index["image_sha256"].equals(b.bundle.index["image_sha256"]):
+        raise BundleError(
+            f"{a.benchmark}: {', '.join(a.names)} and {', '.join(b.names)} have different rows, classes or images; "
+            "export them again on the same manifest"
+        )
+
+
+def _checked(sets: list[TeacherSet]) -> list[TeacherSet]:
+    """Return sets after checking that they go together: the same teachers and classes, the same rows of a benchmark."""
+    first = sets[0]
+    for each in sets[1:]:
+        if each.names != first.names:
+            names = (" · ".join(filter(None, (s.benchmark, s.variant))) + f" has {', '.join(s.names)}" for s in sets)
+            raise ContractError(
+                f"teachers on different benchmarks: {'; '.join(names)}; export the missing ones, or name by --members "
+                "those that are everywhere"
+            )
+        if each.bundle.classes != first.bundle.classes:
+            raise ContractError(
+                f"{each.benchmark} has the classes {', '.join(each.bundle.classes)}, and {first.benchmark} has "
+                f"{', '.join(first.bundle.classes)}"
+            )
+    for variants in _by_benchmark(sets).values():
+        own, *others = variants.values()
+        for other in others:
+            _check_same_rows(own, other)
+    return sets
