@@ -247,7 +247,7 @@ CHILD = """
 import json, resource, sys, threading, time
 import mlflow, pandas, sklearn, scipy.special, scipy.optimize, mlflow.tracking
 if "torch" in sys.argv[1]: import torch, timm
-from fer_mlflow.commands import exporting, export as _
+import fer_mlflow.workflows.export, fer_mlflow.cli.export
 from fer_mlflow.cli import main
 peak = [0]
 def watch():

@@ -70,7 +70,7 @@ def hashing(images: int, rounds: int) -> None:
 
 CHILD = """
 import json, resource, sys, time
-from fer_mlflow.commands import manifest_checking
+import fer_mlflow.workflows.manifest
 from fer_mlflow.cli import main
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
