@@ -14,8 +14,7 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names
 from fer_mlflow.search.assessment import BASELINES, Assessment, assess_crossfitted, assess_on
 from fer_mlflow.search.choice import Choice, Variants, choose_greedily, choose_likeliest
-from fer_mlflow.search.pareto import pareto_front
-from fer_mlflow.search.plateau import check_metric, find_plateau
+from fer_mlflow.search.plateau import check_metric, find_plateau, pareto_front
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.weights import format_weights

@@ -9,7 +9,7 @@ from sweeps import AWKWARD, NAMES, PANELS, simplex, sweep, trade
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import draw_pareto, draw_weight_map, style
 from fer_mlflow.figures.weight_map import CORNERS, outline
-from fer_mlflow.search.pareto import pareto_front
+from fer_mlflow.search.plateau import pareto_front
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fer_mlflow.search.pareto import pareto_front
+from fer_mlflow.search.plateau import pareto_front
 
 NAN = float("nan")
 
