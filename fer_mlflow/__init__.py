@@ -1,85 +1,60 @@
 """Soft labels of facial-expression teachers: tracked, verified, ready for a student's training loop.
 
-The names below are the whole public surface for student code; everything else is the command line's.
+The names below are the Python API: every workflow by name, and what a training loop needs.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fer_mlflow.softlabels.bundle import SoftLabels
-    from fer_mlflow.student.dataset import SoftLabelDataset
-    from fer_mlflow.student.losses import dkd_loss, kd_loss
-    from fer_mlflow.tracking.selection import fetch_soft_labels
-    from fer_mlflow.workflows.calibrate import calibrate
-    from fer_mlflow.workflows.compare import compare
-    from fer_mlflow.workflows.distill import distill
-    from fer_mlflow.workflows.evaluate import evaluate
-    from fer_mlflow.workflows.export import export
-    from fer_mlflow.workflows.inspect import inspect
-    from fer_mlflow.workflows.manifest import build_manifest, check_manifest, merge_manifests, split_manifest
-    from fer_mlflow.workflows.manifest_track import track_manifest
-    from fer_mlflow.workflows.reproduce import reproduce
-    from fer_mlflow.workflows.sweep import sweep
-    from fer_mlflow.workflows.train import train
-    from fer_mlflow.workflows.triage import triage
+    from fer_mlflow.softlabels.bundle import SoftLabels as SoftLabels
+    from fer_mlflow.student.dataset import SoftLabelDataset as SoftLabelDataset
+    from fer_mlflow.student.losses import dkd_loss as dkd_loss, kd_loss as kd_loss
+    from fer_mlflow.tracking.selection import fetch_soft_labels as fetch_soft_labels
+    from fer_mlflow.workflows.calibrate import calibrate as calibrate
+    from fer_mlflow.workflows.compare import compare as compare
+    from fer_mlflow.workflows.distill import distill as distill
+    from fer_mlflow.workflows.evaluate import evaluate as evaluate
+    from fer_mlflow.workflows.export import export as export
+    from fer_mlflow.workflows.inspect import inspect as inspect
+    from fer_mlflow.workflows.manifest import (
+        build_manifest as build_manifest,
+        check_manifest as check_manifest,
+        merge_manifests as merge_manifests,
+        split_manifest as split_manifest,
+    )
+    from fer_mlflow.workflows.manifest_track import track_manifest as track_manifest
+    from fer_mlflow.workflows.reproduce import reproduce as reproduce
+    from fer_mlflow.workflows.sweep import sweep as sweep
+    from fer_mlflow.workflows.train import train as train
+    from fer_mlflow.workflows.triage import triage as triage
 
-__all__ = [
-    "SoftLabelDataset",
-    "SoftLabels",
-    "build_manifest",
-    "calibrate",
-    "check_manifest",
-    "compare",
-    "distill",
-    "dkd_loss",
-    "evaluate",
-    "export",
-    "fetch_soft_labels",
-    "inspect",
-    "kd_loss",
-    "merge_manifests",
-    "reproduce",
-    "split_manifest",
-    "sweep",
-    "track_manifest",
-    "train",
-    "triage",
-]
 __version__ = "0.1.0"
-
-
+_WORKFLOWS = (
+    *("export", "evaluate", "calibrate", "inspect", "compare", "sweep", "reproduce"),
+    *("triage", "train", "distill"),
+)
+_MANIFESTS = ("build_manifest", "merge_manifests", "check_manifest", "split_manifest")
 _HOMES = {
-    "SoftLabels": "fer_mlflow.softlabels.bundle",
-    "SoftLabelDataset": "fer_mlflow.student.dataset",
-    "kd_loss": "fer_mlflow.student.losses",
-    "dkd_loss": "fer_mlflow.student.losses",
-    "fetch_soft_labels": "fer_mlflow.tracking.selection",
-    "calibrate": "fer_mlflow.workflows.calibrate",
-    "compare": "fer_mlflow.workflows.compare",
-    "distill": "fer_mlflow.workflows.distill",
-    "reproduce": "fer_mlflow.workflows.reproduce",
-    "sweep": "fer_mlflow.workflows.sweep",
-    "train": "fer_mlflow.workflows.train",
-    "triage": "fer_mlflow.workflows.triage",
-    "evaluate": "fer_mlflow.workflows.evaluate",
-    "export": "fer_mlflow.workflows.export",
-    "inspect": "fer_mlflow.workflows.inspect",
-    "build_manifest": "fer_mlflow.workflows.manifest",
-    "check_manifest": "fer_mlflow.workflows.manifest",
-    "merge_manifests": "fer_mlflow.workflows.manifest",
-    "split_manifest": "fer_mlflow.workflows.manifest",
-    "track_manifest": "fer_mlflow.workflows.manifest_track",
+    "SoftLabels": "softlabels.bundle",
+    "SoftLabelDataset": "student.dataset",
+    "dkd_loss": "student.losses",
+    "kd_loss": "student.losses",
+    "fetch_soft_labels": "tracking.selection",
+    "track_manifest": "workflows.manifest_track",
+    **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
+    **{name: f"workflows.{name}" for name in _WORKFLOWS},
 }
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that importing the package costs nothing."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"fer_mlflow.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """Return the public names."""
-    return sorted(__all__)
+    return __all__

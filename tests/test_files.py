@@ -5,8 +5,7 @@ import os
 import stat
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fer_mlflow.files import cache_folder, sha256_of_file, sha256_of_json, written_file, written_folder
 

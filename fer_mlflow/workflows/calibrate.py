@@ -17,8 +17,7 @@ from fer_mlflow.figures import draw_reliability
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.calibration_error import expected_calibration_error
-from fer_mlflow.scoring.evaluation import Evaluation
-from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
+from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels

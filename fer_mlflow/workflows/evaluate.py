@@ -10,8 +10,7 @@ from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
 from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.evaluation import Evaluation, slices
-from fer_mlflow.scoring.evaluation import evaluate as evaluate_logits
+from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, slices
 from fer_mlflow.scoring.metrics import confusion_matrix, precision_and_recall, row_losses, score
 from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.settings import params_of

@@ -4,8 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fer_mlflow.cli import COMMANDS, main
-from fer_mlflow.cli import export as export_command
+from fer_mlflow.cli import COMMANDS, export as export_command, main
 from fer_mlflow.errors import Interrupted, JobError, TeacherError
 
 REQUIRED = ["--manifest", "m.csv", "--teachers", "t.yaml", "--weights", "A=1"]

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fer_mlflow.data.classes import FER7, SYNONYMS, ClassOrder
 from fer_mlflow.errors import ManifestError

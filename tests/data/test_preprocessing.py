@@ -1,8 +1,7 @@
 """A preprocessing has one canonical text, which is its key, and one short name."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fer_mlflow.data import images
 from fer_mlflow.data.preprocessing import CHOICES, Clahe, Preprocessing

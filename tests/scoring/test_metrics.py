@@ -4,16 +4,27 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as arrays
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, recall_score
-from sklearn.metrics import confusion_matrix as sklearn_confusion
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix as sklearn_confusion,
+    f1_score,
+    log_loss,
+    recall_score,
+)
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.calibration_error import expected_calibration_error
-from fer_mlflow.scoring.metrics import METRICS, confusion_matrix, is_lower_better, metric_names, row_losses
-from fer_mlflow.scoring.metrics import score as score_named
+from fer_mlflow.scoring.metrics import (
+    METRICS,
+    confusion_matrix,
+    is_lower_better,
+    metric_names,
+    row_losses,
+    score as score_named,
+)
 
 SCALARS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece", "mean_max_prob", "p99_max_prob")
 

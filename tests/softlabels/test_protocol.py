@@ -1,8 +1,7 @@
 """What sets two bundles apart is named, and rows are matched by what they show."""
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from toys import CLASSES, draw_logits, teacher, write_bundle
 
 from fer_mlflow.softlabels.protocol import FEWEST_SHARED, describe_protocol, find_shared_rows
