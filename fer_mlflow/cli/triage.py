@@ -33,9 +33,9 @@ def lines(result) -> Iterator[str]:
         kept = f"run {run_id} is {status} from now on; `triage --clear true` takes it back"
         yield f"would tag run {run_id}: {status}" if result.dry_run else kept
         return
-    for run_id in result.ended:
+    for run_id, status in result.ended.items():
         done = "would end" if result.dry_run else "ended"
-        yield one_line(f"{done} dead run {run_id} ({result.runs[run_id].name}) as KILLED")
+        yield one_line(f"{done} dead run {run_id} ({result.runs[run_id].name}) as {status}")
     if result.dry_run:
         for run_id, tags in result.changes.items():
             texts = (f"{name.removeprefix('triage.')} {text or 'removed'}" for name, text in tags.items())

@@ -60,7 +60,7 @@ class TriageSettings(RunSettings):
             kind="duration",
         ),
     ] = 3600.0
-    reap: Annotated[bool, Option("End dead runs as KILLED.")] = False
+    reap: Annotated[bool, Option("End dead runs as KILLED, or FAILED where the command never started.")] = False
     deep: Annotated[
         Literal["auto", "true", "false"], Option("Read bundles: those of runs never judged, all of them, or none.")
     ] = "auto"

@@ -1,4 +1,4 @@
-"""Why a run that `mlflow run` opened has failed, where the command failed before it took the run over."""
+"""Why a run that `mlflow run` opened has failed, where the command never took the run over."""
 
 import os
 import textwrap
@@ -9,7 +9,9 @@ from mlflow.entities import RunTag
 from fer_mlflow.tracking.store import redact
 
 
-def record_failure(run_id: str, command: str, reason: str, status: str = "FAILED") -> None:
+def record_failure(
+    run_id: str, command: str, reason: str, status: str = "FAILED", client: MlflowClient | None = None
+) -> None:
     """End a run with the reason in the tag `fer.error`; a run whose reason is known is left as it is.
 
     A run without `fer.kind` was never taken over by its command: it gets the command as its kind, and a name that says
@@ -19,9 +21,11 @@ def record_failure(run_id: str, command: str, reason: str, status: str = "FAILED
     ----------
     command : name of the command, "" when it is not known
     status : FAILED, or KILLED for an interruption
+    client : None in a process that is about to end: then a server that is away costs 5 s
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the process ends; a server that is away costs 5 s
-    client = MlflowClient()
+    if client is None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        client = MlflowClient()
     known = client.get_run(run_id).data.tags
     if "fer.error" in known:
         return

@@ -14,14 +14,15 @@ from fer_mlflow.progress import Progress, no_progress, track
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.triage import TriageSettings
 from fer_mlflow.tracking.bundles import read_run
+from fer_mlflow.tracking.failures import record_failure
 from fer_mlflow.tracking.leaderboard import BOARD, add_significance, build_leaderboard, rank_across
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.tracking.searching import BUNDLED_KINDS
 from fer_mlflow.tracking.store import connect, run_address, tracking_errors, ui_address
 from fer_mlflow.tracking.triage.evidence import Evidence, EvidenceStore
 from fer_mlflow.tracking.triage.judgement import Judgement, changes, judge, parse_reasons, wanted_tags
-from fer_mlflow.tracking.triage.records import RunRecord, read_records, record_of
-from fer_mlflow.tracking.triage.rules import Context, build_context, last_alive_ms
+from fer_mlflow.tracking.triage.records import ENTRY, RunRecord, read_records, record_of
+from fer_mlflow.tracking.triage.rules import NEVER_STARTED, Context, build_context, last_alive_ms
 from fer_mlflow.tracking.triage.tags import (
     BAD,
     GOOD,
@@ -58,7 +59,7 @@ class TriageResult(RunResult):
     runs : run id -> record of every run, as it was read
     judgements : run id -> status and reasons
     changes : run id -> tag -> new text, or None where it was deleted
-    ended : ids of dead runs that were ended as KILLED
+    ended : ids of the dead runs that were ended -> FAILED where the command never started, else KILLED
     leaderboard : the runs shown, by benchmark, best first, with intervals and paired tests; see `build_leaderboard`
     across : configurations × benchmarks, see `rank_across`; None where it was not requested
     in_sample : benchmarks left out of `across`, since teachers were trained on their rows
@@ -71,7 +72,7 @@ class TriageResult(RunResult):
     changes: Mapping[str, Mapping[str, str | None]]
     runs: Mapping[str, RunRecord] = field(default_factory=dict)
     judgements: Mapping[str, Judgement] = field(default_factory=dict)
-    ended: tuple[str, ...] = ()
+    ended: Mapping[str, str] = field(default_factory=dict)
     leaderboard: pd.DataFrame = field(default_factory=pd.DataFrame)
     across: pd.DataFrame | None = None
     in_sample: tuple[str, ...] = ()
@@ -112,7 +113,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     judgements = judge(runs, context)
     whole = build_leaderboard(runs, judgements, settings.metric, STATUSES if settings.even_bad else (GOOD,))
     wanted = _wanted_tags(runs, judgements, whole, context)
-    ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else ()
+    ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
     changed = {run.run_id: tags for run in runs if (tags := changes(run, wanted[run.run_id]))}
     _write(client, changed, settings, progress)
     shown = whole.loc[
@@ -221,24 +222,27 @@ def _wanted_tags(runs, judgements: Mapping[str, Judgement], whole: pd.DataFrame,
     return wanted
 
 
-def _reap(client, runs: Sequence[RunRecord], judgements: Mapping[str, Judgement], dry_run: bool) -> tuple[str, ...]:
-    """End dead runs as KILLED, and return their ids."""
-    ended = []
+def _reap(client, runs: Sequence[RunRecord], judgements: Mapping[str, Judgement], dry_run: bool) -> dict[str, str]:
+    """End dead runs, and return their ids and new statuses."""
+    ended = {}
     for run in runs:
         judgement = judgements[run.run_id]
         is_stale = not judgement.by_person and any(reason.startswith("stale: ") for reason in judgement.reasons)
         if is_stale and run.status in ("RUNNING", "SCHEDULED") and (dry_run or _end_if_dead(client, run)):
-            ended.append(run.run_id)
-    return tuple(ended)
+            ended[run.run_id] = "KILLED" if run.kind else "FAILED"
+    return ended
 
 
 def _end_if_dead(client, run: RunRecord) -> bool:
-    """End a run as KILLED unless it had a heartbeat since it was read, which may be a while ago."""
+    """End a run unless it had a heartbeat, or its command started, since it was read, which may be a while ago."""
     with tracking_errors(f"ending run {run.run_id}"):
         now = record_of(client.get_run(run.run_id))
-        if now.status != run.status or last_alive_ms(now) != last_alive_ms(run):
+        if (now.status, now.kind, last_alive_ms(now)) != (run.status, run.kind, last_alive_ms(run)):
             return False
-        client.set_terminated(run.run_id, "KILLED")
+        if run.kind:
+            client.set_terminated(run.run_id, "KILLED")
+        else:
+            record_failure(run.run_id, run.tags[ENTRY], NEVER_STARTED, client=client)
     return True
 
 

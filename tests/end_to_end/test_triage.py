@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Place, Server, Workplace, new_workplace
+from conftest import PROJECT, Place, Server, Workplace, new_workplace
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from toys import CLASSES, draw_logits, error_line, publish, publish_ensemble, write_bundle
 
 from fer_mlflow.tracking.triage.evidence import EvidenceStore
+from fer_mlflow.tracking.triage.rules import NEVER_STARTED
 
 module = importlib.import_module("fer_mlflow.workflows.triage")
 
@@ -421,6 +422,37 @@ def test_a_dead_run_is_ended_on_request(place, tmp_path, monkeypatch):
     place.run("triage")
     assert tags_of(place)[dead]["triage.reasons"] == "ended badly: KILLED"
     assert statuses(place)[back] == "good"
+
+
+def test_a_run_whose_command_never_started_is_ended_as_failed_with_the_reason(place, tmp_path, monkeypatch):
+    export(place, tmp_path, "a")
+    client = MlflowClient(place.uri)
+    tags = {"mlflow.project.entryPoint": "export", "mlflow.source.name": str(PROJECT)}
+    long_ago = int((time.time() - 7200) * 1000)
+    dead, started = (client.create_run("0", long_ago, tags, "bold-shark-12").info.run_id for _ in range(2))
+    foreign = client.create_run("0", long_ago, tags | {"mlflow.source.name": "/another"}, "calm-owl-3").info.run_id
+    said = place.run("triage", "--reap", "true", "--dry-run", "true").stdout
+    assert f"would end dead run {dead} (bold-shark-12) as FAILED" in said
+    assert client.get_run(dead).info.status == "RUNNING"
+    judge = module.judge
+
+    def judge_slowly(*arguments):
+        client.set_tag(started, "fer.kind", "export")  # its command started while bundles are read
+        return judge(*arguments)
+
+    monkeypatch.setattr(module, "judge", judge_slowly)
+    said = place.run("triage", "--reap", "true").stdout
+    assert f"ended dead run {dead} (bold-shark-12) as FAILED" in said
+    assert said.count("ended dead run") == 1
+    assert [client.get_run(run).info.status for run in (started, foreign)] == ["RUNNING", "RUNNING"]
+    run = client.get_run(dead)
+    assert run.info.status == "FAILED"
+    assert run.info.run_name.startswith("export: the command never started: `mlflow run` refused a parameter")
+    assert run.data.tags["fer.error"] == NEVER_STARTED
+    assert run.data.tags["fer.kind"] == "export"
+    monkeypatch.undo()
+    place.run("triage")
+    assert tags_of(place)[dead]["triage.reasons"].startswith("ended badly: FAILED: the command never started")
 
 
 # --- many runs, many triages -------------------------------------------------------------------------------------

@@ -94,7 +94,9 @@ class Machine:
         return max(environments, key=lambda folder: folder.stat().st_mtime) / "bin" / "python"
 
     def runs(self, kind: str | None = None) -> list:
-        """Return the store's runs, newest first."""
+        """Return the store's runs, newest first; the first `mlflow run` makes the store."""
+        if not (self.folder / "mlflow.db").exists():
+            return []
         return list(MlflowClient(self.uri).search_runs(["0"], f"tags.`fer.kind` = '{kind}'" if kind else ""))
 
     def last(self, kind: str):

@@ -16,7 +16,10 @@ from fer_mlflow.tracking.triage.tags import BAD, WARN
 
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
-NEVER_STARTED = "the command never started; `mlflow run` refused a parameter, such as a path that does not exist"
+NEVER_STARTED = (
+    "the command never started: `mlflow run` refused a parameter, such as a path that does not exist, "
+    "or could not make the environment"
+)
 
 
 @dataclass(frozen=True)
