@@ -27,7 +27,7 @@ _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
     """Log a bundle to a run: dataset, metrics, files, and last the tags by which it is found and trusted."""
     run.log_params({**derived_params(bundle)})
-    run.log_benchmark(bundle.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+    run.log_benchmark(bundle.benchmark, bundle)
     if bundle.metrics:
         run.log_metrics(bundle.metrics)
     assert bundle.folder is not None  # a run gets what is on disk

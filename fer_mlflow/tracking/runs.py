@@ -19,9 +19,11 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted
+from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.context import is_joined, owns_process, source_commit
-from fer_mlflow.tracking.store import HELD, connect, experiment_id_of, redact, tracking_errors
+from fer_mlflow.tracking.store import HELD, connect, describe_way_to_ui, experiment_id_of, redact, tracking_errors
 
 logger = logging.getLogger(__name__)
 
@@ -87,17 +89,20 @@ class TrackedRun:
                 self.run_id, tags=[RunTag(key, redact(str(value))[:_TAG_LENGTH]) for key, value in tags.items()]
             )
 
-    def log_benchmark(
-        self, name: str, selection_sha256: str, manifest_sha256: str, rows: int, context: str = "benchmark"
-    ) -> None:
+    @property
+    def ui(self) -> str:
+        """How to see the run: an address, or the command that starts MLflow's UI on the store."""
+        return describe_way_to_ui(self.experiment_id, self.run_id)
+
+    def log_benchmark(self, name: str, rows: Benchmark | SoftLabels, context: str = "benchmark") -> None:
         """Log the benchmark as the run's dataset input, so that the UI filters by it.
 
         MLflow's own digest reads the first 10,000 rows; this one is the selection digest, cut to the 32 digits
         that MLflow keeps.
         """
-        source = json.dumps({"manifest_sha256": manifest_sha256, "selection_sha256": selection_sha256})
-        profile = json.dumps({"rows": rows})
-        dataset = Dataset(name[:500], selection_sha256[:32], "manifest", source, profile=profile)
+        source = json.dumps({"manifest_sha256": rows.manifest_sha256, "selection_sha256": rows.selection_sha256})
+        profile = json.dumps({"rows": len(rows)})
+        dataset = Dataset(name[:500], rows.selection_sha256[:32], "manifest", source, profile=profile)
         entity = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         with tracking_errors("logging the dataset"):
             self.client.log_inputs(self.run_id, datasets=[entity])

@@ -24,7 +24,6 @@ from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.calibration import PooledFit, calibrated, fit_of
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
@@ -102,7 +101,7 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
         bundle = source.bundle
         run.log_params(source.params_with(params))
         benchmark = bundle.benchmark
-        run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+        run.log_benchmark(benchmark, bundle)
         inputs = _inputs(source, settings.per_teacher)
         result = _calibrate(source, inputs, known, parts, other, settings)
         metrics = calibration_metrics(result, bundle)
@@ -126,7 +125,7 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
         exported = _export(source, inputs, result, settings, run) if settings.export else ""
     return CalibrateResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         name=source.name,
         soft_labels=bundle,
         method=settings.method,

@@ -45,7 +45,7 @@ def log_choice(
     with run.sibling(f"#{rank} {configuration.name}", time.time(), nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
         own.log_params({**given, **configuration.options, **derived_params(bundle, configuration)})
-        own.log_benchmark(teachers.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+        own.log_benchmark(teachers.benchmark, bundle)
         own.log_metrics({**metrics, **elsewhere})
         own.set_tags(
             {

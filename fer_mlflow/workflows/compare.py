@@ -13,7 +13,6 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CompareSettings
 from fer_mlflow.softlabels.protocol import SharedRows, describe_protocol, find_shared_rows
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.sources import Source, read_run_or_folder
@@ -68,7 +67,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         run.set_tags(tags | {"fer.source_run_a": a.run_id or "folder", "fer.source_run_b": b.run_id or "folder"})
     return CompareResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         a=a,
         b=b,
         protocols=protocols,
@@ -114,7 +113,7 @@ def _compare(a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.D
 def _log(run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source) -> None:
     """Log the differences as metrics, table and figure, and the rows whose prediction changed."""
     bundle = a.bundle
-    run.log_benchmark(bundle.benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+    run.log_benchmark(bundle.benchmark, bundle)
     metrics = {"rows": float(len(comparison.labels)), "changed_rows": float(comparison.changed.sum())}
     for row in table.to_dict("records"):
         for key in ("a", "b", "difference", "low", "high", "p_value"):

@@ -12,7 +12,6 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.serving import log_student
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.training.state import Epoch
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.grid import GridResult, plan_grid, run_grid
@@ -112,7 +111,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
         model = _log_model(run, run.run_id, student) if settings.onnx else None
     return DistillResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         student=student,
         best=best,
         checkpoint=checkpoint_location(run, student.plan, settings.out),
@@ -137,7 +136,7 @@ def _distill_grid(reader: StudentReader, settings: DistillSettings, progress: Pr
         model = _log_model(run, best.run_id, best.student) if settings.onnx else None
     return DistillGridResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         grid=result,
         table_location=run.artifact_location("tables/grid.parquet"),
         out=out,

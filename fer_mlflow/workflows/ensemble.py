@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import BundleError, ImageError
-from fer_mlflow.files import written_folder
+from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import BenchmarkSettings, FusionSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
@@ -236,6 +237,18 @@ def fused(ensemble: Ensemble, gathered: Gathered) -> SoftLabels:
         ensemble.configuration,
         images_verified=ensemble.settings.verify_paths,
     )
+
+
+def fuse_and_track(
+    ensemble: Ensemble, run: TrackedRun, params: Mapping[str, str], progress: Progress
+) -> tuple[SoftLabels, Gathered]:
+    """Return an ensemble's soft labels, in memory, and its teachers'; those that no run has are logged beside `run`."""
+    cache, started_s = cache_folder(), time.time()
+    with gathered_teachers(ensemble, run.client, cache, progress) as gathered:
+        publish_teachers(ensemble, gathered, cache, run, params, started_s)
+        bundle = fused(ensemble, gathered)
+        forget(ensemble, gathered, cache)
+    return bundle, gathered
 
 
 def bundle_folder(cache: Path, key: str) -> Path:

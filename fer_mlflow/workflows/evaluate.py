@@ -17,7 +17,6 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import EvaluateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.runs import metric_key, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
 from fer_mlflow.workflows.sources import Source, opened_source, read_source
@@ -77,7 +76,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         bundle = source.bundle
         run.log_params(source.params_with(params))
         benchmark = bundle.benchmark
-        run.log_benchmark(benchmark, bundle.selection_sha256, bundle.manifest_sha256, len(bundle))
+        run.log_benchmark(benchmark, bundle)
         logits = bundle.logits.astype(np.float64) / temperature
         evaluation = evaluate_logits(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
         sliced = _score_slices(logits, bundle.labels, bundle.classes, parts)
@@ -95,7 +94,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         warn(f"{unlabelled:,} rows have no label and are left out")
     return EvaluateResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         name=source.name,
         soft_labels=bundle,
         temperature=temperature,

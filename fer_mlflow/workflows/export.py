@@ -12,7 +12,6 @@ from fer_mlflow.settings.scoring import ExportSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.ensemble import (
     Ensemble,
@@ -86,7 +85,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     _warn(bundle)
     return ExportResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         name=ensemble.name,
         soft_labels=bundle,
         metrics=dict(bundle.metrics),

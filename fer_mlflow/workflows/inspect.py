@@ -12,7 +12,6 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.runs import metric_key, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.sources import opened_source, read_source
 
@@ -60,7 +59,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         sharpness = measure_sharpness(soft_labels.logits, np.array(settings.temperatures))
         run.log_params(source.params_with(params))
         benchmark = soft_labels.benchmark
-        run.log_benchmark(benchmark, soft_labels.selection_sha256, soft_labels.manifest_sha256, len(soft_labels))
+        run.log_benchmark(benchmark, soft_labels)
         table = sharpness_table(sharpness, soft_labels.classes)
         run.log_metrics(_metrics(table, recommended))
         run.log_table("sharpness", table)
@@ -78,7 +77,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         run.set_tags(source.tags())
     return InspectResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         name=source.name,
         soft_labels=soft_labels,
         sharpness=sharpness,

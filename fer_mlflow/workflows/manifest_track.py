@@ -11,7 +11,6 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.manifests import BuildManifestSettings, MergeManifestsSettings, TrackManifestSettings
 from fer_mlflow.tables import report_markdown
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.manifest import ManifestResult, build_manifest, merge_manifests, read_classes
 
@@ -50,7 +49,7 @@ def track_manifest(settings: TrackManifestSettings, progress: Progress = no_prog
                 file.write(report_markdown(result.report).encode())
             run.log_file(report)
         run.set_tags({"fer.benchmark": whole.name, "fer.selection_sha256": whole.selection_sha256})
-    ui = describe_way_to_ui(run.experiment_id, run.run_id)
+    ui = run.ui
     return TrackManifestResult(run_id=run.run_id, ui=ui, manifest=result, benchmark=whole)
 
 
@@ -72,5 +71,5 @@ def _log_benchmarks(run: TrackedRun, settings: TrackManifestSettings) -> Benchma
 def _log_benchmark(run: TrackedRun, settings: TrackManifestSettings, split: str | None) -> Benchmark:
     classes = read_classes(settings.classes)
     rows = read_benchmark(settings.out, classes, root=settings.root, split=split, verify_paths=False)
-    run.log_benchmark(rows.name, rows.selection_sha256, rows.manifest_sha256, len(rows), "manifest")
+    run.log_benchmark(rows.name, rows, "manifest")
     return rows

@@ -24,7 +24,6 @@ from fer_mlflow.settings.search import ReproduceSettings
 from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.configurations import (
     Configurations,
@@ -88,7 +87,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
         run.log_metrics({"matches": float(len(search.matches)), "nearest/distance": search.nearest.distance})
     return ReproduceResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         target=target,
         search=search,
         configurations=configurations,

@@ -1,7 +1,6 @@
 """Sources of soft labels: a run, a folder, or an ensemble whose soft labels are fused when they are needed."""
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,15 +17,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.workflows.ensemble import (
-    Ensemble,
-    forget,
-    fused,
-    gathered_teachers,
-    publish_teachers,
-    read_ensemble,
-    warn,
-)
+from fer_mlflow.workflows.ensemble import Ensemble, fuse_and_track, read_ensemble, warn
 
 _TEACHER_RUN = "fer.teacher_run/"
 
@@ -168,11 +159,7 @@ def opened_source(
     if isinstance(found, Source):
         yield found
         return
-    cache, started_s = cache_folder(), time.time()
-    with gathered_teachers(found, run.client, cache, progress) as gathered:
-        publish_teachers(found, gathered, cache, run, params, started_s)
-        bundle = fused(found, gathered)
-        forget(found, gathered, cache)
+    bundle, gathered = fuse_and_track(found, run, params, progress)
     logits = {name: each.logits for name, each in gathered.teachers.items()}
     files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
     yield Source(bundle, "", files, lambda: logits)

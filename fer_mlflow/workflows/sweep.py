@@ -19,7 +19,6 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.chosen_runs import export_choice, log_choice
 from fer_mlflow.workflows.configurations import (
@@ -139,7 +138,7 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
     return replace(
         result,
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         nested=nested,
         exported=exported,
         table_location=run.artifact_location("tables/sweep.csv"),
@@ -264,9 +263,7 @@ def _scores_elsewhere(result: SweepResult, rank: int) -> dict[str, float]:
 def _log(run: TrackedRun, result: SweepResult) -> None:
     """Log the table, figures, what was chosen and what it is worth."""
     reported, fitted = result.reported, result.fitted.benchmark
-    run.log_benchmark(
-        reported.benchmark, reported.bundle.selection_sha256, reported.bundle.manifest_sha256, len(reported.bundle)
-    )
+    run.log_benchmark(reported.benchmark, reported.bundle)
     marks = {"plateau": result.plateau, "front": result.front}
     frames = [
         table.assign(benchmark=name, **(marks if name == fitted else dict.fromkeys(marks)))

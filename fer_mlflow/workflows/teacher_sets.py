@@ -1,6 +1,5 @@
 """What `sweep` and `reproduce` search: teachers' logits on one or more benchmarks, under one or more preprocessings."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +20,7 @@ from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.selection import describe_selections, is_bad, newest_of_each, runs_on
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.workflows.ensemble import (
-    Ensemble,
-    Gathered,
-    forget,
-    fused,
-    gathered_teachers,
-    publish_teachers,
-    read_ensemble,
-    warn,
-)
+from fer_mlflow.workflows.ensemble import Ensemble, Gathered, fuse_and_track, read_ensemble, warn
 
 
 @dataclass(frozen=True)
@@ -140,17 +130,13 @@ class Input:
 
     def gather(self, run: TrackedRun, settings: SearchSettings, progress: Progress) -> Benchmarks:
         """Return the logits: from teacher runs, which are made where they lack."""
-        cache, sets = cache_folder(), []
+        sets = []
         for each in self.found:
             if isinstance(each, TeacherSet):
                 sets.append(each)
                 continue
-            started_s = time.time()
             params = params_of(settings) | params_of(each.settings)
-            with gathered_teachers(each, run.client, cache, progress) as gathered:
-                publish_teachers(each, gathered, cache, run, params, started_s)
-                bundle = fused(each, gathered)
-                forget(each, gathered, cache)
+            bundle, gathered = fuse_and_track(each, run, params, progress)
             logits = {name: gathered.teachers[name].logits for name in sorted(gathered.teachers)}
             sets.append(TeacherSet(bundle, logits, dict(gathered.run_ids), each, gathered))
         return _by_benchmark(_checked(sets))

@@ -16,7 +16,6 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.training import TrainingRowsSettings, TrainSettings
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import describe_way_to_ui
 from fer_mlflow.training.loop import (
     NotFiniteError,
     Trained,
@@ -92,7 +91,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
         best = run_plan(run, plan, settings)
     return TrainResult(
         run_id=run.run_id,
-        ui=describe_way_to_ui(run.experiment_id, run.run_id),
+        ui=run.ui,
         plan=plan,
         best=best,
         checkpoint=checkpoint_location(run, plan, settings.out),
@@ -157,7 +156,7 @@ def run_plan(run: TrackedRun, plan: Plan, settings: TrainSettings) -> Epoch:
     checkpoint = folder / f"{plan.recipe.arch}.pt"
     run.log_params({"benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
     for part, context in ((plan.train, "training"), (plan.val, "validation")):
-        run.log_benchmark(part.name, part.selection_sha256, part.manifest_sha256, len(part), context)
+        run.log_benchmark(part.name, part, context)
     with held_keys(cache, [plan.key], on_wait=_say_waiting):
         try:
             trained = train_teacher(

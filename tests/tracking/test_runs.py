@@ -9,6 +9,7 @@ import threading
 
 import mlflow
 import pytest
+import toys
 
 from fer_mlflow.errors import Interrupted
 from fer_mlflow.tracking import runs
@@ -107,14 +108,17 @@ def test_more_params_than_one_batch_takes(workplace):
     assert len(only_run(workplace).data.params) == 250
 
 
-def test_the_benchmark_is_the_runs_dataset_under_our_digest(workplace):
+def test_the_benchmark_is_the_runs_dataset_under_our_digest(workplace, tmp_path):
+    logits, labels = toys.draw_logits(40)
+    bundle = toys.write_bundle(tmp_path / "b", logits, labels)
     with open_run("export", "r") as run:
-        run.log_benchmark("faces:test", "a" * 64, "b" * 64, 3068)
+        run.log_benchmark("faces:test", bundle)
     (entry,) = only_run(workplace).inputs.dataset_inputs
-    assert (entry.dataset.name, entry.dataset.digest) == ("faces:test", "a" * 32)
-    assert json.loads(entry.dataset.profile) == {"rows": 3068}
+    digest = bundle.selection_sha256[:32]
+    assert (entry.dataset.name, entry.dataset.digest) == ("faces:test", digest)
+    assert json.loads(entry.dataset.profile) == {"rows": 40}
     client = mlflow.MlflowClient()
-    assert client.search_runs(["0"], f"dataset.digest = '{'a' * 32}'")
+    assert client.search_runs(["0"], f"dataset.digest = '{digest}'")
     assert not client.search_runs(["0"], f"dataset.digest = '{'c' * 32}'")
 
 

@@ -43,6 +43,35 @@ def test_the_result_has_the_run_the_numbers_and_a_short_repr(called, toy_faces, 
     assert "mlflow.parentRunId" not in run.data.tags
 
 
+def test_a_search_is_a_function_of_python_values(called, toy_faces, toy_teachers):
+    swept = fer_mlflow.sweep(
+        manifest=toy_faces,
+        teachers=toy_teachers,
+        split=["test"],
+        step=0.5,
+        clahe=False,
+        pareto=["accuracy", "nll"],
+        log_top=1,
+    )
+    assert len(swept.configurations) == 12
+    assert called.runs("sweep")[0].data.params["pareto"] == "accuracy,nll"
+    assert swept.exported == {}
+    scores = swept.table.iloc[4]
+    found = fer_mlflow.reproduce(
+        benchmark=["manifest:test"],
+        clahe="false",
+        step=0.5,
+        accuracy=scores["accuracy"],
+        f1={"Happy": scores["f1/Happy"]},
+        nll=scores["nll"],
+        tolerance=1e-6,
+    )
+    (match,) = found.search.matches
+    assert match.configuration == 4
+    assert found.table["w/A"].tolist() == [scores["w/A"]]
+    assert "\n" not in repr(swept) + repr(found)
+
+
 def test_errors_are_exceptions_that_name_the_field(called):
     with pytest.raises(ContractError, match=r"^weights: shares sum to 2, not to 1"):
         fer_mlflow.export(manifest="m.csv", teachers="t.yaml", weights={"A": 2.0})
