@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.distill import distill as distill
     from fer_mlflow.workflows.evaluate import evaluate as evaluate
     from fer_mlflow.workflows.export import export as export
+    from fer_mlflow.workflows.fetch import fetch as fetch
     from fer_mlflow.workflows.inspect import inspect as inspect
     from fer_mlflow.workflows.manifest import (
         build_manifest as build_manifest,
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.sweep import sweep as sweep
     from fer_mlflow.workflows.train import train as train
     from fer_mlflow.workflows.triage import triage as triage
+    from fer_mlflow.workflows.verify import verify as verify
 
 __version__ = "0.1.0"
 _WORKFLOWS = (
     *("export", "evaluate", "calibrate", "inspect", "compare", "sweep", "reproduce"),
-    *("triage", "train", "distill"),
+    *("triage", "fetch", "verify", "train", "distill"),
 )
 _MANIFESTS = ("build_manifest", "merge_manifests", "check_manifest", "split_manifest")
 _HOMES = {

@@ -13,7 +13,7 @@ PACKAGE = Path(fer_mlflow.__file__).parent
 ORDER = (
     *("errors", "settings", "files", "progress", "tables", "data", "datasets"),
     *("scoring", "calibration", "search", "figures", "teachers", "training", "softlabels", "student", "tracking"),
-    *("workflows", "tour", "cli", "commands"),
+    *("workflows", "tour", "cli"),
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

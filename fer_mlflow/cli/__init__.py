@@ -47,8 +47,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx, name):
         if name not in COMMANDS:
             return None
-        home = "commands" if name in ("fetch", "verify") else "cli"
-        return importlib.import_module(f"fer_mlflow.{home}.{name}").command
+        return importlib.import_module(f"fer_mlflow.cli.{name}").command
 
     def invoke(self, ctx):
         logger = logging.getLogger("fer_mlflow")

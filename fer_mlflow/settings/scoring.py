@@ -1,11 +1,21 @@
-"""Settings of the workflows that make and judge soft labels: export, evaluate, calibrate, inspect, compare."""
+"""Settings of the workflows on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, split_names
-from fer_mlflow.settings.groups import FusionSettings, RunSettings, SourceSettings
+from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
+from fer_mlflow.settings.groups import (
+    MANIFEST,
+    TEACHERS,
+    Classes,
+    FusionSettings,
+    Limit,
+    Root,
+    RunSettings,
+    SourceSettings,
+    Split,
+)
 
 
 def rising_numbers(value: Any, count: int | None = None) -> tuple[float, ...]:
@@ -127,3 +137,81 @@ class CompareSettings(RunSettings):
 
     run_a: Annotated[str, Option("Export or teacher run, by its id or its first digits, or a folder.", argument=True)]
     run_b: Annotated[str, Option("The one that is compared with it.", argument=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRowsSettings(Settings):
+    """The rows of a manifest on this machine that soft labels are compared with."""
+
+    verify_paths: ClassVar[bool] = False  # soft labels can be used where the images are not
+    manifest: Annotated[str | None, MANIFEST] = None
+    root: Root = None
+    split: Split = None
+    limit: Limit = None
+    classes: Classes = None
+
+    def check(self, *others: str) -> None:
+        """Check that nothing is given that needs a manifest where there is none; `others` are further such fields."""
+        for name in ("root", "split", "limit", "classes", *others):
+            if getattr(self, name) and not self.manifest:
+                raise ContractError(f"{option_name(name)} goes with a manifest; give --manifest CSV too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunChoice(Settings):
+    """Which run's soft labels, and where they are put."""
+
+    run: Annotated[str | None, Option("Fetch the soft labels of this export or teacher run; its first digits do.")] = (
+        None
+    )
+    best: Annotated[str | None, Option("Or of the best run by this metric, such as macro_f1,")] = None
+    benchmark: Annotated[str | None, Option("on the benchmark of this name, or digest; its first digits do;")] = None
+    where: Annotated[str | None, Option("among runs that fulfil this MLflow filter: 'params.space = \"logit\"'.")] = (
+        None
+    )
+    even_bad: Annotated[bool, Option("Take a run that triage called bad, too.")] = False
+    out: Annotated[
+        str | None,
+        Option("Folder to put the bundle into.", default_text="softlabels-<run's first 8 digits>", kind="path"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchSettings(ManifestRowsSettings, _RunChoice):
+    """Settings of `fetch`."""
+
+    reorder: Annotated[bool, Option("Where only the order differs, rewrite the soft labels to the manifest's.")] = False
+    check_images: Annotated[bool, Option("Check that the images are the ones that the teachers decoded.")] = False
+
+    def check(self, *others: str) -> None:
+        """Check that exactly one run is named, and that the options go together."""
+        if bool(self.run) == bool(self.best):
+            raise ContractError("name one run: --run RUN_ID, or --best METRIC --benchmark NAME")
+        if self.best and not self.benchmark:
+            raise ContractError(f"--best {self.best} needs --benchmark: only runs on the same rows can be ranked")
+        for name in ("benchmark", "where"):
+            if self.run and getattr(self, name):
+                raise ContractError(f"{option_name(name)} goes with --best; --run names one run already")
+        super().check("reorder", "check_images", *others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(ManifestRowsSettings):
+    """Settings of `verify`."""
+
+    run_or_folder: Annotated[
+        str, Option("Export or teacher run, by its id or its first digits, or a folder.", argument=True)
+    ]
+    recompute: Annotated[int | None, Option("Compute the logits of so many random rows again.", least=1)] = None
+    teachers: Annotated[str | None, TEACHERS] = None
+    seed: Annotated[int, Option("Draws the rows.", least=0)] = 0
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.")] = "auto"
+
+    def check(self, *others: str) -> None:
+        """Check that no option lacks its other half."""
+        super().check(*others)
+        missing = [option_name(name) for name in ("manifest", "teachers") if not getattr(self, name)]
+        if self.recompute and missing:
+            raise ContractError(f"--recompute needs {' and '.join(missing)} too")
+        if self.teachers and not self.recompute:
+            raise ContractError("--teachers goes with --recompute N, the number of rows that are computed again")

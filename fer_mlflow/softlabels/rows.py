@@ -18,12 +18,14 @@ class Alignment:
 
     Attributes
     ----------
+    benchmark : the manifest's rows
     positions : (N,) int64, the manifest's row for each of the bundle's
     moved : how many of the manifest's rows stand elsewhere in the bundle
     first_moved : sentence on the first of them; empty where the order is the same
     other_fields : how many rows have another split or source
     """
 
+    benchmark: Benchmark
     positions: np.ndarray
     moved: int
     first_moved: str
@@ -109,7 +111,7 @@ def align(bundle: SoftLabels, benchmark: Benchmark) -> Alignment:
         i = moved[np.argmin(stands[moved])]
         first = f'row {stands[i] + 1} "{paths[stands[i]]}" is row {stood[i] + 1} in the soft labels'
     other = (ours[["split", "source"]].to_numpy(object) != bundle.index[["split", "source"]].to_numpy(object)).any(1)
-    return Alignment(positions, len(moved), first, int(other.sum()))
+    return Alignment(benchmark, positions, len(moved), first, int(other.sum()))
 
 
 def _named(paths: Sequence[str], rows: dict[str, int]) -> str:
@@ -140,8 +142,8 @@ def describe_rows(bundle: SoftLabels, rows: dict[int, str]) -> str:
     return ", ".join(named) + _more(rows)
 
 
-def reordered(bundle: SoftLabels, benchmark: Benchmark, alignment: Alignment) -> SoftLabels:
-    """Return a bundle's rows in the order of a local manifest, as soft labels of that manifest's selection.
+def reordered(bundle: SoftLabels, alignment: Alignment) -> SoftLabels:
+    """Return a bundle's rows in the order of the manifest that they are aligned to, as soft labels of its selection.
 
     Index and selection follow the manifest, its split and source too; each row keeps its logits and its image's hash.
     The report says from which bundle it was made; its checks are those of that bundle.
@@ -151,7 +153,7 @@ def reordered(bundle: SoftLabels, benchmark: Benchmark, alignment: Alignment) ->
     BundleError
         rows and logits do not fit together
     """
-    order = np.argsort(alignment.positions)
+    benchmark, order = alignment.benchmark, np.argsort(alignment.positions)
     rows = alignment.positions[order]
     logits, old = bundle.logits[order], bundle.index.iloc[order].reset_index(drop=True)
     index = benchmark.frame.iloc[rows][["path", "label", "split", "source"]].reset_index(drop=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fer_mlflow.data.images import describe_preprocessing
-from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse, stored
@@ -18,7 +17,7 @@ from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.reading import HASHES, METRICS, Reading, label_columns
-from fer_mlflow.softlabels.rows import describe_rows, find_other_images
+from fer_mlflow.softlabels.rows import Alignment, describe_rows, find_other_images
 from fer_mlflow.teachers.spec import TeacherSpec, hash_checkpoints
 
 _METRIC_TOLERANCE = 1e-6  # another NumPy sums in another order
@@ -183,8 +182,7 @@ def _quote(check: Mapping) -> Check:
 
 def recompute(
     bundle: SoftLabels,
-    benchmark: Benchmark,
-    positions: np.ndarray,
+    alignment: Alignment,
     specs: Mapping[str, TeacherSpec],
     *,
     rows: int,
@@ -195,7 +193,7 @@ def recompute(
 
     Parameters
     ----------
-    benchmark, positions : a manifest with the bundle's rows, and the (N,) row there of each of them
+    alignment : of the bundle with a manifest that has its images
     specs : of every teacher of the bundle
     rows : how many to predict; all where there are fewer
 
@@ -212,7 +210,7 @@ def recompute(
     checks = _check_checkpoints(bundle, specs)
     checks.append(_check_preprocessing(bundle))
     drawn = np.sort(np.random.default_rng(seed).choice(len(bundle), min(rows, len(bundle)), replace=False))
-    other = find_other_images(bundle, benchmark.root, drawn.tolist())
+    other = find_other_images(bundle, alignment.benchmark.root, drawn.tolist())
     checks.append(_check_images(bundle, drawn, other))
     same = np.array([row for row in drawn if row not in other], np.int64)
     if any(check.verdict == "fail" for check in checks[: len(specs)]):
@@ -226,7 +224,7 @@ def recompute(
             how = f"calibrated ({calibration.get('method')}): verify the soft labels that it was fitted on"
             return [*checks, Check("logits again", "skip", how)]
         temperature = float(calibration["temperature"])
-    return [*checks, *_predict_again(bundle, benchmark, positions, same, specs, temperature, device)]
+    return [*checks, *_predict_again(bundle, alignment, same, specs, temperature, device)]
 
 
 def _check_checkpoints(bundle: SoftLabels, specs: Mapping[str, TeacherSpec]) -> list[Check]:
@@ -258,14 +256,15 @@ def _check_images(bundle: SoftLabels, drawn: np.ndarray, other: dict[int, str]) 
     return Check("drawn images", "pass", f"the {len(drawn):,} drawn are the ones that teachers decoded")
 
 
-def _predict_again(bundle, benchmark: Benchmark, positions, drawn, specs, temperature, device) -> list[Check]:
+def _predict_again(bundle, alignment: Alignment, drawn, specs, temperature, device) -> list[Check]:
     """Run the forward pass on the drawn rows, fuse, and compare with what is stored."""
     from fer_mlflow.teachers.computation import compute_logits
     from fer_mlflow.teachers.predictor import ForwardSettings
 
     configuration, reported = bundle.configuration, bundle.report["teachers"]
-    frame = benchmark.frame.iloc[positions[drawn]].reset_index(drop=True)
-    subset = replace(benchmark, frame=frame, labels=benchmark.labels[positions[drawn]])
+    benchmark, rows = alignment.benchmark, alignment.positions[drawn]
+    frame = benchmark.frame.iloc[rows].reset_index(drop=True)
+    subset = replace(benchmark, frame=frame, labels=benchmark.labels[rows])
     if subset.classes.names != bundle.classes:  # the columns of teachers' logits follow the benchmark's classes
         subset = replace(subset, classes=type(subset.classes).of(bundle.classes))
     declared = {

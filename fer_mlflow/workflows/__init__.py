@@ -43,16 +43,16 @@ def workflow(settings: Callable[P, S]) -> Callable[[Callable[..., R]], Workflow[
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunResult:
-    """What a workflow that logs a run returns.
+    """What a workflow returns.
 
     Attributes
     ----------
-    run_id : the run
+    run_id : the run that it logged; empty where it logged none
     ui : how to see it: an address, or the command that starts MLflow's UI on the store
     """
 
-    run_id: str
-    ui: str
+    run_id: str = ""
+    ui: str = ""
 
     def __repr__(self) -> str:
         """Return one line: the numbers, names and run ids, not the arrays, tables and the way to the UI."""

@@ -19,6 +19,7 @@ from fer_mlflow.errors import BundleError, ImageError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import BenchmarkSettings, FusionSettings
+from fer_mlflow.settings.scoring import ManifestRowsSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
@@ -102,8 +103,8 @@ def read_ensemble(settings: FusionSettings) -> Ensemble:
     return Ensemble.of(read_rows(settings), specs, settings)
 
 
-def read_rows(settings: BenchmarkSettings) -> Benchmark:
-    """Read the rows that settings select.
+def read_rows(settings: BenchmarkSettings | ManifestRowsSettings, classes: tuple[str, ...] = FER7.names) -> Benchmark:
+    """Read the rows that settings select, with labels of `classes` where the settings name no file of them.
 
     Raises
     ------
@@ -111,8 +112,8 @@ def read_rows(settings: BenchmarkSettings) -> Benchmark:
         the manifest or the classes file cannot be used
     """
     return read_benchmark(
-        settings.manifest,
-        ClassOrder.read(settings.classes) if settings.classes else FER7,
+        settings.manifest or "",
+        ClassOrder.read(settings.classes) if settings.classes else ClassOrder.of(classes),
         root=settings.root,
         split=settings.split,
         limit=settings.limit,

@@ -12,8 +12,9 @@ import pytest
 from mlflow import MlflowClient
 from toys import CLASSES
 
+import fer_mlflow
 from fer_mlflow import SoftLabels, fetch_soft_labels
-from fer_mlflow.errors import BundleError, RunError
+from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.tracking import downloads
 
 
@@ -111,7 +112,7 @@ def test_the_best_run_is_fetched_into_a_folder_named_after_it(place, runs):
     assert SoftLabels.open(place.folder / "prob").logits.dtype == np.float16
 
 
-def test_the_same_again_is_verified_and_left_alone_and_a_damaged_copy_is_mended(place, logit, tmp_path):
+def test_the_same_again_is_verified_and_left_alone_and_a_damaged_copy_is_replaced(place, logit, tmp_path):
     out = tmp_path / "out"
     arguments = ["fetch", "--run", logit, "--out", out]
     place.run(*arguments)
@@ -189,7 +190,7 @@ def test_a_fetch_that_is_killed_leaves_nothing_under_the_final_name(place, logit
     assert content(tmp_path / "out") == content(place.stored(logit))
 
 
-def test_a_bad_run_is_fetched_only_when_asked_for(place, runs, tmp_path):
+def test_a_bad_run_is_fetched_only_on_request(place, runs, tmp_path):
     client, run_id = MlflowClient(place.uri), runs["B=1 logit"]
     client.set_tag(run_id, "triage.status", "bad")
     client.set_tag(run_id, "triage.reasons", "two columns\nexchanged")
@@ -293,7 +294,7 @@ def test_images_that_changed_are_named(place, logit, own_rows, tmp_path):
         (["--run", "abcd", "--split", "test"], "--split goes with a manifest"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused_before_the_store_is_asked(workplace, options, said):
+def test_options_that_do_not_go_together_are_refused_before_the_store_is_opened(workplace, options, said):
     workplace.uri = "http://127.0.0.1:9"
     assert said in workplace.run("fetch", *options, status=2).stderr
 
@@ -330,6 +331,18 @@ def at_place(place, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
     monkeypatch.setenv("FER_MLFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+
+
+def test_the_workflow_gives_the_soft_labels_and_the_run_that_has_them(at_place, place, runs, logit, tmp_path):
+    before = len(place.runs())
+    result = fer_mlflow.fetch(best="nll", benchmark="fetched", where="params.ensemble = 'A=0.5,B=0.5'", out="mine")
+    assert result.source_run in (logit, runs["A=0.5,B=0.5 prob"])
+    assert (result.run_id, result.how, result.proofs) == ("", "fetched", {})
+    assert result.soft_labels.folder == tmp_path / "mine"
+    assert result.soft_labels.sha256 == result.source_sha256 == SoftLabels.open(place.stored(result.source_run)).sha256
+    assert len(place.runs()) == before
+    with pytest.raises(ContractError, match="mine holds other things; name a new folder"):
+        fer_mlflow.fetch(run=runs["A=1 logit"], out="mine")
 
 
 def test_fetch_soft_labels_takes_an_id_a_uri_or_the_best(at_place, place, runs, logit):

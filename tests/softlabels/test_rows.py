@@ -106,7 +106,7 @@ def test_classes_that_the_manifest_does_not_have_are_refused(bundle, manifest):
 def test_reordered_rows_keep_their_logits_and_follow_the_manifest(bundle, manifest, tmp_path):
     benchmark = manifest([ROWS[i] for i in (4, 2, 0, 3, 1)], source="lab")
     alignment = align(bundle, benchmark)
-    made = reordered(bundle, benchmark, alignment).write(tmp_path / "made")
+    made = reordered(bundle, alignment).write(tmp_path / "made")
     assert made.index["path"].tolist() == ["e.jpg", "a.jpg", "d.jpg", "b.jpg"]
     assert made.index["row"].tolist() == [0, 2, 3, 4]
     assert made.logits.tolist() == [[6, 7], [0, 1], [4, 5], [2, 3]]
