@@ -25,7 +25,7 @@ fast: $(READY)                 ## all but the slow tests
 
 # Downloads what conda.yaml lists into an empty home; FER_INTEGRATION_HOME=FOLDER keeps that home for the next time.
 integration: $(READY)          ## every entry point as a user starts it, in an environment that `mlflow run` makes
-	$(BIN)/python -m pytest --durations 0 --durations-min 5 tests/integration
+	$(PYTEST) --durations 0 --durations-min 5 tests/integration
 
 lint: $(READY)                 ## style
 	$(BIN)/ruff check .

@@ -52,6 +52,12 @@ def test_the_environment_that_runs_the_tests_is_the_pinned_one():
     assert {name: version(name).split("+")[0] for name in pins} == pins
 
 
+def test_the_readme_names_the_pinned_mlflow():
+    named = re.findall(r"mlflow==[0-9.]+[0-9]", (PROJECT / "README.md").read_text())
+    assert named
+    assert set(named) <= set(pip_packages())
+
+
 # Listed packages that no module imports by name, and who needs them.
 NEEDED_BY_OTHERS = {
     "pyarrow": "pandas reads and writes Parquet with it",

@@ -107,7 +107,11 @@ class Machine:
 
 
 @pytest.fixture(scope="session")
-def machine(tmp_path_factory) -> Machine:
-    """Return a machine whose home is empty, or kept in the folder that FER_INTEGRATION_HOME names."""
+def machine(tmp_path_factory):
+    """Give a machine whose home is empty, or kept in the folder that FER_INTEGRATION_HOME names."""
     folder = tmp_path_factory.mktemp("machine")
-    return Machine(folder, Path(os.environ.get("FER_INTEGRATION_HOME") or folder / "home"))
+    kept = os.environ.get("FER_INTEGRATION_HOME")
+    machine = Machine(folder, Path(kept or folder / "home"))
+    yield machine
+    if not kept:
+        shutil.rmtree(machine.home)  # 5.6 GB
