@@ -1,39 +1,188 @@
-"""Row alignment: soft labels held against a manifest, against each other, and against the images on disk."""
+"""Row alignment: soft labels compared with a manifest, with each other, and with the images on disk."""
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import SHOWN, Benchmark
 from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.softlabels.bundle import SoftLabels
 
+FIELDS = ("label", "split", "source")
+FEWEST_SHARED = 30  # labelled rows below which no difference of two models is significant anyway
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Alignment:
-    """Where each row of a bundle stands in a manifest that has the same rows.
+    """Row alignment: where the N rows of a manifest are in soft labels.
 
     Attributes
     ----------
-    benchmark : the manifest's rows
-    positions : (N,) int64, the manifest's row for each of the bundle's
-    moved : how many of the manifest's rows stand elsewhere in the bundle
-    first_moved : sentence on the first of them; empty where the order is the same
-    other_fields : how many rows have another split or source
+    positions : (N,) int64, the soft labels' row of each of the manifest's, -1 where it has none
+    exported : (N,) int64, the row in the benchmark of the export, -1 where it was not there
+    other_fields : how many rows have another split or source than at the export
     """
 
+    soft_labels: SoftLabels
     benchmark: Benchmark
     positions: np.ndarray
-    moved: int
-    first_moved: str
+    exported: np.ndarray
     other_fields: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The (n,) rows of the manifest that have soft labels."""
+        return np.flatnonzero(self.positions >= 0)
+
+    @property
+    def moved(self) -> np.ndarray:
+        """The (m,) rows of the manifest that were elsewhere in the benchmark of the export."""
+        return np.flatnonzero(self.exported != np.arange(len(self.exported)))
+
+    @property
+    def first_moved(self) -> str:
+        """Where the first row that moved was, in words; empty where none did."""
+        words = [f"{self._named([row])} is row {self.exported[row] + 1} in the soft labels" for row in self.moved[:1]]
+        return "".join(words)
+
+    @property
+    def missing(self) -> str:
+        """How many rows have no soft labels, and the first of them, in words; empty where all have."""
+        missing, N = np.flatnonzero(self.positions < 0), len(self.positions)
+        what = f"{self.benchmark.name}: {len(missing):,} of {N:,} rows have no soft labels: {self._named(missing)}"
+        return what if len(missing) else ""
+
+    def _named(self, rows: Sequence[int] | np.ndarray, why: Sequence[str] = ()) -> str:
+        return name_rows(rows, self.benchmark.paths, why)
+
+    def other_images(self, rows: np.ndarray, sha256: np.ndarray | None = None) -> dict[int, str]:
+        """Return, of n rows of the manifest with soft labels, those with another image than was decoded, and why.
+
+        Parameters
+        ----------
+        sha256 : (n, d) uint8, the first d bytes of the images' hashes, zeros for what cannot be read; None reads them
+        """
+        if sha256 is None:
+            sha256 = hash_images(self.benchmark.root, self.benchmark.paths.iloc[rows].tolist())
+        decoded = self.soft_labels.image_sha256[self.positions[rows], : sha256.shape[1]]
+        differ = np.flatnonzero((decoded != sha256).any(axis=1))
+        return {int(rows[at]): "other bytes" if sha256[at].any() else "cannot be read" for at in differ}
+
+    def check_images(self, sha256: np.ndarray | None = None) -> None:
+        """Check that the images of all `rows` are those that the teachers decoded; `sha256` as for `other_images`.
+
+        Raises
+        ------
+        BundleError
+            images changed: how many, and the first of them
+        """
+        if other := self.other_images(self.rows, sha256):
+            raise BundleError(
+                f"{self.benchmark.root}: {len(other):,} of {len(self.rows):,} images are not the ones that the "
+                f"teachers decoded: {self._named(list(other), list(other.values()))}; get the images that the soft "
+                "labels were made of, or export again"
+            )
+
+
+def name_rows(rows: Sequence[int] | np.ndarray, paths: pd.Series, why: Sequence[str] = ()) -> str:
+    """Return the first ten rows, counted from 1, with their paths and what is wrong with them, and how many follow."""
+    rows, count = rows[:SHOWN], len(rows)
+    notes = [f" ({each})" for each in why[:SHOWN]] or [""] * len(rows)
+    return _listed([f'row {row + 1} "{paths[row]}"{note}' for row, note in zip(rows, notes, strict=True)], count)
+
+
+def _listed(texts: Sequence[str], count: int) -> str:
+    return ", ".join(texts[:SHOWN]) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
+
+
+def align(soft_labels: SoftLabels, benchmark: Benchmark, *, subset: bool = False) -> Alignment:
+    """Find each row of a manifest in soft labels by its path, and prove that it is the row that was exported.
+
+    Both must have the same rows, with the same labels, in any order; rows that the export left out as unreadable count
+    as its rows. Of a subset each may have rows that the other lacks, and label, split and source must be the same.
+
+    Raises
+    ------
+    ContractError
+        the manifest's classes lack some of the soft labels'; of a subset, their order is another
+    BundleError
+        rows are missing, too many, or differ: how many, and the first ten of them with what is in each
+    """
+    where, classes, names = f"manifest {benchmark.manifest_path}", soft_labels.classes, benchmark.classes.names
+    if names != classes if subset else not set(classes) <= set(names):
+        raise ContractError(
+            f"soft labels are of the classes {', '.join(classes)}, {where} has {', '.join(names)}; give the soft "
+            "labels' with --classes, or export again"
+        )
+    left_out = {bad["path"]: int(bad["row"]) for bad in soft_labels.report.get("unreadable", ())}
+    own = pd.Index([*soft_labels.index["path"], *left_out])
+    if not own.is_unique:
+        raise BundleError(f"bundle {soft_labels.folder}: it names a path twice; no order can be proved")
+    found = own.get_indexer(benchmark.paths)
+    extra, absent = np.flatnonzero(found < 0), own.difference(benchmark.paths)
+    if not subset and (len(extra) or len(absent)):
+        only = {
+            "manifest": (len(extra), name_rows(extra, benchmark.paths)),
+            "soft labels": (len(absent), _listed([f'"{path}"' for path in absent], len(absent))),
+        }
+        what = [f"{count:,} rows are only in the {who} ({named})" for who, (count, named) in only.items() if count]
+        raise BundleError(
+            f"{where} has {len(found):,} rows, the soft labels {len(own):,}: {'; '.join(what)}; name the manifest, "
+            "--split and --root that they were exported with"
+        )
+    positions = np.where(found < len(soft_labels), found, -1).astype(np.int64)
+    exported = np.array([*soft_labels.index["row"], *left_out.values(), -1], np.int64)[found]
+    rows = np.flatnonzero(positions >= 0)
+    ours, theirs = benchmark.frame.iloc[rows], soft_labels.index.iloc[positions[rows]]
+    differ = {name: ours[name].to_numpy(object) != theirs[name].to_numpy(object) for name in FIELDS}
+    decisive = FIELDS if subset else ("label",)
+    wrong = np.flatnonzero(np.any([differ[name] for name in decisive], axis=0))
+    if len(wrong):
+        why = [
+            ", ".join(f'{n} "{ours[n].iloc[i]}", then "{theirs[n].iloc[i]}"' for n in decisive if differ[n][i])
+            for i in wrong[:SHOWN]
+        ]
+        raise BundleError(
+            f"{where}: {len(wrong):,} of {len(found):,} rows are not what they were when the soft labels were "
+            f"exported: {name_rows(rows[wrong], benchmark.paths, why)}; export again"
+        )
+    return Alignment(soft_labels, benchmark, positions, exported, int((differ["split"] | differ["source"]).sum()))
+
+
+def reordered(alignment: Alignment) -> SoftLabels:
+    """Return soft labels in the order of the manifest that they are aligned to, as those of its selection.
+
+    Index and selection follow the manifest, its split and source too; each row keeps its logits and its image's hash.
+    The report says from which bundle it was made; its checks are those of that bundle.
+    """
+    bundle, benchmark, rows = alignment.soft_labels, alignment.benchmark, alignment.rows
+    order = alignment.positions[rows]
+    old = bundle.index.iloc[order].reset_index(drop=True)
+    index = benchmark.frame.iloc[rows][["path", *FIELDS]].reset_index(drop=True)
+    index.insert(0, "row", rows)
+    row_of = dict(zip(benchmark.paths, range(len(benchmark)), strict=True))
+    left_out = [{**bad, "row": row_of[bad["path"]]} for bad in bundle.report.get("unreadable", ())]
+    return SoftLabels.of(
+        logits=bundle.logits[order],
+        index=pd.concat([index, old[old.columns.difference(index.columns, sort=False)]], axis=1),
+        classes=bundle.classes,
+        report={
+            **bundle.report,
+            "benchmark": {**bundle.report["benchmark"], "selected_sha256": benchmark.selection_sha256},
+            "unreadable": sorted(left_out, key=lambda bad: bad["row"]),
+            "reordered": {"source_bundle_sha256": bundle.sha256, "moved_rows": len(alignment.moved)},
+        },
+        manifest_sha256=benchmark.manifest_sha256,
+        checkpoints=bundle.checkpoints,
+        environment=bundle.environment,
+    )
 
 
 def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
-    """Check that several soft labels have the same rows of the same images; `soft_labels` are by their names.
+    """Check that several soft labels, by their names, have the same rows, labels, classes and images.
 
     Raises
     ------
@@ -46,6 +195,8 @@ def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
         if not np.array_equal(rows, own):
             which = f"row {np.setxor1d(rows, own)[0] + 1} first"
             raise BundleError(f"{first_name} and {name} have different rows, {which}; export again")
+        if (each.selection_sha256, each.classes) != (first.selection_sha256, first.classes):
+            raise BundleError(f"{first_name} and {name} have different rows, labels or classes; export again")
         differ = np.flatnonzero((each.image_sha256 != first.image_sha256).any(axis=1))
         if len(differ):
             raise BundleError(
@@ -54,129 +205,68 @@ def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
             )
 
 
-def align(bundle: SoftLabels, benchmark: Benchmark) -> Alignment:
-    """Prove that a bundle and a local manifest have the same rows: the same paths, each with the same label.
+@dataclass(frozen=True)
+class SharedRows:
+    """Which rows of two bundles are the same image with the same label, and whether scores on them can be compared.
 
-    Rows that the export left out as unreadable must be in the manifest too, where the bundle says they were.
-
-    Raises
-    ------
-    ContractError
-        a row is missing, or too many, or has another label: the first ten such rows and their count
+    Attributes
+    ----------
+    rows_a, rows_b : (N,) int64 positions in the bundles, pairwise; labelled rows only
+    columns_b : (C,) int64, column of B's logits for each class of A; None where the class sets differ
+    verdict : a sentence, from "comparable" or "not comparable" on
     """
-    where = f"manifest {benchmark.manifest_path}"
-    known = set(benchmark.classes.names)
-    if not set(bundle.classes) <= known:
-        foreign = ", ".join(name for name in bundle.classes if name not in known)
-        raise ContractError(
-            f"{where}: its classes lack {foreign}; give the soft labels' classes, {', '.join(bundle.classes)}, with "
-            "--classes"
-        )
-    left_out = {bad["path"]: int(bad["row"]) for bad in bundle.report.get("unreadable", ())}
-    paths, own = benchmark.paths.tolist(), bundle.index["path"].tolist()
-    there = {path: row for row, path in enumerate(paths)}
-    mine = set(own) | set(left_out)
-    if len(mine) != len(own) + len(left_out):
-        raise ContractError(f"bundle {bundle.folder}: it names a path twice; no order can be proved")
-    extra, missing = [path for path in paths if path not in mine], sorted(mine - set(there))
-    if extra or missing:
-        parts = [
-            f"{len(few):,} rows are only in the {whose} ({_named(few, there if whose == 'manifest' else {})})"
-            for whose, few in (("manifest", extra), ("soft labels", missing))
-            if few
-        ]
-        raise ContractError(
-            f"{where} has {len(paths):,} rows, the soft labels {len(mine):,}: {'; '.join(parts)}; name the manifest, "
-            "--split and --root that they were exported with"
-        )
-    positions = np.array([there[path] for path in own], np.int64)
-    ours, labels = benchmark.frame.iloc[positions], bundle.index["label"].to_numpy(object)
-    wrong = np.flatnonzero(ours["label"].to_numpy(object) != labels)
-    if len(wrong):
-        wrong = wrong[np.argsort(positions[wrong])]
-        shown = ", ".join(
-            f'row {positions[i] + 1} "{own[i]}" {ours["label"].iloc[i] or "(none)"}, in the soft labels '
-            f"{labels[i] or '(none)'}"
-            for i in wrong[:SHOWN]
-        )
-        raise ContractError(
-            f"{where}: {len(wrong):,} of {len(own):,} rows have another label: {shown}{_more(wrong)}; "
-            "soft labels are of other labels than these"
-        )
-    stood = np.array([*bundle.index["row"], *left_out.values()], np.int64)  # in the benchmark of the export
-    stands = np.array([*positions, *(there[path] for path in left_out)], np.int64)
-    moved = np.flatnonzero(stood != stands)
-    first = ""
-    if len(moved):
-        i = moved[np.argmin(stands[moved])]
-        first = f'row {stands[i] + 1} "{paths[stands[i]]}" is row {stood[i] + 1} in the soft labels'
-    other = (ours[["split", "source"]].to_numpy(object) != bundle.index[["split", "source"]].to_numpy(object)).any(1)
-    return Alignment(benchmark, positions, len(moved), first, int(other.sum()))
+
+    rows_a: np.ndarray
+    rows_b: np.ndarray
+    columns_b: np.ndarray | None
+    verdict: str
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there is anything to compare."""
+        return self.verdict.startswith("comparable")
 
 
-def _named(paths: Sequence[str], rows: dict[str, int]) -> str:
-    """Return the first ten paths, with their rows where they have some."""
-    shown = ", ".join(f'row {rows[path] + 1} "{path}"' if path in rows else f'"{path}"' for path in paths[:SHOWN])
-    return shown + _more(paths)
+def find_shared_rows(a: SoftLabels, b: SoftLabels) -> SharedRows:
+    """Match two bundles' labelled rows by the images' content, and say whether their scores can be compared.
 
-
-def _more(values: Sized) -> str:
-    return f" and {len(values) - SHOWN:,} more" if len(values) > SHOWN else ""
-
-
-def find_other_images(bundle: SoftLabels, root: Path, rows: Iterable[int]) -> dict[int, str]:
-    """Return, of some positions in a bundle, those whose file is not the image that was decoded, and why."""
-    rows = list(rows)
-    paths, digests = bundle.index["path"].iloc[rows].tolist(), bundle.image_sha256[rows]
-    found = hash_images(root, paths)
-    differ = np.flatnonzero((found != digests).any(axis=1)).tolist()
-    return {rows[at]: "other bytes" if found[at].any() else "cannot be read" for at in differ}
-
-
-def describe_rows(bundle: SoftLabels, rows: dict[int, str]) -> str:
-    """Return the first ten of some positions in a bundle with their paths and what is wrong with each."""
-    named = [
-        f'row {bundle.index["row"].iloc[row] + 1} "{bundle.index["path"].iloc[row]}" ({why})'
-        for row, why in list(rows.items())[:SHOWN]
-    ]
-    return ", ".join(named) + _more(rows)
-
-
-def reordered(bundle: SoftLabels, alignment: Alignment) -> SoftLabels:
-    """Return a bundle's rows in the order of the manifest that they are aligned to, as soft labels of its selection.
-
-    Index and selection follow the manifest, its split and source too; each row keeps its logits and its image's hash.
-    The report says from which bundle it was made; its checks are those of that bundle.
-
-    Raises
-    ------
-    BundleError
-        rows and logits do not fit together
+    They can on all rows where selection and images are the same, and else on the rows that both have, if their labels
+    agree.
     """
-    benchmark, order = alignment.benchmark, np.argsort(alignment.positions)
-    rows = alignment.positions[order]
-    logits, old = bundle.logits[order], bundle.index.iloc[order].reset_index(drop=True)
-    index = benchmark.frame.iloc[rows][["path", "label", "split", "source"]].reset_index(drop=True)
-    if index["path"].tolist() != old["path"].tolist() or index["label"].tolist() != old["label"].tolist():
-        raise BundleError(f"bundle {bundle.folder}: rows came out of step while they were reordered; report this")
-    index.insert(0, "row", rows)
-    for name in ("image_sha256", *old.columns.difference(index.columns)):
-        index[name] = old[name]
-    there = {path: row for row, path in enumerate(benchmark.paths)}
-    left_out = sorted(
-        ({**bad, "row": there[bad["path"]]} for bad in bundle.report.get("unreadable", ())), key=lambda b: b["row"]
+    if set(a.classes) != set(b.classes):
+        only = {"A": [n for n in a.classes if n not in b.classes], "B": [n for n in b.classes if n not in a.classes]}
+        difference = "; ".join(f"only {whose} has {', '.join(names)}" for whose, names in only.items() if names)
+        none = np.empty(0, np.int64)
+        return SharedRows(none, none, None, f"not comparable because classes differ: {difference}")
+    columns_b = np.array([b.classes.index(name) for name in a.classes])
+    rows_a, rows_b, differ = _match_images(a, b)
+    n, of_a, of_b = len(rows_a) + differ, int(a.labelled.sum()), int(b.labelled.sum())
+    if a.selection_sha256 == b.selection_sha256 and a.index["image_sha256"].equals(b.index["image_sha256"]):
+        verdict = f"comparable: the same {n:,} labelled rows" if n else "not comparable because no row has a label"
+    elif differ:
+        verdict = f"not comparable because {differ:,} of {n:,} shared images have other labels"
+    elif n < FEWEST_SHARED:
+        verdict = f"not comparable because the benchmarks share {n:,} labelled images; {FEWEST_SHARED} are needed"
+    else:
+        verdict = f"comparable on the {n:,} shared rows (of {of_a:,} labelled rows of A and {of_b:,} of B)"
+    return SharedRows(rows_a, rows_b, columns_b, verdict)
+
+
+def _match_images(a: SoftLabels, b: SoftLabels) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return positions of labelled rows with the same image and label, and how many shared images have other labels.
+
+    An image may be there several times, with several labels (FER2013 has such): the n-th copy of an image with a label
+    matches the n-th.
+    """
+    key = ["image_sha256", "label"]
+    frames = []
+    for bundle in (a, b):
+        frame = bundle.index[key].assign(at=np.arange(len(bundle)))[bundle.labelled]
+        frames.append(frame.assign(copy=frame.groupby(key).cumcount()))
+    merged = frames[0].merge(frames[1], on=[*key, "copy"], suffixes=("_a", "_b")).sort_values("at_a")
+    left_a, left_b = (
+        frame["image_sha256"][~frame["at"].isin(merged[at])].value_counts()
+        for frame, at in zip(frames, ("at_a", "at_b"), strict=True)
     )
-    return SoftLabels.of(
-        logits=logits,
-        index=index,
-        classes=bundle.classes,
-        report={
-            **bundle.report,
-            "benchmark": {**bundle.report["benchmark"], "selected_sha256": benchmark.selection_sha256},
-            "unreadable": left_out,
-            "reordered": {"source_bundle_sha256": bundle.sha256, "moved_rows": alignment.moved},
-        },
-        manifest_sha256=benchmark.manifest_sha256,
-        checkpoints=bundle.checkpoints,
-        environment=bundle.environment,
-    )
+    differ = int(np.minimum(*left_a.align(left_b, join="inner")).sum())
+    return merged["at_a"].to_numpy(np.int64), merged["at_b"].to_numpy(np.int64), differ

@@ -17,7 +17,7 @@ from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.reading import HASHES, METRICS, Reading, label_columns
-from fer_mlflow.softlabels.rows import Alignment, describe_rows, find_other_images
+from fer_mlflow.softlabels.rows import Alignment, name_rows
 from fer_mlflow.teachers.spec import TeacherSpec, hash_checkpoints
 
 _METRIC_TOLERANCE = 1e-6  # another NumPy sums in another order
@@ -181,7 +181,6 @@ def _quote(check: Mapping) -> Check:
 
 
 def recompute(
-    bundle: SoftLabels,
     alignment: Alignment,
     specs: Mapping[str, TeacherSpec],
     *,
@@ -193,7 +192,7 @@ def recompute(
 
     Parameters
     ----------
-    alignment : of the bundle with a manifest that has its images
+    alignment : of a bundle with a manifest that has its rows and images
     specs : of every teacher of the bundle
     rows : how many to predict; all where there are fewer
 
@@ -207,12 +206,20 @@ def recompute(
     FerError
         a teacher cannot be loaded, or the device is not there
     """
+    bundle, aligned = alignment.soft_labels, alignment.rows
     checks = _check_checkpoints(bundle, specs)
     checks.append(_check_preprocessing(bundle))
-    drawn = np.sort(np.random.default_rng(seed).choice(len(bundle), min(rows, len(bundle)), replace=False))
-    other = find_other_images(bundle, alignment.benchmark.root, drawn.tolist())
-    checks.append(_check_images(bundle, drawn, other))
-    same = np.array([row for row in drawn if row not in other], np.int64)
+    count = min(rows, len(aligned))
+    drawn = aligned[np.sort(np.random.default_rng(seed).choice(len(aligned), count, replace=False))]
+    other = alignment.other_images(drawn)
+    if other:
+        named = name_rows(list(other), alignment.benchmark.paths, list(other.values()))
+        what = f"{len(other):,} of {count:,} are not the ones that the teachers decoded: {named}"
+        checks.append(Check("drawn images", "fail", what))
+    else:
+        what = f"the {count:,} drawn are the ones that the teachers decoded"
+        checks.append(Check("drawn images", "pass", what))
+    same = drawn[~np.isin(drawn, list(other))]
     if any(check.verdict == "fail" for check in checks[: len(specs)]):
         return [*checks, Check("logits again", "skip", "other checkpoints give other logits")]
     if not len(same):
@@ -224,7 +231,7 @@ def recompute(
             how = f"calibrated ({calibration.get('method')}): verify the soft labels that it was fitted on"
             return [*checks, Check("logits again", "skip", how)]
         temperature = float(calibration["temperature"])
-    return [*checks, *_predict_again(bundle, alignment, same, specs, temperature, device)]
+    return [*checks, *_predict_again(alignment, same, specs, temperature, device)]
 
 
 def _check_checkpoints(bundle: SoftLabels, specs: Mapping[str, TeacherSpec]) -> list[Check]:
@@ -249,20 +256,13 @@ def _check_preprocessing(bundle: SoftLabels) -> Check:
     return Check("preprocessing", "pass", "as in the report" + (", CLAHE's fixed pattern too" if has_clahe else ""))
 
 
-def _check_images(bundle: SoftLabels, drawn: np.ndarray, other: dict[int, str]) -> Check:
-    if other:
-        what = f"{len(other):,} of {len(drawn):,} are not the ones that teachers decoded: "
-        return Check("drawn images", "fail", what + describe_rows(bundle, other))
-    return Check("drawn images", "pass", f"the {len(drawn):,} drawn are the ones that teachers decoded")
-
-
-def _predict_again(bundle, alignment: Alignment, drawn, specs, temperature, device) -> list[Check]:
-    """Run the forward pass on the drawn rows, fuse, and compare with what is stored."""
+def _predict_again(alignment: Alignment, rows: np.ndarray, specs, temperature, device) -> list[Check]:
+    """Run the forward pass on rows of the manifest, fuse, and compare with what is stored."""
     from fer_mlflow.teachers.computation import compute_logits
     from fer_mlflow.teachers.predictor import ForwardSettings
 
+    bundle, benchmark = alignment.soft_labels, alignment.benchmark
     configuration, reported = bundle.configuration, bundle.report["teachers"]
-    benchmark, rows = alignment.benchmark, alignment.positions[drawn]
     frame = benchmark.frame.iloc[rows].reset_index(drop=True)
     subset = replace(benchmark, frame=frame, labels=benchmark.labels[rows])
     if subset.classes.names != bundle.classes:  # the columns of teachers' logits follow the benchmark's classes
@@ -298,7 +298,7 @@ def _predict_again(bundle, alignment: Alignment, drawn, specs, temperature, devi
     fused = fuse(logits, configuration.weights, configuration.space) / temperature
     return [
         Check("teachers", "fail" if differ else "pass", detail),
-        compare_logits(bundle, drawn, stored(fused, configuration.dtype), precision, temperature),
+        compare_logits(bundle, alignment.positions[rows], stored(fused, configuration.dtype), precision, temperature),
     ]
 
 
@@ -331,6 +331,8 @@ def compare_logits(
     over = (difference > allowed).any(axis=1)
     if over.any():
         worst = np.flatnonzero(over)[np.argsort(-difference[over].max(axis=1))]
-        named = describe_rows(bundle, {int(drawn[i]): f"{difference[i].max():.3g}" for i in worst})
+        paths = bundle.index.set_index("row")["path"]
+        rows, by = bundle.index["row"].to_numpy()[drawn[worst]], [f"{difference[i].max():.3g}" for i in worst]
+        named = name_rows(rows, paths, by)
         return Check("logits again", "fail", f"{over.sum():,} of {len(drawn):,} rows differ: {named}; {how}")
     return Check("logits again", "pass", f"{len(drawn):,} rows predicted again; {how}")

@@ -16,7 +16,7 @@ from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import BundleError, ContractError, ImageError
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.student.joining import check_images_on_disk, join_rows, name_missing
+from fer_mlflow.softlabels.rows import align
 
 
 class SoftLabelDataset(Dataset):
@@ -51,7 +51,7 @@ class SoftLabelDataset(Dataset):
         missing: str = "fail",
         verify_images: bool = True,
     ):
-        """Read the manifest and hold it against the soft labels.
+        """Read the manifest and align it with the soft labels.
 
         Parameters
         ----------
@@ -60,7 +60,7 @@ class SoftLabelDataset(Dataset):
         split : the rows of this split; None means those of the splits that the soft labels are of
         classes : YAML file with more words for a class, as for `--classes`; the order must be the bundle's
         missing : `fail`, or `skip` to leave out rows without soft labels
-        verify_images : read every file once and refuse images that are not the ones that the teachers saw
+        verify_images : read every file once and refuse images that are not the ones that the teachers decoded
 
         Raises
         ------
@@ -73,17 +73,16 @@ class SoftLabelDataset(Dataset):
         bundle = soft_labels if isinstance(soft_labels, SoftLabels) else SoftLabels.open(soft_labels)
         order = ClassOrder.read(classes) if classes else ClassOrder.of(bundle.classes)
         part = _read_rows(manifest, bundle, order, root, split)
-        positions = join_rows(part, bundle)
-        absent = name_missing(part, positions)
-        if absent and missing == "fail":
-            raise BundleError(f'{absent}; export them, or leave them out with missing="skip"')
+        alignment = align(bundle, part, subset=True)
+        if alignment.missing and missing == "fail":
+            raise BundleError(f'{alignment.missing}; export them, or leave them out with missing="skip"')
         if verify_images:
-            check_images_on_disk(part, bundle, positions)
-        kept = np.flatnonzero(positions >= 0)
+            alignment.check_images()
+        kept = alignment.rows
         self.left_out = len(part) - len(kept)
         if not len(kept):
-            raise BundleError(f"{absent}; these soft labels are of other images")
-        self.logits: Tensor = torch.from_numpy(bundle.logits[positions[kept]]).share_memory_()
+            raise BundleError(f"{alignment.missing}; these soft labels are of other images")
+        self.logits: Tensor = torch.from_numpy(bundle.logits[alignment.positions[kept]]).share_memory_()
         self.labels = part.labels[kept]
         self.classes = bundle.classes
         self.transform = transform

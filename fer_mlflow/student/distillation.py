@@ -13,7 +13,7 @@ from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.settings.training import LossSettings
 from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.student.joining import check_same_images, join_rows, name_missing
+from fer_mlflow.softlabels.rows import align
 from fer_mlflow.student.losses import dkd_rows, kd_rows
 from fer_mlflow.student.targets import SoftTargets
 from fer_mlflow.training.objective import LabelObjective
@@ -70,15 +70,15 @@ class SoftObjective(LabelObjective):
         Raises
         ------
         FerError
-            classes or rows differ (`join_rows`); or rows have no soft labels and may not, or would have no loss
+            classes or rows differ (`align`); or rows have no soft labels and may not, or would have no loss
         """
         super().__init__(part, recipe)
-        self.part, self.bundle, self.how = part, bundle, how
-        self.positions = join_rows(part, bundle)
-        has_targets = self.positions >= 0
+        self.bundle, self.how = bundle, how
+        self.alignment = align(bundle, part, subset=True)
+        has_targets = self.alignment.positions >= 0
         self.missing = int((~has_targets).sum())
         if self.missing:
-            absent = name_missing(part, self.positions)
+            absent = self.alignment.missing
             if not allow_missing:
                 raise BundleError(f"{absent}; export them, or train them on their labels alone with --missing ce")
             if not has_targets.any():
@@ -86,7 +86,7 @@ class SoftObjective(LabelObjective):
             if how.ce_weight == 0:
                 raise ContractError(f"{absent}, and --ce-weight 0 leaves them without any loss")
         joined = np.zeros((len(part), len(part.classes)), np.float32)
-        joined[has_targets] = targets.logits[self.positions[has_targets]]
+        joined[has_targets] = targets.logits[self.alignment.positions[has_targets]]
         self.targets = torch.from_numpy(joined)
         self.has_targets = torch.from_numpy(has_targets)
 
@@ -99,7 +99,7 @@ class SoftObjective(LabelObjective):
     def check_images(self, prefixes: np.ndarray) -> None:
         """Refuse images that are not the ones that the soft labels were computed from."""
         digests = np.ascontiguousarray(prefixes.astype(">i8")).view(np.uint8).reshape(-1, 8)
-        check_same_images(self.part, self.bundle, self.positions, digests)
+        self.alignment.check_images(digests[self.alignment.rows])
 
     def move_to(self, device: torch.device) -> None:
         """Take the targets of all rows to a device, once: a step looks its rows up there."""

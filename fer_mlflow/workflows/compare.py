@@ -11,7 +11,8 @@ from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CompareSettings
-from fer_mlflow.softlabels.protocol import SharedRows, describe_protocol, find_shared_rows
+from fer_mlflow.softlabels.protocol import describe_protocol
+from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.evaluate import SEED
@@ -62,7 +63,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
         if shared.is_comparable:
             comparison, table = _compare(a, b, shared)
-            _log(run, comparison, table, a, b)
+            _log(run, comparison, table, a, b, shared)
             tags |= a.tags() if a.bundle.selection_sha256 == b.bundle.selection_sha256 else {}
         run.set_tags(tags | {"fer.source_run_a": a.run_id or "folder", "fer.source_run_b": b.run_id or "folder"})
     return CompareResult(
@@ -110,7 +111,9 @@ def _compare(a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.D
     return comparison, table
 
 
-def _log(run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source) -> None:
+def _log(
+    run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source, shared: SharedRows
+) -> None:
     """Log the differences as metrics, table and figure, and the rows whose prediction changed."""
     bundle = a.bundle
     run.log_benchmark(bundle.benchmark, bundle)
@@ -121,7 +124,7 @@ def _log(run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source
                 metrics[metric_key(key, *row["metric"].split("/"))] = row[key]
     run.log_metrics(metrics)
     run.log_table("differences", table)
-    run.log_table("changed_rows", changed_rows(comparison, a, b))
+    run.log_table("changed_rows", changed_rows(comparison, a, shared))
     figure = draw_differences(
         table["metric"].tolist(),
         *(table[key].to_numpy() for key in ("difference", "low", "high", "p_value")),
@@ -130,10 +133,9 @@ def _log(run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source
     run.log_figure("differences.png", figure)
 
 
-def changed_rows(comparison: Comparison, a: Source, b: Source) -> pd.DataFrame:
+def changed_rows(comparison: Comparison, a: Source, shared: SharedRows) -> pd.DataFrame:
     """Return the rows on which A and B predict different classes."""
     names = np.array(a.bundle.classes, dtype=object)
-    shared = find_shared_rows(a.bundle, b.bundle)
     changed = comparison.changed
     table = a.bundle.index.iloc[shared.rows_a[changed]][["row", "path", "label", "split", "source"]]
     return table.reset_index(drop=True).assign(

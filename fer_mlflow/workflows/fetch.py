@@ -12,7 +12,7 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import FetchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.reading import FILES, HASHES
-from fer_mlflow.softlabels.rows import Alignment, align, describe_rows, find_other_images, reordered
+from fer_mlflow.softlabels.rows import Alignment, align, reordered
 from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open_if_sound
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.selection import choose_run, find_best
@@ -134,7 +134,7 @@ def _fetch(client, run, out: Path, is_there: bool, settings: FetchSettings) -> t
     if is_there:
         bundle = SoftLabels.open(out)
         alignment, proofs = _prove(bundle, settings)
-        if alignment is None or not alignment.moved:
+        if alignment is None or not len(alignment.moved):
             return bundle, again, proofs
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -143,9 +143,9 @@ def _fetch(client, run, out: Path, is_there: bool, settings: FetchSettings) -> t
     ):
         how = "fetched"
         alignment, proofs = _prove(bundle, settings)
-        if alignment is not None and alignment.moved:
+        if alignment is not None and len(alignment.moved):
             how = "fetched and reordered"
-            bundle = reordered(bundle, alignment).write(Path(temporary) / "reordered")
+            bundle = reordered(alignment).write(Path(temporary) / "reordered")
         if (there := open_if_sound(out, bundle.sha256)) is not None:
             return there, again, proofs
         return copy_bundle(bundle, out), how, proofs
@@ -156,28 +156,24 @@ def _prove(bundle: SoftLabels, settings: FetchSettings) -> tuple[Alignment | Non
 
     Raises
     ------
-    ContractError
+    FerError
         rows, labels, order or images are not the same: the first such rows and their count
     """
     if not settings.manifest:
         return None, {}
     benchmark = read_rows(settings, bundle.classes)
     alignment, manifest, rows = align(bundle, benchmark), benchmark.manifest_path, f"{len(benchmark):,} rows"
-    if alignment.moved and not settings.reorder:
+    moved = len(alignment.moved)
+    if moved and not settings.reorder:
         raise ContractError(
-            f"manifest {manifest}: the soft labels have its {rows} in another order ({alignment.moved:,} stand "
-            f"elsewhere; {alignment.first_moved}); rewrite them to the manifest's with --reorder true"
+            f"manifest {manifest}: the soft labels have its {rows} in another order ({moved:,} stand elsewhere; "
+            f"{alignment.first_moved}); rewrite them to the manifest's with --reorder true"
         )
-    moved = f"; {alignment.moved:,} stood elsewhere and were moved to its order"
-    order = moved if alignment.moved else " in the same order"
+    order = f"; {moved:,} stood elsewhere and were moved to its order" if moved else " in the same order"
     proofs = {"manifest": f"{manifest}: the same {rows} with the same labels{order}"}
     if settings.check_images:
-        if other := find_other_images(bundle, benchmark.root, range(len(bundle))):
-            raise ContractError(
-                f"{benchmark.root}: {len(other):,} of {len(bundle):,} images are not the ones that teachers decoded: "
-                f"{describe_rows(bundle, other)}; get the images that the soft labels were made of, or export again"
-            )
-        proofs["images"] = f"under {benchmark.root}: the ones that teachers decoded"
+        alignment.check_images()
+        proofs["images"] = f"under {benchmark.root}: the ones that the teachers decoded"
     if alignment.other_fields:
         warn(f"{alignment.other_fields:,} rows have another split or source in {manifest}")
     return alignment, proofs

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_mlflow.data.merge import parse_input
-from fer_mlflow.errors import BundleError, ContractError, RunError
+from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress
 from fer_mlflow.search.teacher_logits import TeacherLogits
@@ -15,6 +15,7 @@ from fer_mlflow.settings import params_of, split_names
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.rows import check_same_rows
 from fer_mlflow.teachers.spec import read_teacher_names
 from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.runs import TrackedRun
@@ -188,7 +189,7 @@ def _stored(settings: SearchSettings) -> list[TeacherSet]:
             if first is not own and teacher in first.logits:
                 warn(f"teacher {teacher} has several runs on {name}; the newest is used, {first.run_ids[teacher][:8]}")
             elif first is not own:
-                _check_same_rows(first, own)
+                check_same_rows({", ".join(first.names): first.bundle, teacher: bundle})
                 first.logits[teacher], first.run_ids[teacher] = bundle.logits, run.info.run_id
         if unknown := [teacher for teacher in settings.members if teacher not in there]:
             raise ContractError(
@@ -212,16 +213,6 @@ def _is_searched(found: TeacherSet, clahe: str) -> bool:
     return clahe == "both" or has == (clahe == "true")
 
 
-def _check_same_rows(a: TeacherSet, b: TeacherSet) -> None:
-    """Check that two bundles are of the same rows, classes and images."""
-    same = (a.bundle.selection_sha256, a.bundle.classes) == (b.bundle.selection_sha256, b.bundle.classes)
-    if not same or not a.bundle.index["image_sha256"].equals(b.bundle.index["image_sha256"]):
-        raise BundleError(
-            f"{a.benchmark}: {', '.join(a.names)} and {', '.join(b.names)} have different rows, classes or images; "
-            "export them again on the same manifest"
-        )
-
-
 def _checked(sets: list[TeacherSet]) -> list[TeacherSet]:
     """Return sets after checking that they go together: the same teachers and classes, the same rows of a benchmark."""
     first = sets[0]
@@ -240,5 +231,5 @@ def _checked(sets: list[TeacherSet]) -> list[TeacherSet]:
     for variants in _by_benchmark(sets).values():
         own, *others = variants.values()
         for other in others:
-            _check_same_rows(own, other)
+            check_same_rows({f"{s.benchmark} · {s.variant}": s.bundle for s in (own, other)})
     return sets

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_mlflow.errors import ContractError
+from fer_mlflow.errors import FerError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.sanity import Check
@@ -119,16 +119,16 @@ def _all_checks(folder: Path, run: Any, reading: Reading, settings: VerifySettin
     specs = read_teachers(settings.teachers, sorted(bundle.checkpoints)) if settings.teachers else {}
     try:
         alignment = align(bundle, benchmark)
-    except ContractError as error:
+    except FerError as error:
         yield Check("manifest", "fail", str(error))
         return
-    if alignment.moved:
+    if len(alignment.moved):
         yield Check("manifest", "fail", f"its rows stand in another order: {alignment.first_moved}")
     else:
         yield Check("manifest", "pass", f"the same {len(benchmark):,} rows with the same labels in the same order")
     if settings.recompute:
         rows, seed, device = settings.recompute, settings.seed, settings.device
-        yield from recompute(bundle, alignment, specs, rows=rows, seed=seed, device=device)
+        yield from recompute(alignment, specs, rows=rows, seed=seed, device=device)
 
 
 def _is_usable(reading: Reading, checks) -> bool:

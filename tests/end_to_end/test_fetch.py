@@ -90,7 +90,7 @@ def test_a_run_is_fetched_and_its_folder_is_the_last_line(place, runs, logit, fa
         f"  run       {logit}",
         f"  bundle    {SoftLabels.open(folder).sha256[:12]}…: every file has its hash, and the run is tagged with it",
         f"  manifest  {faces}: the same 70 rows with the same labels in the same order",
-        f"  images    under {faces.parent}: the ones that teachers decoded",
+        f"  images    under {faces.parent}: the ones that the teachers decoded",
         "  folder    fetched",
         "",
         str(folder),
@@ -243,7 +243,7 @@ def test_another_order_is_refused_then_rewritten(place, logit, own_rows, tmp_pat
         (
             lambda lines: [line.replace("f0003.jpg,Happy", "f0003.jpg,Sad") for line in lines],
             ["--reorder", "true"],
-            '1 of 70 rows have another label: row 4 "images/f0003.jpg" Sad, in the soft labels Happy; ',
+            '1 of 70 rows are not what they were when the soft labels were exported: row 4 "images/f0003.jpg" (label "',
         ),
         (
             lambda lines: lines[:-1],
@@ -273,7 +273,7 @@ def test_images_that_changed_are_named(place, logit, own_rows, tmp_path):
     arguments = ["fetch", "--run", logit, "--out", tmp_path / "out", "--manifest", manifest]
     result = place.run(*arguments, "--check-images", "true", status=2)
     assert (
-        ': 2 of 70 images are not the ones that teachers decoded: row 5 "images/f0004.jpg" (other bytes), '
+        ': 2 of 70 images are not the ones that the teachers decoded: row 5 "images/f0004.jpg" (other bytes), '
         'row 10 "images/f0009.jpg" (cannot be read); '
     ) in result.stderr
     assert not (tmp_path / "out").exists()

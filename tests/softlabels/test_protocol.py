@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings, strategies as st
 from toys import CLASSES, draw_logits, teacher, write_bundle
 
-from fer_mlflow.softlabels.protocol import FEWEST_SHARED, describe_protocol, find_shared_rows
+from fer_mlflow.softlabels.protocol import describe_protocol
+from fer_mlflow.softlabels.rows import FEWEST_SHARED, find_shared_rows
 
 CLAHE = {"clip": 2.5, "tile": 8, "pattern_sha256": "0123456789ab" + "c" * 52}
 CALIBRATION = {"method": "temperature", "temperature": 2.0471, "fitted_on": {"name": "faces:val"}}

@@ -113,7 +113,7 @@ def test_soft_labels_of_other_rows_are_refused(tmp_path, split_faces, train_part
 def test_soft_labels_of_other_classes_are_refused(split_faces, train_bundle):
     order = ClassOrder.of(["Neutral", *FER7.names[:-1]])
     with pytest.raises(
-        ContractError, match=r"soft labels are of the classes Angry, .* give the bundle's with --classes"
+        ContractError, match=r"soft labels are of the classes Angry, .* give the soft labels' with --classes"
     ):
         objective_of(read_benchmark(split_faces, order, split="train"), train_bundle)
 
@@ -192,7 +192,7 @@ def test_a_student_learns_what_its_teachers_say(parts, train_bundle, tmp_path):
 
 def test_images_that_changed_since_the_export_are_refused_before_the_first_step(parts, train_bundle, tmp_path):
     cv2.imwrite(str(parts[0].root / parts[0].paths[2]), np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(BundleError, match=r"1 images are not the ones that the teachers saw: row 3 "):
+    with pytest.raises(BundleError, match=r"1 of 54 images are not the ones that the teachers decoded: row 3 "):
         train_student(parts, tmp_path, objective_of(parts[0], train_bundle))
     assert not (tmp_path / "last.pt").exists()
 

@@ -207,7 +207,7 @@ def test_other_checkpoints_settings_and_images_fail(recompute, sound, faces, toy
     result = recompute(sound(), manifest=tmp_path / "faces" / faces.name)
     assert failed(result) == ["drawn images"]
     assert detail(result, "drawn images") == (
-        '1 of 70 are not the ones that teachers decoded: row 4 "images/f0003.jpg" (other bytes)'
+        '1 of 70 are not the ones that the teachers decoded: row 4 "images/f0003.jpg" (other bytes)'
     )
     assert detail(result, "logits again").startswith("69 rows predicted again")
 
