@@ -63,7 +63,6 @@ NEEDED_BY_OTHERS = {
     "pyarrow": "pandas reads and writes Parquet with it",
     "onnx": "torch.onnx builds the file with it",
     "onnxscript": "torch.onnx translates operators with it",
-    "scikit-learn": "not imported yet: metrics per class and stratified splits are to come from it",
 }
 
 

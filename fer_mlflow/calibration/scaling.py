@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.special import log_softmax
 
 from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, ROUNDING, SEPARABLE
-from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import check_labels, check_logits
+from fer_mlflow.scoring.metrics import check_labels, check_logits, stack_logits
 
 MOST_STEPS = 200
 _FLAT = 1e-11  # the share of the curvature at the start that is left on the way to infinity
 _STEP = 1e-10  # relative size of the last step
-_NO_SCALE = 1e-7  # of logits of spread 1: nothing that float64 tells from a scale of 0
+_NO_SCALE = 1e-7  # of logits of spread 1: float64 does not distinguish it from a scale of 0
 _UNIQUE = "the likelihood has one maximum, and this is it"
 
 Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
@@ -67,15 +67,7 @@ class CoefficientsFit:
 def fit_bias_corrected_temperature(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
     """Fit softmax(z / T + b) by maximum likelihood: C + 1 parameters, one of them without effect (a constant in b).
 
-    Parameters
-    ----------
-    logits : (N, C) float, finite
-    labels : (N,) int in 0..C-1, N >= 1
-
-    Raises
-    ------
-    ContractError
-        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    Logits (N, C), labels and errors are those of `fit_temperature`.
 
     References
     ----------
@@ -88,7 +80,7 @@ def fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
     """Fit softmax(w * log softmax(z) + b) by maximum likelihood: a scale and a bias for each class.
 
     Guo et al. scale z itself, but logits are defined up to a constant per row, and scaling them differently makes
-    that constant count; log-probabilities have none. Arguments and errors as for the bias-corrected temperature.
+    that constant count; log-probabilities have none. Logits, labels and errors are those of `fit_temperature`.
 
     References
     ----------
@@ -112,13 +104,12 @@ def _fit_affine(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> A
     scales = 1 if one_scale else C
     # Logits of spread 1, and not z as it is: where softmax(z) is one-hot the likelihood is flat and shows no way.
     start = np.concatenate([np.ones(scales), np.zeros(C)])
-    minimum = minimise_convex(_affine_derivatives(log_probs / unit, labels, one_scale), start)
-    if not minimum.converged:
+    found = minimise_convex(_affine_derivatives(log_probs / unit, labels, one_scale), start)
+    if found is None:
         why = "some scales and biases separate a class from the others without a mistake"
         return AffineFit(SEPARABLE, why, none, none)
-    scale = np.broadcast_to(minimum.parameters[:scales] / unit, C).copy()
-    bias = minimum.parameters[scales:] - minimum.parameters[scales:].mean()
-    if (minimum.parameters[:scales] <= _NO_SCALE).all():
+    scale, bias = np.broadcast_to(found[:scales] / unit, C).copy(), found[scales:] - found[scales:].mean()
+    if (found[:scales] <= _NO_SCALE).all():
         why = "beside class biases the logits fit the labels no better than equal ones"
         return AffineFit(NO_POSITIVE_OPTIMUM, why, none, none)
     return AffineFit(OK, _UNIQUE, scale, bias)
@@ -141,16 +132,10 @@ def _affine_derivatives(x: np.ndarray, labels: np.ndarray, one_scale: bool) -> D
         px = p * x
         gradient = np.concatenate([px.mean(axis=0) - of_label, p.mean(axis=0) - share])
         both = np.concatenate([px, p], axis=1)
-        hessian = -(both.T @ both) / N
-        i = np.arange(C)
-        hessian[i, i] += (px * x).mean(axis=0)
-        hessian[i, C + i] += px.mean(axis=0)
-        hessian[C + i, i] += px.mean(axis=0)
-        hessian[C + i, C + i] += p.mean(axis=0)
+        xx, x1, of_one = (np.diag(each.mean(axis=0)) for each in (px * x, px, p))
+        hessian = np.block([[xx, x1], [x1, of_one]]) - both.T @ both / N
         if one_scale:  # all scales move together
-            together = np.zeros((C + 1, 2 * C))
-            together[0, :C] = 1
-            together[1 + i, C + i] = 1
+            together = block_diag(np.ones(C), np.eye(C))
             gradient, hessian = together @ gradient, together @ hessian @ together.T
         return float(-log_p[rows, labels].mean()), gradient, hessian
 
@@ -172,11 +157,7 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
     ContractError
         shapes disagree, N = 0, a label is out of range, or a value is not finite
     """
-    layers = [check_logits(each) for each in logits]
-    shapes = {each.shape for each in layers}
-    if len(shapes) != 1:
-        raise ContractError(f"teachers' logits have shapes {sorted(shapes)}; they must be of the same rows and classes")
-    stack = np.stack(layers)
+    stack = stack_logits(logits)
     K, N, C = stack.shape
     labels = check_labels(labels, N, C)
     stack -= stack.max(axis=2, keepdims=True)  # exactly 0 where a row is constant, which the mean alone is not
@@ -198,33 +179,19 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
     if (derivatives(np.zeros(K))[1] >= -ROUNDING).all():
         why = "no teacher's logits fit the labels better than equal probabilities: all coefficients go to 0"
         return CoefficientsFit(NO_POSITIVE_OPTIMUM, why, none)
-    minimum = minimise_convex(derivatives, np.full(K, 1 / K), lowest=np.zeros(K))
-    if not minimum.converged:
+    found = minimise_convex(derivatives, np.full(K, 1 / K), lowest=np.zeros(K))
+    if found is None:
         why = "some positive combination of the teachers gets every row right, so the coefficients grow without end"
         return CoefficientsFit(SEPARABLE, why, none)
-    return CoefficientsFit(OK, _UNIQUE, minimum.parameters / unit)
+    return CoefficientsFit(OK, _UNIQUE, found / unit)
 
 
-@dataclass(frozen=True)
-class Minimum:
-    """Where a search ended: `converged` is False where the function goes on falling without end.
+def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndarray | None = None) -> np.ndarray | None:
+    """Return the (P,) parameters that minimise a convex function; None where it goes on falling without end.
 
-    Attributes
-    ----------
-    parameters : (P,) float64
-    value : the function there
-    """
-
-    parameters: np.ndarray
-    value: float
-    converged: bool
-
-
-def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndarray | None = None) -> Minimum:
-    """Minimise by projected Newton steps, each shortened until the function falls enough.
-
-    Where there is no minimum, gradient and curvature vanish together along some direction, and a small gradient proves
-    nothing. So a search counts as converged only where every direction that was curved at the start still is.
+    Projected Newton steps are shortened until the function falls enough. Where there is no minimum, gradient and
+    curvature vanish together along some direction, and a small gradient proves nothing. So a search counts as converged
+    only where every direction that was curved at the start still is.
 
     Parameters
     ----------
@@ -245,35 +212,23 @@ def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndar
         free = ~((at <= bound) & (gradient >= 0))
         step = np.zeros(len(at))
         step[free] = -np.linalg.lstsq(hessian[np.ix_(free, free)], gradient[free], rcond=1e-13)[0]
-        moved, reached = _search_line(derivatives, at, value, gradient, step, bound)
-        if moved is None:  # no float is lower than this one
+        share = 1.0
+        while share > 1e-12:
+            moved = np.maximum(at + share * step, bound)
+            reached = derivatives(moved)
+            if np.isfinite(reached[0]) and reached[0] <= value + 1e-4 * gradient @ (moved - at):
+                break
+            share /= 2
+        else:  # no float is lower than this one
             break
         length = np.abs(moved - at).max()
         at, (value, gradient, hessian) = moved, reached
         if length <= _STEP * max(1.0, np.abs(at).max()):
             break
     else:
-        return Minimum(at, value, False)
+        return None
     inside = np.ix_(at > bound, at > bound)
-    unit = _unit_directions(first[inside])
-    left = np.linalg.eigvalsh(unit.T @ hessian[inside] @ unit).min(initial=1.0)
-    return Minimum(at, value, bool(left > _FLAT))
-
-
-def _unit_directions(hessian: np.ndarray) -> np.ndarray:
-    """Return (P, D) directions along which a Hessian is curved, scaled so that each has curvature 1."""
-    values, vectors = np.linalg.eigh(hessian)
-    curved = values > 1e-10 * values.max(initial=0.0)
-    return vectors[:, curved] / np.sqrt(values[curved])
-
-
-def _search_line(derivatives, at, value, gradient, step, bound):
-    """Return the first of the halved steps that lowers the function by enough, and the derivatives there."""
-    share = 1.0
-    while share > 1e-12:
-        moved = np.maximum(at + share * step, bound)
-        reached = derivatives(moved)
-        if np.isfinite(reached[0]) and reached[0] <= value + 1e-4 * gradient @ (moved - at):
-            return moved, reached
-        share /= 2
-    return None, None
+    curvatures, directions = np.linalg.eigh(first[inside])
+    curved = curvatures > 1e-10 * curvatures.max(initial=0.0)
+    unit = directions[:, curved] / np.sqrt(curvatures[curved])  # the curvature at the start is 1 along each
+    return at if np.linalg.eigvalsh(unit.T @ hessian[inside] @ unit).min(initial=1.0) > _FLAT else None

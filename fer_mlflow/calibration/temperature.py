@@ -1,9 +1,12 @@
-"""One temperature for all logits: the T > 0 that makes the labels most likely."""
+"""One temperature for all logits, the T > 0 that makes the labels most likely; cross-fitting of any calibration."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_labels, check_logits
 
 OK, SEPARABLE, NO_POSITIVE_OPTIMUM = "ok", "separable", "no_positive_optimum"
@@ -47,7 +50,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
 
     With b = 1 / T, f(b) = mean[logsumexp(b z) - b z_y] is convex, f' = mean[E_p z - z_y], f'' = mean Var_p(z). The
     zero of f' is found by Newton steps in float64, kept in a bracket by the sign of f', to 1e-10 of b; there is
-    no cap. Whether there is one is told by the limits: f'(0+) >= 0 means that equal probabilities are as likely
+    no cap. The limits decide whether there is one: f'(0+) >= 0 means that equal probabilities are as likely
     (`no_positive_optimum`; constant logits too), f'(inf) = 0 that every label has the greatest logit of its row
     (`separable`).
 
@@ -123,15 +126,57 @@ def _zero_of_slope(z: np.ndarray, z_y: np.ndarray, beta: float) -> float:
         step = -slope / curvature if curvature > 0 else np.inf
         new = beta + step
         if not low < new < high:
-            new = _between(low, high)
+            new = 4 * low if high == np.inf else float(np.sqrt(low * high)) if low > 0 else high / 4
         if abs(new - beta) <= _STEP * beta:
             return new
         beta = new
     return beta
 
 
-def _between(low: float, high: float) -> float:
-    """Return a point inside a bracket of positive numbers, either end of which may be open."""
-    if high == np.inf:
-        return 4 * low
-    return float(np.sqrt(low * high)) if low > 0 else high / 4
+def stratified_folds(labels: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Return each row's fold in 0..k-1: rows of each class are assigned in turn, in a random order.
+
+    Folds of one class differ by at most one row, and so do whole folds. A class with fewer rows than folds is
+    absent from some of them.
+
+    Parameters
+    ----------
+    labels : (N,) int, N >= k
+    k : at least 2
+
+    Raises
+    ------
+    ContractError
+        fewer than two folds, or fewer rows than folds
+    """
+    if k < 2 or len(labels) < k:
+        raise ContractError(f"{len(labels)} labelled rows make no {k} folds; use 2 folds to as many as rows")
+    order = np.lexsort((rng.permutation(len(labels)), labels))  # by class, random within
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % k
+    return folds
+
+
+def crossfit(
+    fit: Callable[[np.ndarray, np.ndarray], Any], logits: np.ndarray, labels: np.ndarray, folds: np.ndarray
+) -> tuple[np.ndarray | None, list[Any]]:
+    """Calibrate each fold's rows with what was fitted on all the others.
+
+    Parameters
+    ----------
+    fit : (logits, labels) -> something with `status` and `apply`
+    logits : (..., N, C) float, rows on the last axis but one
+    labels : (N,) int
+    folds : (N,) int from 0 up without a gap
+
+    Returns
+    -------
+    (N, C) calibrated logits, None where some fold's status is not `ok`; and each fold's fit
+    """
+    fits = [fit(logits[..., folds != k, :], labels[folds != k]) for k in range(int(folds.max()) + 1)]
+    if any(each.status != OK for each in fits):
+        return None, fits
+    calibrated = np.empty(logits.shape[-2:])
+    for k, each in enumerate(fits):
+        calibrated[folds == k] = each.apply(logits[..., folds == k, :])
+    return calibrated, fits

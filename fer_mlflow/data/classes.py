@@ -48,10 +48,7 @@ class ClassOrder:
         Integers mean positions in `names`, unless an alias is an integer: then a data set's own codes are in
         use, and only the integers named there mean anything.
 
-        Raises
-        ------
-        ManifestError
-            fewer than two names, an empty name, or a word that would mean two classes
+        Raises ManifestError: fewer than two names, an empty name, or a word that would mean two classes.
         """
         aliases = aliases or {}
         if len(names) < 2 or not all(name.strip() for name in names):
@@ -73,10 +70,7 @@ class ClassOrder:
     def read(cls, path: str | Path) -> "ClassOrder":
         """Read a YAML file: a list of names, or a mapping of each name to a list of further words for it.
 
-        Raises
-        ------
-        ManifestError
-            the file is missing, is not YAML, or is neither of the two
+        Raises ManifestError: the file is missing, is not YAML, or is neither of the two.
         """
         try:
             value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -108,10 +102,7 @@ class ClassOrder:
     def columns_from(self, names: Sequence[str]) -> np.ndarray:
         """Return the (C,) int positions p such that `logits[:, p]` has this order when `logits` has `names`.
 
-        Raises
-        ------
-        ManifestError
-            `names` are not these classes in some order
+        Raises ManifestError: `names` are not these classes in some order.
         """
         found = [self.index_of(name) for name in names]
         if sorted(-1 if position is None else position for position in found) != list(range(len(self))):

@@ -21,10 +21,8 @@ HEADERS = {
 def read_csv(manifest: Path) -> pd.DataFrame:
     """Read all columns as text.
 
-    Raises
-    ------
-    ManifestError
-        the file cannot be read, is not UTF-8, or is not a CSV whose rows have as many values as its header
+    Raises ManifestError: the file cannot be read, is not UTF-8, or is not a CSV whose rows have as many values as its
+    header.
     """
     try:
         raw = pd.read_csv(manifest, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -52,10 +50,7 @@ def read_csv(manifest: Path) -> pd.DataFrame:
 def find_columns(raw: pd.DataFrame, manifest: Path) -> dict[str, str]:
     """Return the file's own name of each column of `HEADERS` that is there.
 
-    Raises
-    ------
-    ManifestError
-        none of them is the path
+    Raises ManifestError: none of them is the path.
     """
     folded = {str(name).strip().casefold(): name for name in reversed(raw.columns)}
     columns = {}

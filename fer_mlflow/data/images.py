@@ -31,10 +31,7 @@ _SLOW_FILE_S = 3e-4
 def read_image_bytes(root: str | Path, path: str) -> bytes:
     """Return the bytes of an image file under `root`.
 
-    Raises
-    ------
-    ImageError
-        the file cannot be read, or links lead out of `root`
+    Raises ImageError: the file cannot be read, or links lead out of `root`.
     """
     try:
         handle = _open_under(str(root), path)
@@ -85,10 +82,8 @@ def decode_image(data: bytes) -> np.ndarray:
     16-bit values are cut to 8 bits, an alpha channel is dropped, palettes and grey become colour, and the
     EXIF orientation is applied.
 
-    Raises
-    ------
-    ImageError
-        the bytes are no image, or a JPEG ends early (OpenCV would fill the rest with grey and say nothing)
+    Raises ImageError: the bytes are no image, or a JPEG ends early (OpenCV would fill the rest with grey and say
+    nothing).
     """
     if not data:
         raise ImageError("empty file")
@@ -147,10 +142,7 @@ RESIZES = {"squash": _squash}
 def prepare_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Return the (img_size, img_size, 3) uint8 RGB image of a file's bytes.
 
-    Raises
-    ------
-    ImageError
-        see `decode_image`
+    Raises ImageError: see `decode_image`.
     """
     return prepare_images(data, [preprocessing])[0]
 
@@ -158,10 +150,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
 def prepare_images(data: bytes, preprocessings: Sequence[Preprocessing]) -> list[np.ndarray]:
     """Return one image for each preprocessing; decoding happens once, and so does each CLAHE.
 
-    Raises
-    ------
-    ImageError
-        see `decode_image`
+    Raises ImageError: see `decode_image`.
     """
     decoded = decode_image(data)
     equalised: dict[Clahe | None, np.ndarray] = {None: decoded}

@@ -57,10 +57,7 @@ class Benchmark:
     def column(self, name: str) -> np.ndarray:
         """Return the (N,) text of a column.
 
-        Raises
-        ------
-        ManifestError
-            there is no such column
+        Raises ManifestError: there is no such column.
         """
         _check_column(name, self.frame, self.manifest_path)
         return self.frame[name].to_numpy(object)
@@ -258,10 +255,7 @@ def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:
 def read_labels(manifest: str | Path, split: str | None = None) -> list[str]:
     """Return the different label texts of a manifest's rows, or of those of one split, as they are written.
 
-    Raises
-    ------
-    ManifestError
-        the file cannot be read as a CSV with a path column
+    Raises ManifestError: the file cannot be read as a CSV with a path column.
     """
     manifest = Path(manifest)
     raw = read_csv(manifest)

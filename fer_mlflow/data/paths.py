@@ -53,10 +53,7 @@ def rebase_paths(root: str | Path, folder: str | Path, paths: pd.Series) -> pd.S
 
     Links are not resolved: a link in the root that leads to the images stays in the paths.
 
-    Raises
-    ------
-    ManifestError
-        `folder` is not under `root`
+    Raises ManifestError: `folder` is not under `root`.
     """
     root, folder = os.path.abspath(root), os.path.abspath(folder)
     between = os.path.relpath(folder, root).replace(os.sep, "/")

@@ -26,10 +26,7 @@ def list_rows(request: Request) -> Listing:
 
     Codes 8 to 10 are no faces and are left out; so is contempt unless the classes have it.
 
-    Raises
-    ------
-    ManifestError
-        neither layout is there, or a label is out of range
+    Raises ManifestError: neither layout is there, or a label is out of range.
     """
     wanted = [f"{name}/annotations" for name in _SETS] + [*_TABLES, *(f"{_LISTS}/{name}" for name in _TABLES)]
     folder = find_inside(request.folder, wanted, "AffectNet")

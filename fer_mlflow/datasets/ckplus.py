@@ -22,10 +22,7 @@ def list_rows(request: Request) -> Listing:
 
     The column `identity` holds the subject. There are no splits.
 
-    Raises
-    ------
-    ManifestError
-        neither layout is there, or a label is out of range
+    Raises ManifestError: neither layout is there, or a label is out of range.
     """
     classes = [name for word in CODES["ckplus"].names for name in (word, word.title())]
     folder = find_inside(request.folder, [*_LABELS, *classes], "CK+")

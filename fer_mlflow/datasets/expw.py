@@ -22,10 +22,7 @@ def list_rows(request: Request) -> Listing:
     Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` hold the photograph and the box's
     score: faces of one photograph should stay in one split. There are no splits.
 
-    Raises
-    ------
-    ManifestError
-        the list is not there or cut short, or a label or a box is none
+    Raises ManifestError: the list is not there or cut short, or a label or a box is none.
     """
     folder = find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
     path = folder / _LIST if (folder / _LIST).is_file() else folder / "label" / _LIST

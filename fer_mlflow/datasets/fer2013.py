@@ -23,10 +23,8 @@ _BLOCK = 1000  # rows whose pixels are in memory at a time
 def list_rows(request: Request) -> Listing:
     """List the rows of `fer2013.csv` or `icml_face_data.csv`, or the images of `train/` and `test/`.
 
-    Raises
-    ------
-    ManifestError
-        neither layout is there, a code or a usage is unknown, or (when images are written) pixels are not 48 × 48
+    Raises ManifestError: neither layout is there, a code or a usage is unknown, or (when images are written) pixels are
+    not 48 × 48.
     """
     folder = find_inside(request.folder, [*TABLES, "train"], "FER2013")
     table = find_table(folder)

@@ -23,10 +23,7 @@ def list_rows(request: Request) -> Listing:
     "unknown" or "NF" (no face) are left out. Pixels are those of the same row of `fer2013.csv`; without that file,
     the images that FER+'s own tool writes (`FER2013Train/fer0000000.png`) are looked for.
 
-    Raises
-    ------
-    ManifestError
-        a file is not there or cut short, or the two files are not of the same rows
+    Raises ManifestError: a file is not there or cut short, or the two files are not of the same rows.
     """
     folder = find_inside(request.folder, [_VOTES], "FER+")
     path = folder / _VOTES

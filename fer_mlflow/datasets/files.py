@@ -24,10 +24,7 @@ Result = TypeVar("Result")
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of the lines that are not blank.
 
-    Raises
-    ------
-    ManifestError
-        the file cannot be read, is not text, or holds nothing
+    Raises ManifestError: the file cannot be read, is not text, or holds nothing.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -43,10 +40,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def parse_code(text: str, codes: LabelCodes, path: Path, line: int | None = None) -> str | None:
     """Return the class that a label code means, None for no expression; an integer may be written as a float.
 
-    Raises
-    ------
-    ManifestError
-        it is no integer, or none of the data set's codes
+    Raises ManifestError: it is no integer, or none of the data set's codes.
     """
     try:
         number = float(text)
@@ -72,10 +66,7 @@ def parse_codes(texts: pd.Series, codes: LabelCodes, path: Path) -> list[str | N
 def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     """Return some columns of a CSV as text, header names matched without case and surrounding blanks.
 
-    Raises
-    ------
-    ManifestError
-        the file cannot be read as a CSV, or lacks a column
+    Raises ManifestError: the file cannot be read as a CSV, or lacks a column.
     """
     try:
         header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns

@@ -18,10 +18,7 @@ _WRAPPED = 3  # folders with nothing but one folder in them that are gone throug
 def list_rows(request: Request) -> Listing:
     """List the images of class-named folders.
 
-    Raises
-    ------
-    ManifestError
-        a folder's name is neither a class nor a split, or there is no image
+    Raises ManifestError: a folder's name is neither a class nor a split, or there is no image.
     """
     return list_classes(_unwrapped(request.folder, request.classes), request.classes)
 

@@ -86,10 +86,7 @@ def is_expression(word: str) -> bool:
 def find_inside(folder: Path, wanted: Iterable[str], what: str, depth: int = 2) -> Path:
     """Return the folder that holds one of the `wanted` files or folders: this one, or one at most `depth` below.
 
-    Raises
-    ------
-    ManifestError
-        there is no such folder, or two at the same depth
+    Raises ManifestError: there is no such folder, or two at the same depth.
     """
     wanted = tuple(wanted)
     if not folder.is_dir():

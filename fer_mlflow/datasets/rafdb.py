@@ -15,10 +15,7 @@ _LIST = "EmoLabel/list_patition_label.txt"
 def list_rows(request: Request) -> Listing:
     """List the rows of `EmoLabel/list_patition_label.txt`; images are `Image/aligned/…_aligned.jpg`, or one deeper.
 
-    Raises
-    ------
-    ManifestError
-        the list is not there, is cut short, or has a code out of range
+    Raises ManifestError: the list is not there, is cut short, or has a code out of range.
     """
     folder = find_inside(request.folder, [_LIST], "RAF-DB")
     path = folder / _LIST

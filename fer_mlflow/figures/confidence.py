@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
 from fer_mlflow.figures.inputs import check_classes, check_fractions, check_mask, check_numbers
-from fer_mlflow.scoring.calibration_error import ECE_BINS, equal_width_bins, expected_calibration_error
+from fer_mlflow.scoring.evaluation import expected_calibration_error
+from fer_mlflow.scoring.metrics import ECE_BINS, equal_width_bins
 
 _MOST_COUNTS = 25  # bins that have room for a number
 _TICKS = (0.01, 0.1, 0.25, 0.5, 1.0)  # shares of rows, on a square-root scale

@@ -21,7 +21,7 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     Parameters
     ----------
     logits : teacher name -> (N, C) float, finite; all of one shape
-    weights : teacher name -> share; every name is in `logits`
+    weights : teacher name -> weight; every name is in `logits`
     space : `logit` or `prob`
 
     Returns
@@ -39,7 +39,7 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     array([[1., 2.]])
     """
     check_weights(weights)
-    names = sorted(name for name, share in weights.items() if share > 0)
+    names = sorted(name for name, weight in weights.items() if weight > 0)
     if unknown := [name for name in names if name not in logits]:
         raise ContractError(f"weights name {', '.join(unknown)}; there are logits of {', '.join(sorted(logits))}")
     shapes = {np.shape(logits[name]) for name in names}
@@ -50,32 +50,17 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     return combine_layers(layers, np.array([weights[name] for name in names]), offset)
 
 
-def transform_logits(logits: np.ndarray, space: str, axis: int) -> np.ndarray:
-    """Return what `prepare_layers` takes of a space: logits, or log-probabilities over the axis of classes.
-
-    Raises
-    ------
-    ContractError
-        unknown space
-    """
-    transform, _ = _functions_of(space)
-    return transform(logits, axis)
+def _shifted_probs(log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    offset = log_probs.max(axis=0)
+    return np.exp(log_probs - offset), offset
 
 
-def prepare_layers(transformed: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return layers (K, ...) to take the weighted mean of, and an offset (...) of its logarithm.
-
-    Without an offset the mean itself is the fused logits. In probability space
-    log sum_k w_k p_k = offset + log sum_k w_k exp(log p_k - offset), where the offset is the greatest log p_k, so that
-    no weight above 0 meets an underflow.
-
-    Raises
-    ------
-    ContractError
-        unknown space
-    """
-    _, prepare = _functions_of(space)
-    return prepare(transformed)
+# Space -> (logits, axis of classes) to transformed, and transformed to (layers, offset). A new space is a row here.
+_FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
+    "logit": (lambda logits, axis: logits, lambda logits: (logits, None)),
+    "prob": (log_softmax, _shifted_probs),
+}
+SPACES = tuple(_FUNCTIONS)
 
 
 def _functions_of(space: str) -> tuple[Callable, Callable]:
@@ -84,25 +69,22 @@ def _functions_of(space: str) -> tuple[Callable, Callable]:
     return _FUNCTIONS[space]
 
 
-def _keep(logits: np.ndarray, axis: int) -> np.ndarray:
-    return logits
+def transform_logits(logits: np.ndarray, space: str, axis: int) -> np.ndarray:
+    """Return what `prepare_layers` takes of a space: logits, or log-probabilities over the axis of classes.
+
+    Raises a ContractError for an unknown space.
+    """
+    return _functions_of(space)[0](logits, axis)
 
 
-def _without_offset(logits: np.ndarray) -> tuple[np.ndarray, None]:
-    return logits, None
+def prepare_layers(transformed: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return layers (K, ...) to take the weighted mean of, and an offset (...) of its logarithm.
 
-
-def _shifted_probs(log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    offset = log_probs.max(axis=0)
-    return np.exp(log_probs - offset), offset
-
-
-# Space -> what turns logits into what is prepared, and what prepares it. A new space is a row here.
-_FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
-    "logit": (_keep, _without_offset),
-    "prob": (log_softmax, _shifted_probs),
-}
-SPACES = tuple(_FUNCTIONS)
+    Without an offset the mean itself is the fused logits. In probability space
+    log sum_k w_k p_k = offset + log sum_k w_k exp(log p_k - offset), where the offset is the greatest log p_k, so that
+    no weight above 0 meets an underflow. Raises a ContractError for an unknown space.
+    """
+    return _functions_of(space)[1](transformed)
 
 
 def combine_layers(
@@ -132,10 +114,7 @@ def stored(logits: np.ndarray, dtype: str) -> np.ndarray:
     and argmax cannot move, since the maximum becomes exactly 0 and nothing can round above it. To keep ties from
     arising there, values that would round to 0 beside the maximum are the next float16 below it.
 
-    Raises
-    ------
-    ContractError
-        another dtype, or values beyond what it can hold
+    Raises ContractError: another dtype, or values beyond what it can hold.
     """
     if dtype not in DTYPES:
         raise ContractError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")

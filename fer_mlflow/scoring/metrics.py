@@ -1,6 +1,6 @@
 """The metric table: one row for each metric, from which every list of metrics in the package follows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.calibration_error import ECE_BINS, equal_width_bins
+
+ECE_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ METRICS = (
     Metric("p99_max_prob", "share", "", lambda s: s.p99_confidence),
     _COUNTED("f1", function=lambda s: s.f1, is_per_class=True, test="randomisation"),
 )
-# What `evaluate` and `calibrate` compute beside the table, from the rows' probabilities.
+# What `evaluate` and `calibrate` compute in addition to the table, from the rows' probabilities.
 CALIBRATION_METRICS = ("ece_null_p95", "ece_adaptive", "ece_classwise")
 DEFAULT = "macro_f1"  # what ranks runs and configurations unless another metric is named
 
@@ -184,10 +185,7 @@ def values_of(
 def check_logits(logits: np.ndarray) -> np.ndarray:
     """Return logits as float64 after checking that they are a finite (N, C) array with C >= 2.
 
-    Raises
-    ------
-    ContractError
-        another shape or type, or a value that is not finite (the message names the first such row)
+    Raises ContractError: another shape or type, or a value that is not finite (the message names the first such row).
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] < 2 or not np.issubdtype(logits.dtype, np.floating):
@@ -201,13 +199,23 @@ def check_logits(logits: np.ndarray) -> np.ndarray:
     return logits.astype(np.float64)
 
 
+def stack_logits(layers: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return K teachers' logits as (K, N, C) float64, each checked as by `check_logits`.
+
+    Raises ContractError: no teacher, shapes that differ, or what `check_logits` refuses.
+    """
+    checked = [check_logits(each) for each in layers]
+    shapes = {each.shape for each in checked}
+    if len(shapes) != 1:
+        found = ", ".join(map(str, sorted(shapes))) or "no teacher"
+        raise ContractError(f"teachers' logits must be of the same rows and classes; found {found}")
+    return np.stack(checked)
+
+
 def check_labels(labels: np.ndarray, rows: int, classes: int) -> np.ndarray:
     """Return labels as int64 after checking that they are (rows,) integers in 0..classes-1, at least one.
 
-    Raises
-    ------
-    ContractError
-        another shape, type or range (the message names the first such row), or no row at all
+    Raises ContractError: another shape, type or range (the message names the first such row), or no row at all.
     """
     labels = np.asarray(labels)
     if labels.shape != (rows,) or not np.issubdtype(labels.dtype, np.integer):
@@ -223,6 +231,15 @@ def check_labels(labels: np.ndarray, rows: int, classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def equal_width_bins(confidence: np.ndarray, n_bins: int = ECE_BINS) -> np.ndarray:
+    """Return each value's bin in 0..n_bins-1; bins are equally wide and right-closed, (lo, hi], 0 is in the first.
+
+    >>> equal_width_bins(np.array([0.0, 0.5, 0.51, 1.0]), 2).tolist()
+    [0, 0, 1, 1]
+    """
+    return np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+
+
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
     """Return the (C, C) int64 counts of label (row) against prediction (column).
 
@@ -230,19 +247,6 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     [[1, 0], [1, 1]]
     """
     return np.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
-
-
-def precision_and_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each class's precision (NaN where it is never predicted) and recall (NaN without a labelled row), (C,).
-
-    >>> precision, recall = precision_and_recall(np.array([[1, 0], [1, 1]]))
-    >>> precision.tolist(), recall.tolist()
-    ([0.5, 1.0], [1.0, 0.5])
-    """
-    hits = np.diagonal(confusion).astype(np.float64)
-    labelled, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), np.nan)
-    return precision, np.where(labelled > 0, hits / np.maximum(labelled, 1), np.nan)
 
 
 def row_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

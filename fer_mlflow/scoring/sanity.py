@@ -1,8 +1,8 @@
 """Do logits and labels belong together? Statistics that need no metadata, only the numbers.
 
 Hashes and row numbers prove that nothing changed after it was written. They cannot prove that it was right when
-it was written: a loader that shuffled, a teacher off by one row, two columns exchanged. These checks look for
-what such a fault does to the numbers. `docs/bundle-format.md` says which check finds which fault.
+it was written: a loader that shuffled, a teacher off by one row, two columns exchanged. These checks find
+what such a fault does to the numbers. `docs/bundle-format.md` lists which check finds which fault.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from fer_mlflow.scoring.metrics import confusion_matrix
 
 BLOCK_ROWS = 256
-FEWEST_ROWS = 64  # below this nothing can be told from noise
+FEWEST_ROWS = 64  # below this a fault cannot be distinguished from noise
 _Z = 4.0  # one-sided p = 3e-5: a benchmark of 200,000 rows has 800 blocks
 
 
@@ -52,7 +52,7 @@ def check_statistics(
     known = labels >= 0
     y, predictions = labels[known], logits[known].argmax(axis=1)
     if len(y) < FEWEST_ROWS:
-        few = f"{len(y)} labelled rows; {FEWEST_ROWS} are needed to tell a fault from noise"
+        few = f"{len(y)} labelled rows; {FEWEST_ROWS} are needed to distinguish a fault from noise"
         first = [Check(name, "skip", few) for name in ("agreement", "blocks", "assignment")]
     else:
         confusion = confusion_matrix(y, predictions, len(classes))
@@ -76,10 +76,10 @@ def check_agreement(confusion: np.ndarray) -> Check:
     if chance >= 1:
         return Check("agreement", "skip", "all rows have one class and one prediction", values)
     z = float((agreement - chance) * np.sqrt(N / (chance * (1 - chance)))) if chance > 0 else 0.0
-    said = f"labels and predictions agree on {agreement:.1%} of rows, by chance on {chance:.1%} (z = {z:.1f})"
+    detail = f"labels and predictions agree on {agreement:.1%} of rows, by chance on {chance:.1%} (z = {z:.1f})"
     if z < _Z:
-        said += ": the rows may be out of step, or the class order wrong"
-    return Check("agreement", "pass" if z >= _Z else "warn", said, {**values, "z": z})
+        detail += ": the rows may be out of step, or the class order wrong"
+    return Check("agreement", "pass" if z >= _Z else "warn", detail, {**values, "z": z})
 
 
 def check_blocks(labels: np.ndarray, predictions: np.ndarray, n_classes: int) -> Check:
@@ -94,26 +94,22 @@ def check_blocks(labels: np.ndarray, predictions: np.ndarray, n_classes: int) ->
     whole = confusion_matrix(labels, predictions, n_classes)
     out_of_step = []
     for block in blocks:
-        y, hits = labels[block], int((labels[block] == predictions[block]).sum())
+        y, hit = labels[block], labels[block] == predictions[block]
         rest = whole - confusion_matrix(y, predictions[block], n_classes)
         recall = np.diagonal(rest) / np.maximum(rest.sum(axis=1), 1)
         share = rest.sum(axis=0) / max(rest.sum(), 1)
-        known = rest.sum(axis=1)[y] > 0  # a class that only this block holds tells nothing
+        known = rest.sum(axis=1)[y] > 0  # rows of a class that other blocks have too
         expected, chance = recall[y][known].sum(), share[y][known].sum()
         spread = np.sqrt((recall * (1 - recall))[y][known].sum())
-        hits = int((labels[block] == predictions[block])[known].sum())
+        hits = int(hit[known].sum())
         if hits - expected < -_Z * max(spread, 1) and hits - chance < 0.5 * (expected - chance):
             out_of_step.append(f"{block.start}-{block.stop - 1}")
-    values = {"blocks": len(blocks), "out_of_step": out_of_step}
+    detail = f"none of {len(blocks)} blocks falls to chance"
     if out_of_step:
-        return Check(
-            "blocks",
-            "warn",
-            f"{len(out_of_step)} of {len(blocks)} blocks of labelled rows agree no better than chance: rows "
-            + ", ".join(out_of_step[:10]),
-            values,
-        )
-    return Check("blocks", "pass", f"none of {len(blocks)} blocks falls to chance", values)
+        found = f"{len(out_of_step)} of {len(blocks)} blocks of labelled rows agree no better than chance"
+        detail = f"{found}: rows {', '.join(out_of_step[:10])}"
+    values = {"blocks": len(blocks), "out_of_step": out_of_step}
+    return Check("blocks", "warn" if out_of_step else "pass", detail, values)
 
 
 def check_assignment(confusion: np.ndarray, classes: tuple[str, ...]) -> Check:
@@ -129,18 +125,19 @@ def check_assignment(confusion: np.ndarray, classes: tuple[str, ...]) -> Check:
     there, here = confusion[moved, predicted[moved]], confusion[moved, moved]
     gain = float(((there - here) / support[moved]).sum())
     error = float(np.sqrt(((there + here) / support[moved] ** 2).sum()))
+    values = {"gain": gain, "standard_error": error}
     if gain > 3 * error:
         pairs = [f"{classes[a]} labelled, {classes[b]} predicted" for a, b in zip(moved, predicted[moved], strict=True)]
-        said = f"columns look exchanged: {'; '.join(pairs)} (recalls would sum to {gain:.2f} more)"
-        return Check("assignment", "warn", said, {"gain": gain, "standard_error": error, "exchanged": pairs})
-    said = "every class is matched best by its own column" if not len(moved) else "no other matching is surely better"
-    return Check("assignment", "pass", said, {"gain": gain, "standard_error": error})
+        detail = f"columns seem exchanged: {'; '.join(pairs)} (recalls would sum to {gain:.2f} more)"
+        return Check("assignment", "warn", detail, {**values, "exchanged": pairs})
+    detail = "no other matching is surely better" if len(moved) else "every class is matched best by its own column"
+    return Check("assignment", "pass", detail, values)
 
 
 def check_columns(
     confusion: np.ndarray, labels: np.ndarray, predictions: Mapping[str, np.ndarray], classes: tuple[str, ...]
 ) -> Check:
-    """Check the ensemble's columns, then each teacher's: one teacher's exchange drowns in the others' answers."""
+    """Check the ensemble's columns, then each teacher's: fusing with the others hides one teacher's exchange."""
     found = check_assignment(confusion, classes)
     if found.verdict == "warn":
         return found
@@ -153,18 +150,16 @@ def check_columns(
 
 def check_support(labels: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]) -> Check:
     """Count labelled and predicted rows of each class, to hold against the benchmark's known counts."""
-    labelled = np.bincount(labels, minlength=len(classes))
-    predicted = np.bincount(predictions, minlength=len(classes))
-    values = {
-        "labelled": dict(zip(classes, labelled.tolist(), strict=True)),
-        "predicted": dict(zip(classes, predicted.tolist(), strict=True)),
-    }
+    labelled, predicted = (
+        dict(zip(classes, np.bincount(each, minlength=len(classes)).tolist(), strict=True))
+        for each in (labels, predictions)
+    )
+    values = {"labelled": labelled, "predicted": predicted}
     if not len(labels):
         return Check("support", "skip", "no row has a label", values)
-    without = [name for name, count in zip(classes, labelled, strict=True) if not count]
-    if without:
+    if without := [name for name, count in labelled.items() if not count]:
         return Check("support", "warn", f"no labelled row of {', '.join(without)}: macro-F1 leaves them out", values)
-    counts = ", ".join(f"{name} {count}" for name, count in zip(classes, labelled.tolist(), strict=True))
+    counts = ", ".join(f"{name} {count}" for name, count in labelled.items())
     return Check("support", "pass", f"labelled rows: {counts}", values)
 
 
@@ -193,8 +188,8 @@ def check_teacher_pairs(teachers: Mapping[str, np.ndarray], labels: np.ndarray) 
                 doubts.append(f"{first} and {second} in rows {block.start}-{block.stop - 1} (r = {here:.2f})")
     values = {"correlation": correlations}
     if doubts:
-        said = f"teachers do not find the same rows hard, so one may be out of step: {'; '.join(doubts[:10])}"
-        return Check("teacher_pairs", "warn", said, values)
+        detail = f"teachers do not find the same rows hard, so one may be out of step: {'; '.join(doubts[:10])}"
+        return Check("teacher_pairs", "warn", detail, values)
     least = min(correlations.values())
     return Check("teacher_pairs", "pass", f"all pairs find the same rows hard (least r = {least:.2f})", values)
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import log_softmax
+from scipy.special import entr, softmax
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
 
 NEARLY_SURE = 0.99
-_FAR = 1e12  # a temperature ratio beyond which nothing is sought
+_FAR = 1e12  # the largest ratio of temperatures that is tried
 
 
 @dataclass(frozen=True)
@@ -51,34 +51,22 @@ def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness
     ContractError
         a value is not finite, no row, or a temperature that is not above 0
     """
-    logits = check_logits(logits)
+    logits = _check_rows(logits)
     temperatures = np.asarray(temperatures, dtype=np.float64)
-    if not len(logits):
-        raise ContractError("no row: there is no sharpness to measure")
     if not ((temperatures > 0) & np.isfinite(temperatures)).all():
         raise ContractError(f"temperatures {temperatures.tolist()}: every one must be a finite number above 0")
     C = logits.shape[1]
     top_class = logits.argmax(axis=1)
     rows_by_class = np.bincount(top_class, minlength=C)
-    columns: dict[str, list] = {name: [] for name in ("mean", "median", "p90", "p99", "entropy", "nearly_sure")}
-    by_class = []
-    for temperature in temperatures:
-        log_p = log_softmax(logits / temperature, axis=1)
-        p = np.exp(log_p)
+    numbers, sums = np.empty((6, len(temperatures))), np.empty((len(temperatures), C))
+    for r, temperature in enumerate(temperatures):
+        p = softmax(logits / temperature, axis=1)
         top = p.max(axis=1)
-        median, p90, p99 = np.quantile(top, [0.5, 0.9, 0.99])
-        entropy = -(p * np.where(p > 0, log_p, 0)).sum(axis=1).mean()
-        found = (top.mean(), median, p90, p99, entropy, (top > NEARLY_SURE).mean())
-        for column, value in zip(columns.values(), found, strict=True):
-            column.append(float(value))
-        sums = np.bincount(top_class, weights=top, minlength=C)
-        by_class.append(np.where(rows_by_class > 0, sums / np.maximum(rows_by_class, 1), np.nan))
-    return Sharpness(
-        temperatures=temperatures,
-        **{name: np.array(column) for name, column in columns.items()},
-        mean_by_class=np.array(by_class).reshape(-1, C),
-        rows_by_class=rows_by_class,
-    )
+        entropy, nearly_sure = entr(p).sum(axis=1).mean(), (top > NEARLY_SURE).mean()
+        numbers[:, r] = top.mean(), *np.quantile(top, [0.5, 0.9, 0.99]), entropy, nearly_sure
+        sums[r] = np.bincount(top_class, weights=top, minlength=C)
+    mean_by_class = np.where(rows_by_class > 0, sums / np.maximum(rows_by_class, 1), np.nan)
+    return Sharpness(temperatures, *numbers, mean_by_class, rows_by_class)
 
 
 def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> tuple[float, float] | None:
@@ -86,7 +74,7 @@ def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> t
 
     The mean falls as T rises, from the share of rows without a tie towards 1/C, so the range is one interval: it begins
     where the mean has fallen to the upper end and ends where it reaches the lower. Below it the targets are nearly
-    one-hot, above it nearly uniform; either way a student learns little from them that a label does not say.
+    one-hot, above it nearly uniform; either way a student learns little from them beyond the label.
 
     Parameters
     ----------
@@ -102,28 +90,30 @@ def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> t
     ContractError
         a value is not finite, no row, or a band that is not two rising numbers in (1/C, 1)
     """
-    logits = check_logits(logits)
-    if not len(logits):
-        raise ContractError("no row: there is no sharpness to measure")
+    logits = _check_rows(logits)
     z = logits - logits.max(axis=1, keepdims=True)
     scale = float(np.abs(z).max())
     low, high = band
     C = z.shape[1]
     if not 1 / C < low < high < 1:
         raise ContractError(f"band {low:g} to {high:g}: it must be two rising numbers between 1/{C} and 1")
-    if scale == 0:
-        return None
 
     def mean_top(log_ratio: float) -> float:
         return float((1 / np.exp(z / (scale * np.exp(log_ratio))).sum(axis=1)).mean())
 
     ends = -np.log(_FAR), np.log(_FAR)
-    if mean_top(ends[0]) < low:
+    if scale == 0 or mean_top(ends[0]) < low:
         return None  # rows with ties stay below the band at any temperature
 
-    def where(level: float) -> float:
+    def temperature_at(level: float) -> float:
         if mean_top(ends[0]) <= level:
             return 0.0
         return scale * float(np.exp(brentq(lambda at: mean_top(at) - level, *ends, xtol=1e-10)))
 
-    return where(high), where(low)
+    return temperature_at(high), temperature_at(low)
+
+
+def _check_rows(logits: np.ndarray) -> np.ndarray:
+    if not len(logits := check_logits(logits)):
+        raise ContractError("no row: there is no sharpness to measure")
+    return logits

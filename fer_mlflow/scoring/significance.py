@@ -6,8 +6,9 @@ counts from a multinomial distribution, and exchanging A and B in random rows is
 (y, b, a) binomially. So neither needs a loop over rows or replicates.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -80,22 +81,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The combinations of (label, prediction of each model) that rows fall into, and the scores of counts of them.
+    """The combinations of (label, prediction of each model) that have rows, and the scores of counts of them.
 
-    Attributes
-    ----------
-    columns : (1 + models, cells) int, class columns
+    `columns` is (1 + models, cells) int, class columns.
     """
 
     columns: np.ndarray
     classes: tuple[str, ...]
-
-    def blocks(self, replicates: int) -> Iterator[int]:
-        """Yield numbers of replicates that together fit into memory and sum to `replicates`."""
-        block = max(1, _CELLS_AT_ONCE // self.columns.shape[1])
-        while replicates > 0:
-            yield min(block, replicates)
-            replicates -= block
 
     def scores(self, counts: np.ndarray, having: Callable[[Metric], object], model: int = 0) -> dict[str, np.ndarray]:
         """Return public metric name -> (R,) scores of (R, cells) counts."""
@@ -109,18 +101,14 @@ class _Cells:
 
     def differences(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Return public metric name -> (R,) B - A of the metrics that have a test on counts."""
-        a, b = (self.scores(counts, _is_tested_on_counts, model) for model in (0, 1))
+        a, b = (self.scores(counts, lambda m: m.from_counts and m.test, model) for model in (0, 1))
         return {name: b[name] - a[name] for name in a}
 
-
-def _is_tested_on_counts(metric: Metric) -> bool:
-    return metric.from_counts and bool(metric.test)
-
-
-def _stacked(drawn: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the replicates of several blocks as those of one."""
-    blocks = list(drawn)
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    def draw(self, sample: Callable[[int], np.ndarray], scores: Callable, replicates: int) -> dict[str, np.ndarray]:
+        """Return the scores of R sampled (R, cells) counts, in blocks that fit into memory."""
+        size = max(1, _CELLS_AT_ONCE // self.columns.shape[1])
+        blocks = [scores(sample(min(size, replicates - start))) for start in range(0, replicates, size)]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _counted(classes: tuple[str, ...], labels: np.ndarray, *predictions: np.ndarray) -> tuple[_Cells, np.ndarray]:
@@ -164,11 +152,9 @@ def bootstrap_intervals(
     Efron & Tibshirani 1993, ch. 13; Takahashi et al. 2021 give the same intervals of F1 by the delta method.
     """
     cells, counts = _counted(classes, labels, predictions)
-    N = len(labels)
-    drawn = _stacked(
-        cells.scores(rng.multinomial(N, counts / N, size=R), lambda metric: metric.has_interval)
-        for R in cells.blocks(replicates)
-    )
+
+    scores = partial(cells.scores, having=lambda metric: metric.has_interval)
+    drawn = cells.draw(lambda size: rng.multinomial(len(labels), counts / len(labels), size), scores, replicates)
     return {name: _central(values) for name, values in drawn.items()}
 
 
@@ -184,17 +170,8 @@ def paired_differences(
 
     Intervals are from the paired bootstrap. The p-value of accuracy is the exact McNemar test's; the others are from
     approximate randomisation, (1 + replicates at least as far from 0) / (1 + replicates), which holds its level where
-    the bootstrap's would be too small. A class without a labelled row has no difference.
-
-    Parameters
-    ----------
-    labels, predictions_a, predictions_b : (N,) int in 0..C-1, of the same rows, N >= 1
-    classes : C names
-
-    Raises
-    ------
-    ContractError
-        no row, lengths that differ, or a value out of range
+    the bootstrap's would be too small. A class without a labelled row has no difference. Arguments and errors are as
+    for `bootstrap_intervals`.
 
     References
     ----------
@@ -203,7 +180,7 @@ def paired_differences(
     cells, counts = _counted(classes, labels, predictions_a, predictions_b)
     N = len(labels)
     observed = {name: float(value[0]) for name, value in cells.differences(counts[None]).items()}
-    drawn = _stacked(cells.differences(rng.multinomial(N, counts / N, size=R)) for R in cells.blocks(replicates))
+    drawn = cells.draw(lambda size: rng.multinomial(N, counts / N, size), cells.differences, replicates)
     p_values = _randomisation_p_values(cells, counts, observed, rng, replicates)
     exact = mcnemar_p_value(predictions_a == labels, predictions_b == labels)
     p_values |= dict.fromkeys(metric_names(having=lambda metric: metric.test == "mcnemar"), exact)
@@ -218,19 +195,9 @@ def compare_logits(
     rng: np.random.Generator,
     replicates: int = REPLICATES,
 ) -> Comparison:
-    """Compare two models' logits of the same rows, with paired intervals and p-values.
+    """Compare two models' logits of the same rows, with paired intervals and p-values by the metric table's tests.
 
-    Which metrics, and by which test, is in the metric table.
-
-    Parameters
-    ----------
-    logits_a, logits_b : (N, C) float, finite
-    labels : (N,) int in 0..C-1, N >= 1
-
-    Raises
-    ------
-    ContractError
-        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    Logits (N, C), labels, classes and errors are those of `score`.
     """
     a, b = check_logits(logits_a), check_logits(logits_b)
     labels = check_labels(labels, *a.shape)
@@ -274,14 +241,8 @@ def paired_mean_difference(losses_a: np.ndarray, losses_b: np.ndarray) -> Differ
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Return (M,) p-values adjusted for M tests, so that the chance of any false finding stays at the level.
+    """Return (M,) p-values adjusted for M tests, so that the chance of any false finding stays at it (Holm 1979).
 
-    References
-    ----------
-    Holm 1979.
-
-    Examples
-    --------
     >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
     [0.03, 0.06, 0.06]
     """
@@ -308,12 +269,14 @@ def _randomisation_p_values(
     y, low, high = np.unravel_index(codes, shape)
     pairs = np.bincount(where, weights=counts).astype(np.int64)
     halves = _Cells(np.array([np.tile(y, 2), np.concatenate([low, high]), np.concatenate([high, low])]), cells.classes)
-    extreme = dict.fromkeys(observed, 0)
-    for R in halves.blocks(replicates):
-        first = rng.binomial(pairs, np.where(low == high, 1.0, 0.5), size=(R, len(pairs)))
-        for name, drawn in halves.differences(np.concatenate([first, pairs - first], axis=1)).items():
-            extreme[name] += int((np.abs(drawn) >= abs(observed[name]) - _ROUNDING).sum())
-    return {name: (1 + count) / (1 + replicates) for name, count in extreme.items()}
+
+    def exchange(size: int) -> np.ndarray:
+        first = rng.binomial(pairs, np.where(low == high, 1.0, 0.5), size=(size, len(pairs)))
+        return np.concatenate([first, pairs - first], axis=1)
+
+    drawn = halves.draw(exchange, halves.differences, replicates)
+    extreme = {name: np.abs(drawn[name]) >= abs(value) - _ROUNDING for name, value in observed.items()}
+    return {name: float((1 + each.sum()) / (1 + replicates)) for name, each in extreme.items()}
 
 
 def _central(drawn: np.ndarray) -> Interval:

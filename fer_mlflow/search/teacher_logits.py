@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.calibration_error import ECE_BINS, equal_width_bins
 from fer_mlflow.scoring.fusion import SPACES, combine_layers, prepare_layers, transform_logits
-from fer_mlflow.scoring.metrics import Statistics, check_labels, check_logits, values_of
+from fer_mlflow.scoring.metrics import ECE_BINS, Statistics, check_labels, equal_width_bins, stack_logits, values_of
 
 _BLOCK = 4096  # rows whose logits stay in the processor's cache while they are scored
 
@@ -122,16 +121,12 @@ class TeacherLogits:
     """
 
     def __init__(self, logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None):
-        layers = [check_logits(each) for each in logits]
-        shapes = {each.shape for each in layers}
-        if len(shapes) != 1:
-            found = ", ".join(map(str, sorted(shapes))) or "no teacher"
-            raise ContractError(f"teachers' logits must be of the same rows and classes; found {found}")
-        self.rows, self.n_classes = layers[0].shape
+        stack = stack_logits(logits)
+        _, self.rows, self.n_classes = stack.shape
         self.labels = check_labels(labels, self.rows, self.n_classes)
         self.groups = np.zeros(self.rows, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)
         self.n_groups = int(self.groups.max()) + 1
-        self._logits = np.stack([np.ascontiguousarray(each.T) for each in layers])  # (K, C, N)
+        self._logits = np.ascontiguousarray(stack.transpose(0, 2, 1))  # (K, C, N)
         self._transformed: dict[str, np.ndarray] = {}
         self._prepared: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, np.ndarray | None]] = {}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fer_mlflow.scoring.calibration_error import ECE_BINS
+from fer_mlflow.scoring.metrics import ECE_BINS
 from fer_mlflow.softlabels.bundle import SoftLabels
 
 

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.crossfit import crossfit, stratified_folds
 from fer_mlflow.calibration.scaling import AffineFit, CoefficientsFit
-from fer_mlflow.calibration.temperature import OK, TemperatureFit, fit_temperature
+from fer_mlflow.calibration.temperature import OK, TemperatureFit, crossfit, fit_temperature, stratified_folds
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.figures import draw_reliability
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.calibration_error import expected_calibration_error
-from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits
+from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, expected_calibration_error
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels

@@ -10,8 +10,8 @@ from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
 from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, slices
-from fer_mlflow.scoring.metrics import confusion_matrix, precision_and_recall, row_losses, score
+from fer_mlflow.scoring.evaluation import Evaluation, class_scores, evaluate as evaluate_logits
+from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import EvaluateSettings
@@ -128,7 +128,8 @@ def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dic
     ContractError
         the column is not to be had, or has too many values
     """
-    parts = dict(slices(found.column(column), known))
+    values = found.column(column)
+    parts = {value: known & (values == value) for value in sorted(set(values[known]))}
     if len(parts) > MOST_SLICES:
         raise ContractError(f"--by {column}: {len(parts):,} different values; name a column of at most {MOST_SLICES}")
     keys: dict[str, str] = {}
@@ -162,8 +163,7 @@ def _named_slices(sliced) -> dict[str, float]:
 
 def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> dict[str, bytes]:
     """Return the figures under the names that every run has, so that the UI lays them side by side."""
-    confusion = confusion_matrix(bundle.labels[known], result.predictions, len(bundle.classes))
-    precision, recall = precision_and_recall(confusion)
+    confusion, precision, recall = class_scores(bundle.labels[known], result.predictions, len(bundle.classes))
     of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
     title = bundle.benchmark
     null = {title: result.ece_null_p95}

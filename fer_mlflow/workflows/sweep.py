@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.calibration.crossfit import stratified_folds
+from fer_mlflow.calibration.temperature import stratified_folds
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress

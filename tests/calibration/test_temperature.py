@@ -1,4 +1,4 @@
-"""The temperature against scipy, on planted answers, and on everything that other tools get wrong."""
+"""The temperature against scipy, on planted optima, and on everything that other tools get wrong."""
 
 import numpy as np
 import pytest
@@ -260,7 +260,7 @@ def test_extreme_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("z", "labels", "said"),
+    ("z", "labels", "message"),
     [
         ([[0.0, np.nan]], [0], "row 0"),
         ([[0.0, 1.0], [np.inf, 1.0]], [0, 1], "row 1"),
@@ -270,6 +270,6 @@ def test_extreme_logits_do_not_overflow():
         ([[0.0], [1.0]], [0, 0], "2 or more classes"),
     ],
 )
-def test_what_is_no_benchmark_is_refused(z, labels, said):
-    with pytest.raises(ContractError, match=said):
+def test_what_is_no_benchmark_is_refused(z, labels, message):
+    with pytest.raises(ContractError, match=message):
         fit_temperature(np.array(z), np.array(labels))

@@ -105,7 +105,7 @@ def test_groups_that_are_not_there_or_too_few_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("train=0.8,test=0.1", "shares sum to 0.9, not to 1"),
         ("train=0.8,train=0.2", '"train=0.2" is not NAME=share with a new name'),
@@ -115,7 +115,7 @@ def test_groups_that_are_not_there_or_too_few_are_refused():
         ("=1", '"=1" is not'),
     ],
 )
-def test_shares_that_are_none_are_refused(text, said):
+def test_shares_that_are_none_are_refused(text, expected):
     with pytest.raises(ContractError) as caught:
         parse_shares(text)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)

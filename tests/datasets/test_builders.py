@@ -114,7 +114,7 @@ def test_one_percent_may_be_missing_without_a_word(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "expected"),
     [
         (RAFDB_LIST[:-2], 'line 7: found "test_0004.jpg"; a line is'),
         (RAFDB_LIST[:-9], 'line 7: found "test_0"; a line is'),
@@ -124,11 +124,11 @@ def test_one_percent_may_be_missing_without_a_word(make, tmp_path):
         ("\n", "no label in it"),
     ],
 )
-def test_rafdb_with_a_bad_list_names_the_line(make, tmp_path, lines, said):
+def test_rafdb_with_a_bad_list_names_the_line(make, tmp_path, lines, expected):
     rafdb(tmp_path / "data", lines=lines)
     message = refusal(make, "rafdb")
     assert "list_patition_label.txt" in message
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_affectnet_sets_with_nested_folders_png_and_a_missing_image(make, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         (np.array("11"), 'label "11" is not a code from 0 to 10'),
         (np.array("-1"), 'label "-1" is not a code'),
@@ -209,11 +209,11 @@ def test_affectnet_sets_with_nested_folders_png_and_a_missing_image(make, tmp_pa
         (np.array(1.5), 'label "1.5" is not a code'),
     ],
 )
-def test_affectnet_labels_that_are_none_name_their_file(make, tmp_path, value, said):
+def test_affectnet_labels_that_are_none_name_their_file(make, tmp_path, value, expected):
     affectnet_sets(tmp_path / "data", {"train_set/7": value})
     message = refusal(make, "affectnet")
     assert f"{tmp_path}/data/train_set/annotations/7_exp.npy" in message
-    assert said in message
+    assert expected in message
 
 
 def test_affectnet_npy_files_with_pickles_or_cut_short_are_refused(make, tmp_path):
@@ -302,23 +302,23 @@ def test_fer2013_images_are_mended_and_otherwise_left_alone(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("find", "put_in", "said"),
+    ("find", "put_in", "expected"),
     [
         ("\n3,", "\n7,", 'line 3: label "7" is not a code from 0 to 6'),
         ("PublicTest", "Public", 'line 4: Usage "Public" is not one of Training'),
         ("emotion,", "label,", "no column emotion"),
     ],
 )
-def test_fer2013_csv_with_a_bad_row_names_file_and_line(make, tmp_path, find, put_in, said):
+def test_fer2013_csv_with_a_bad_row_names_file_and_line(make, tmp_path, find, put_in, expected):
     path = fer2013_csv(tmp_path / "data/fer2013.csv", FER_ROWS)
     path.write_text(path.read_text().replace(find, put_in, 1))
     message = refusal(make, "fer2013")
     assert str(path) in message
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda text: text.rpartition(" ")[0], "found 2,303 pixel values"),
         (lambda text: text + " 7", "found 2,305 pixel values"),
@@ -328,7 +328,7 @@ def test_fer2013_csv_with_a_bad_row_names_file_and_line(make, tmp_path, find, pu
         (lambda text: "", "found 0 pixel values"),
     ],
 )
-def test_fer2013_pixels_of_the_wrong_length_or_value_are_refused(make, tmp_path, change, said):
+def test_fer2013_pixels_of_the_wrong_length_or_value_are_refused(make, tmp_path, change, expected):
     path = fer2013_csv(tmp_path / "data/fer2013.csv", FER_ROWS)
     lines = path.read_text().splitlines()
     code, text, usage = lines[3].split(",")
@@ -336,7 +336,7 @@ def test_fer2013_pixels_of_the_wrong_length_or_value_are_refused(make, tmp_path,
     path.write_text("\n".join(lines))
     message = refusal(make, "fer2013")
     assert f"{path} line 4: " in message
-    assert said in message
+    assert expected in message
 
 
 def test_fer2013_csv_that_ends_in_the_middle_of_a_row_is_refused(make, tmp_path):
@@ -434,7 +434,7 @@ def test_ferplus_with_the_images_that_its_own_tool_writes(make, tmp_path, ferplu
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "expected"),
     [
         (FERPLUS[:-1], "has 8 rows and"),
         ([FERPLUS[3], *FERPLUS[1:3], FERPLUS[0], *FERPLUS[4:]], 'line 2: Usage "PublicTest", but "Training"'),
@@ -442,9 +442,9 @@ def test_ferplus_with_the_images_that_its_own_tool_writes(make, tmp_path, ferplu
         ([*FERPLUS[:-1], FERPLUS[-1].replace("2,8", "2,x")], "line 10: votes"),
     ],
 )
-def test_ferplus_files_that_do_not_fit_together_are_refused(make, ferplus, lines, said):
+def test_ferplus_files_that_do_not_fit_together_are_refused(make, ferplus, lines, expected):
     ferplus(lines)
-    assert said in refusal(make, "ferplus")
+    assert expected in refusal(make, "ferplus")
 
 
 def test_a_least_agreement_is_for_ferplus_alone(make, tmp_path):
@@ -515,7 +515,7 @@ def test_expw_faces_with_one_id_missing_photographs_and_boxes_outside(make, tmp_
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("a.jpg 0 10 20 70 60 34.1", "a line is image face_id top left right bottom confidence label"),
         ("a.jpg 0 10 20 70 6x 34.1 0", "a line is image face_id"),
@@ -523,11 +523,11 @@ def test_expw_faces_with_one_id_missing_photographs_and_boxes_outside(make, tmp_
         ("a.jpg 0 10 20 70 60 34.1 7", 'label "7" is not a code from 0 to 6'),
     ],
 )
-def test_expw_with_a_bad_line_names_it(make, tmp_path, line, said):
+def test_expw_with_a_bad_line_names_it(make, tmp_path, line, expected):
     expw(tmp_path / "data", [EXPW_LINES[0], line], {"angry_1.jpg": photo(1)})
     message = refusal(make, "expw")
     assert f"{tmp_path}/data/label/label.lst line 2: " in message
-    assert said in message
+    assert expected in message
 
 
 # --- CK+ ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from toys import (
     write_bundle,
 )
 
-from fer_mlflow.calibration.crossfit import stratified_folds
+from fer_mlflow.calibration.temperature import stratified_folds
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 TEACHERS = ("A", "B")

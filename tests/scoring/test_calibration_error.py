@@ -6,7 +6,7 @@ import torch
 from scipy.special import softmax
 from torchmetrics.classification import MulticlassCalibrationError
 
-from fer_mlflow.scoring.calibration_error import (
+from fer_mlflow.scoring.evaluation import (
     adaptive_calibration_error,
     classwise_calibration_error,
     equal_mass_bins,

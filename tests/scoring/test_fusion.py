@@ -33,9 +33,9 @@ def fused_by_loops(logits, weights, space) -> np.ndarray:
     N, C = next(iter(logits.values())).shape
     fused = np.empty((N, C))
     for row in range(N):
-        said = {name: logits[name][row] if space == "logit" else softmax(logits[name][row]) for name in weights}
+        terms = {name: logits[name][row] if space == "logit" else softmax(logits[name][row]) for name in weights}
         for c in range(C):
-            fused[row, c] = math.fsum(weights[name] * said[name][c] for name in weights)
+            fused[row, c] = math.fsum(weights[name] * terms[name][c] for name in weights)
     return fused if space == "logit" else np.log(fused)
 
 

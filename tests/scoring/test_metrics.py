@@ -16,7 +16,7 @@ from sklearn.metrics import (
 )
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.calibration_error import expected_calibration_error
+from fer_mlflow.scoring.evaluation import expected_calibration_error
 from fer_mlflow.scoring.metrics import (
     METRICS,
     confusion_matrix,
@@ -39,7 +39,7 @@ def f1_of(found, C: int) -> np.ndarray:
     return np.array([found.get(f"f1/{name}", np.nan) for name in "abcdefghijkl"[:C]])
 
 
-def answers(seed: int, N: int = 500, C: int = 7, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+def simulated(seed: int, N: int = 500, C: int = 7, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
     """Return logits that are right more often than not, and labels of unequal frequency."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(C, size=N, p=rng.dirichlet(np.full(C, 3.0)))
@@ -72,7 +72,7 @@ def brier_by_loop(probs, labels) -> float:
 @pytest.mark.parametrize("seed", range(10))
 def test_scores_agree_with_scikit_learn_and_with_loops(seed):
     C = 2 + seed
-    logits, labels = answers(seed, C=C, sharpness=0.5 + seed / 4)  # log_loss clips at 2e-16
+    logits, labels = simulated(seed, C=C, sharpness=0.5 + seed / 4)  # log_loss clips at 2e-16
     found, probs, predictions = score(logits, labels), softmax(logits), logits.argmax(axis=1)
     present = sorted(set(labels.tolist()))
     per_class = f1_score(labels, predictions, labels=range(C), average=None, zero_division=0)
@@ -93,7 +93,7 @@ def test_scores_agree_with_scikit_learn_and_with_loops(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_confusion_matrix_is_scikit_learns(seed):
-    logits, labels = answers(seed, N=80)
+    logits, labels = simulated(seed, N=80)
     predictions = logits.argmax(axis=1)
     np.testing.assert_array_equal(
         confusion_matrix(labels, predictions, 7), sklearn_confusion(labels, predictions, labels=range(7))
@@ -102,7 +102,7 @@ def test_the_confusion_matrix_is_scikit_learns(seed):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_losses_of_rows_are_log_losses_of_rows(dtype):
-    logits, labels = answers(3, N=60)
+    logits, labels = simulated(3, N=60)
     logits = logits.astype(dtype)
     losses = row_losses(logits, labels)
     assert losses.dtype == np.float64
@@ -177,7 +177,7 @@ def test_a_class_that_is_labelled_and_never_predicted_scores_zero():
 
 
 def test_balanced_accuracy_is_the_mean_recall_of_classes_with_a_row():
-    logits, labels = answers(5, N=400, C=4)
+    logits, labels = simulated(5, N=400, C=4)
     expected = balanced_accuracy_score(labels, logits.argmax(axis=1))
     assert score(logits, labels)["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
     found = score(np.eye(3)[[0, 0, 1, 2]], np.array([0, 0, 0, 1]))  # 2 of 3, 0 of 1; no row of the third
@@ -186,7 +186,7 @@ def test_balanced_accuracy_is_the_mean_recall_of_classes_with_a_row():
 
 
 def test_every_row_of_the_table_is_scored_and_ranked_in_its_direction():
-    logits, labels = answers(6, C=3)
+    logits, labels = simulated(6, C=3)
     assert list(score(logits, labels)) == metric_names("abc")
     assert len({row.name for row in METRICS}) == len(METRICS)
     for row in METRICS:
@@ -218,7 +218,7 @@ def test_huge_logits_stay_finite_when_all_is_right_and_when_all_is_wrong(right):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_narrow_floats_are_scored_as_the_numbers_they_hold(dtype):
-    logits, labels = answers(1)
+    logits, labels = simulated(1)
     narrow = logits.astype(dtype)
     assert score(narrow, labels) == score(narrow.astype(float), labels)
     assert narrow.dtype == dtype
@@ -310,7 +310,7 @@ def test_row_order_and_constants_change_nothing_and_classes_only_their_names(log
 
 
 def test_scoring_changes_no_argument():
-    logits, labels = answers(2, N=50)
+    logits, labels = simulated(2, N=50)
     copies = logits.copy(), labels.copy()
     score(logits, labels)
     np.testing.assert_array_equal(logits, copies[0])

@@ -63,7 +63,7 @@ def exchange(a, b):
     return lambda logits: logits[:, columns]
 
 
-def test_the_simulated_teachers_are_as_good_and_as_alike_as_said():
+def test_the_simulated_teachers_are_as_good_and_as_alike_as_wanted():
     teachers, labels = simulate(0, "shuffled")
     right = [logits.argmax(axis=1) == labels for logits in teachers.values()]
     assert all(0.57 < each.mean() < 0.66 for each in right)
@@ -78,7 +78,7 @@ def test_no_false_alarm_on_sound_data(order):
 
 @pytest.mark.parametrize("seed", range(4))
 class TestFaults:
-    """Every fault in both orders; the asserted set is all that warns, so it says who is blind too."""
+    """Every fault in both orders; the asserted set is all that warns, so it shows which checks miss the fault too."""
 
     def test_all_teachers_off_by_a_row_in_a_shuffled_manifest(self, seed):
         teachers, labels = simulate(seed, "shuffled")
@@ -93,7 +93,7 @@ class TestFaults:
     def test_one_teacher_off_by_a_row_is_named_in_both_orders(self, seed, name, order):
         teachers, labels = simulate(seed, order)
         teachers = changed(teachers, shift, name)
-        # Where one answers at chance, any matching of its columns may look better than the identity.
+        # Where one predicts at chance, any matching of its columns may seem better than the identity.
         assert alarms(teachers, labels) - {"assignment"} == {"teacher_pairs"}
         found = check(teachers, labels)["teacher_pairs"]
         low = {pair for pair, r in found.values["correlation"].items() if abs(r) < 0.1}
@@ -186,7 +186,7 @@ def test_one_teacher_has_nobody_to_compare_with():
     assert {name: each.verdict for name, each in found.items() if each.verdict != "pass"} == {"teacher_pairs": "skip"}
 
 
-def test_a_teacher_that_says_the_same_of_every_row_is_no_match_for_another():
+def test_a_teacher_with_equal_logits_in_every_row_is_no_match_for_another():
     teachers, labels = simulate(0, "shuffled")
     assert "teacher_pairs" in alarms(teachers | {"B": np.zeros((N, 7))}, labels)
 
@@ -205,7 +205,7 @@ def test_agreement_by_hand(confusion, z, verdict):
     assert (found.values["z"], found.verdict) == (pytest.approx(z), verdict)
 
 
-def test_agreement_of_one_class_with_itself_says_nothing():
+def test_agreement_of_one_class_with_itself_is_skipped():
     assert check_agreement(np.array([[80, 0], [0, 0]])).verdict == "skip"
 
 

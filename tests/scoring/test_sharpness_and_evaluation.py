@@ -6,8 +6,8 @@ import sklearn.metrics
 from scipy.special import softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.evaluation import evaluate, slices
-from fer_mlflow.scoring.metrics import precision_and_recall, row_losses
+from fer_mlflow.scoring.evaluation import class_scores, evaluate
+from fer_mlflow.scoring.metrics import row_losses
 from fer_mlflow.scoring.sharpness import measure_sharpness, recommended_temperatures
 
 CLASSES = tuple("abcdef")
@@ -121,30 +121,16 @@ def test_intervals_are_named_beside_their_metric_and_hold_it():
     assert again == named
 
 
-def test_precision_and_recall_are_scikit_learns():
-    confusion = sklearn.metrics.confusion_matrix(LABELS, LOGITS.argmax(axis=1))
-    precision, recall, _, _ = sklearn.metrics.precision_recall_fscore_support(LABELS, LOGITS.argmax(axis=1))
-    ours = precision_and_recall(confusion)
-    np.testing.assert_allclose(ours[0], precision)
-    np.testing.assert_allclose(ours[1], recall)
-    never = precision_and_recall(np.array([[2, 0], [1, 0]]))
-    assert np.isnan(never[0][1])
-    assert never[1].tolist() == [1.0, 0.0]
-    absent = precision_and_recall(np.array([[2, 1], [0, 0]]))
-    assert np.isnan(absent[1][1])
+def test_class_scores_by_hand():
+    confusion, precision, recall = class_scores(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 1, 2]), 3)
+    assert confusion.tolist() == [[1, 2, 0], [0, 1, 1], [0, 0, 0]]
+    np.testing.assert_allclose(precision, [1, 1 / 3, 0])
+    np.testing.assert_allclose(recall, [1 / 3, 1 / 2, np.nan])  # no labelled row
+    _, precision, recall = class_scores(np.array([0, 0, 1]), np.array([0, 0, 0]), 3)
+    np.testing.assert_allclose(precision, [2 / 3, np.nan, np.nan])  # never predicted
+    np.testing.assert_allclose(recall, [1, 0, np.nan])
 
 
 def test_losses_are_finite_wherever_logits_are():
     losses = row_losses(np.array([[1e4, -1e4], [-1e4, 1e4]]), np.array([1, 1]))
     assert losses.tolist() == [2e4, 0.0]
-
-
-def test_slices_are_the_labelled_rows_of_each_value():
-    values = np.array(["b", "a", "b", "", "c"], dtype=object)
-    known = np.array([True, True, False, True, False])
-    found = {value: rows.tolist() for value, rows in slices(values, known)}
-    assert found == {
-        "": [False, False, False, True, False],
-        "a": [False, True, False, False, False],
-        "b": [True, False, False, False, False],
-    }

@@ -297,7 +297,7 @@ def test_holm_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("labels", "predictions", "said"),
+    ("labels", "predictions", "message"),
     [
         ([], [], "no labelled row"),
         ([0, 1], [0], "one per row"),
@@ -305,11 +305,11 @@ def test_holm_by_hand():
         ([0, 1], [0, -1], "must be in 0..3"),
     ],
 )
-def test_tables_that_make_no_sense_are_refused(labels, predictions, said):
+def test_tables_that_make_no_sense_are_refused(labels, predictions, message):
     labels, predictions = np.array(labels, int), np.array(predictions, int)
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(ContractError, match=message):
         bootstrap_intervals(labels, predictions, CLASSES, np.random.default_rng(0))
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(ContractError, match=message):
         paired_differences(labels, labels.clip(0, 3), predictions, CLASSES, np.random.default_rng(0))
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(ContractError, match=message):
         paired_differences(labels, predictions, labels.clip(0, 3), CLASSES, np.random.default_rng(0))
