@@ -62,11 +62,12 @@ def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness
     for r, temperature in enumerate(temperatures):
         p = softmax(logits / temperature, axis=1)
         top = p.max(axis=1)
-        entropy, nearly_sure = entr(p).sum(axis=1).mean(), (top > NEARLY_SURE).mean()
-        numbers[:, r] = top.mean(), *np.quantile(top, [0.5, 0.9, 0.99]), entropy, nearly_sure
+        numbers[:4, r] = top.mean(), *np.quantile(top, [0.5, 0.9, 0.99])
+        numbers[4:, r] = entr(p).sum(axis=1).mean(), (top > NEARLY_SURE).mean()
         sums[r] = np.bincount(top_class, weights=top, minlength=C)
     mean_by_class = np.where(rows_by_class > 0, sums / np.maximum(rows_by_class, 1), np.nan)
-    return Sharpness(temperatures, *numbers, mean_by_class, rows_by_class)
+    mean, median, p90, p99, entropy, nearly_sure = numbers
+    return Sharpness(temperatures, mean, median, p90, p99, entropy, nearly_sure, mean_by_class, rows_by_class)
 
 
 def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> tuple[float, float] | None:
