@@ -157,14 +157,38 @@ def test_the_command_passes_every_parameter_unquoted(name):
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_docs_have_every_command_and_option(name):
-    readme, reference = ((PROJECT / path).read_text() for path in ("README.md", "docs/commands.md"))
+    paths = ("README.md", "docs/commands.md", "docs/options.md")
+    readme, commands, options = ((PROJECT / path).read_text() for path in paths)
     command = name.split()[0]
     assert f"[`{command}`](docs/commands.md#{command})" in readme
-    assert f"\n## {command}\n" in reference
-    options = [p.opts[0] for p in COMMAND[name].params if isinstance(p, click.Option)]
+    assert f"\n## {command}\n" in commands
+    assert f"(options.md#{name.replace(' ', '-')})" in commands
+    section = options.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    own = [p.opts[0] for p in COMMAND[name].params if isinstance(p, click.Option) and not p.hidden]
     arguments = [p.metavar or p.name.upper() for p in COMMAND[name].params if isinstance(p, click.Argument)]
-    assert not [option for option in options if f"`{option}`" not in reference]
-    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in reference or not arguments
+    assert not [option for option in own if f"| `{option}` |" not in section]
+    assert f"`fer-mlflow {' '.join([name, *arguments])}`" in commands or not arguments
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", without_code(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in sorted(PROJECT.glob("docs/*.md")))])
+def test_every_link_between_the_docs_leads_somewhere(name):
+    page = PROJECT / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
 
 
 def test_mlflow_keeps_no_file_store_here():
