@@ -36,13 +36,13 @@ def _student_lines(result) -> Iterator[str]:
     """Yield the best epoch, the loss, the scores on other rows, and where the checkpoint is."""
     student, plan = result.student, result.student.plan
     yield f"{student.name}, {len(plan.train):,} rows\n"
-    if student.targets is not None and student.objective is not None:
-        how = student.objective.how
-        effective = student.targets.effective_temperature
-        calibrated = f", effectively {effective:g} (calibrated)" if effective != how.temperature else ""
-        weights = f"alpha {how.alpha:g}" + (f", beta {how.beta:g}" if how.loss == "dkd" else "")
-        yield f"  loss          {how.ce_weight:g} CE + {how.loss.upper()} ({weights})"
-        yield f"  target        {student.targets.kind}, T {how.temperature:g}{calibrated}"
+    if student.objective is not None:
+        loss, targets = student.objective.loss, student.objective.targets
+        effective = targets.effective_temperature
+        calibrated = f", effectively {effective:g} (calibrated)" if effective != loss.temperature else ""
+        weights = f"alpha {loss.alpha:g}" + (f", beta {loss.beta:g}" if loss.loss == "dkd" else "")
+        yield f"  loss          {loss.ce_weight:g} CE + {loss.loss.upper()} ({weights})"
+        yield f"  target        {targets.kind}, T {loss.temperature:g}{calibrated}"
     yield from epoch_lines(plan, result.best)
     yield ""
     yield from _score_lines(result.scored)
@@ -116,16 +116,17 @@ def _grid_lines(result) -> Iterator[str]:
 
 def _test_lines(grid) -> Iterator[str]:
     """Yield the scores on the test rows, and the difference between the best and its baseline."""
-    from fer_mlflow.workflows.grid import mean_and_sd
+    import pandas as pd
+
     from fer_mlflow.workflows.students import COUNTED, SCORES
 
-    yield f"\n  on {grid.test_name}, {len(grid.comparison.labels):,} labelled rows"
+    yield f"\n  on {grid.best.scored.benchmark}, {len(grid.comparison.labels):,} labelled rows"
     for what, trial in (("best", grid.best), ("baseline", grid.baseline)):
-        values = [other.test for other in grid.trials if other.configuration == trial.configuration and other.test]
-        shared = [name for name in COUNTED if all(name in each for each in values)]
-        spreads = (f"{name} {_spread(*mean_and_sd([each[name] for each in values]))}" for name in shared)
+        tests = [other.test for other in grid.trials if other.configuration == trial.configuration and other.test]
+        scores = pd.DataFrame(tests).reindex(columns=list(COUNTED)).dropna(axis=1)
+        spreads = (f"{name} {_spread(scores[name].mean(), scores[name].std())}" for name in scores)
         yield f"  {what:<8}  {'  '.join(spreads).rstrip()}"
-    seeds = f"seeds {grid.best.settings.seed} and {grid.baseline.settings.seed}"
+    seeds = f"seeds {grid.best.seed} and {grid.baseline.seed}"
     yield f"\n  best - baseline, paired over rows, the best {seeds} on the validation rows"
     width = max(map(len, SCORES))
     for name in SCORES:
@@ -133,8 +134,9 @@ def _test_lines(grid) -> Iterator[str]:
         interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
         yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
     for name, differences in grid.seed_differences().items():
-        mean, sd = mean_and_sd(differences)
-        yield f"  {name:<{width}}  {mean:+.4f} ± {sd:.4f} over {len(differences)} seeds, each beside its own baseline"
+        each = pd.Series(differences)
+        own = f"over {len(each)} seeds, each beside its own baseline"
+        yield f"  {name:<{width}}  {each.mean():+.4f} ± {each.std():.4f} {own}"
 
 
 def _spread(mean: float, sd: float) -> str:

@@ -22,8 +22,8 @@ def command(settings: TrainSettings) -> None:
 
 def lines(result) -> Iterator[str]:
     """Yield the best epoch, and where the checkpoint is."""
-    plan = result.plan
-    yield f"{plan.recipe.arch} at {plan.recipe.img_size} px, trained on {plan.train.name}, {len(plan.train):,} rows\n"
+    plan, settings = result.plan, result.plan.settings
+    yield f"{settings.arch} at {settings.img_size} px, trained on {plan.train.name}, {len(plan.train):,} rows\n"
     yield from epoch_lines(plan, result.best)
     yield f"\n  run         {result.run_id}"
     yield f"  checkpoint  {result.checkpoint}"
@@ -32,6 +32,6 @@ def lines(result) -> Iterator[str]:
 
 def epoch_lines(plan, best) -> Iterator[str]:
     """Yield the best epoch's number and scores."""
-    yield f"  best epoch    {best.number} of {plan.recipe.epochs}"
+    yield f"  best epoch    {best.number} of {plan.settings.epochs}"
     yield f"  val_accuracy  {best.val_accuracy:.4f}"
     yield f"  val_macro_f1  {best.val_macro_f1:.4f}"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fer_mlflow.errors import ContractError
+from fer_mlflow.settings.groups import ClaheSettings
 
 # The words that a field takes, the default first. `data.images` has what each of them does.
 CHOICES = {
@@ -34,6 +35,11 @@ class Clahe:
                 f"CLAHE clip {self.clip} with {self.tile} tiles: clip must be above 0 and tiles at least 1"
             )
         object.__setattr__(self, "clip", float(self.clip))  # 3 and 3.0 have one key
+
+    @classmethod
+    def of(cls, settings: ClaheSettings) -> "Clahe | None":
+        """Return the CLAHE in the settings of a workflow; None where it is off."""
+        return cls(settings.clahe_clip, settings.clahe_tile) if settings.clahe else None
 
 
 @dataclass(frozen=True)

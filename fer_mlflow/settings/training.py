@@ -66,7 +66,12 @@ class RecipeSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(RunSettings, DeviceSettings, ClaheSettings, RecipeSettings, TrainingRowsSettings):
+class Recipe(ClaheSettings, RecipeSettings):
+    """Everything that shapes the weights beside the rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunSettings, DeviceSettings, Recipe, TrainingRowsSettings):
     """Settings of `train`."""
 
     init: Annotated[str | None, Option("Checkpoint to start from.", kind="path")] = None

@@ -1,6 +1,7 @@
 """Soft labels for anyone's training loop: a plain torch dataset."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class SoftLabelDataset(Dataset):
     `image` is what `transform` makes of a PIL RGB image, `label` an int (-1 where the row has none), `logits` a (C,)
     float tensor: softmax(logits / T) is the target at temperature T. The order of rows is the manifest's.
 
-    A flip or a crop that `transform` makes does not change the logits: they are what the teachers say of the whole,
-    upright image (see docs/student.md).
+    A flip or a crop by `transform` does not change the logits: they are those of the whole, upright image (see
+    docs/student.md).
 
     The logits are one tensor in shared memory. Workers of a DataLoader see that memory, forked or spawned, and copy
     none of it; `pickle` outside of multiprocessing copies it.
@@ -131,7 +132,4 @@ def _read_rows(
             f'{manifest}: {removed.sum():,} rows that the soft labels are of are gone, "{first}" first; '
             "export again, or name a split"
         )
-    frame = whole.frame[chosen].reset_index(drop=True)
-    return Benchmark(
-        whole.name, whole.root, frame, whole.labels[chosen], classes, whole.manifest_path, whole.manifest_sha256
-    )
+    return replace(whole, frame=whole.frame[chosen].reset_index(drop=True), labels=whole.labels[chosen])

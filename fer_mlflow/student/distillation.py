@@ -1,7 +1,6 @@
-"""What a student minimises: the cross-entropy with the labels, and a divergence from the soft labels."""
+"""The loss of a student: the cross-entropy with the labels, and a divergence from the soft labels."""
 
 import hashlib
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,43 +9,17 @@ from torch import Tensor
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError
-from fer_mlflow.settings.training import LossSettings
+from fer_mlflow.settings.training import LossSettings, Recipe
 from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import align
 from fer_mlflow.student.losses import dkd_rows, kd_rows
 from fer_mlflow.student.targets import SoftTargets
 from fer_mlflow.training.objective import LabelObjective
-from fer_mlflow.training.recipe import Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation(LossSettings):
-    """How soft labels enter the loss: ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta)."""
-
-    @classmethod
-    def of(cls, settings: LossSettings) -> "Distillation":
-        """Return the loss in the settings of a workflow."""
-        return cls(**{name: getattr(settings, name) for name in LossSettings.__dataclass_fields__})
-
-    def check(self) -> None:
-        """Check that the loss has soft labels."""
-        if self.loss == "ce":
-            raise ContractError("loss ce learns from labels alone; use kd or dkd")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What shapes the loss; without what this loss does not use."""
-        values = asdict(self)
-        return values if self.loss == "dkd" else {key: value for key, value in values.items() if key != "beta"}
-
-    def share(self, epoch: int) -> float:
-        """Return the weight of the distillation term in an epoch, counted from 0."""
-        return min(1.0, (epoch + 1) / (self.distill_warmup_epochs + 1))
 
 
 class SoftObjective(LabelObjective):
-    """Cross-entropy with the labels, and a divergence from the teachers' targets.
+    """ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta).
 
     Rows without soft labels have the cross-entropy alone.
 
@@ -61,7 +34,7 @@ class SoftObjective(LabelObjective):
         recipe: Recipe,
         bundle: SoftLabels,
         targets: SoftTargets,
-        how: Distillation,
+        loss: LossSettings,
         *,
         allow_missing: bool = False,
     ):
@@ -72,8 +45,10 @@ class SoftObjective(LabelObjective):
         FerError
             classes or rows differ (`align`); or rows have no soft labels and may not, or would have no loss
         """
+        if loss.loss == "ce":
+            raise ContractError("loss ce learns from labels alone; use kd or dkd")
         super().__init__(part, recipe)
-        self.bundle, self.how = bundle, how
+        self.bundle, self.targets, self.loss = bundle, targets, loss
         self.alignment = align(bundle, part, subset=True)
         has_targets = self.alignment.positions >= 0
         self.missing = int((~has_targets).sum())
@@ -83,18 +58,35 @@ class SoftObjective(LabelObjective):
                 raise BundleError(f"{absent}; export them, or train them on their labels alone with --missing ce")
             if not has_targets.any():
                 raise BundleError(f"{absent}; these soft labels are of other images")
-            if how.ce_weight == 0:
+            if loss.ce_weight == 0:
                 raise ContractError(f"{absent}, and --ce-weight 0 leaves them without any loss")
         joined = np.zeros((len(part), len(part.classes)), np.float32)
         joined[has_targets] = targets.logits[self.alignment.positions[has_targets]]
-        self.targets = torch.from_numpy(joined)
-        self.has_targets = torch.from_numpy(has_targets)
+        self.logits, self.has_targets = torch.from_numpy(joined), torch.from_numpy(has_targets)
+
+    @property
+    def loss_settings(self) -> dict[str, Any]:
+        """The settings of the loss, without those that it does not use."""
+        values = {name: getattr(self.loss, name) for name in LossSettings.__dataclass_fields__}
+        return values if self.loss.loss == "dkd" else {name: each for name, each in values.items() if name != "beta"}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a training's key needs to know: the loss, and the very numbers that are learned."""
-        digest = hashlib.sha256(self.targets.numpy().tobytes() + self.has_targets.numpy().tobytes())
-        return {**self.how.settings, "targets_sha256": digest.hexdigest()}
+        """The loss, and the very numbers that are learned."""
+        digest = hashlib.sha256(self.logits.numpy().tobytes() + self.has_targets.numpy().tobytes())
+        return {**self.loss_settings, "targets_sha256": digest.hexdigest()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the distillation."""
+        distilled = {
+            **self.loss_settings,
+            "target": self.targets.kind,
+            "effective_temperature": self.targets.effective_temperature,
+            "rows_without_soft_labels": self.missing,
+            "bundle_sha256": self.bundle.sha256,
+            "ensemble": format_weights(self.bundle.configuration.weights),
+        }
+        return {"distilled": distilled}
 
     def check_images(self, prefixes: np.ndarray) -> None:
         """Refuse images that are not the ones that the soft labels were computed from."""
@@ -102,32 +94,20 @@ class SoftObjective(LabelObjective):
         self.alignment.check_images(digests[self.alignment.rows])
 
     def move_to(self, device: torch.device) -> None:
-        """Take the targets of all rows to a device, once: a step looks its rows up there."""
+        """Move the targets of all rows to a device, once: a step looks its rows up there."""
         super().move_to(device)
-        self.targets, self.has_targets = self.targets.to(device), self.has_targets.to(device)
+        self.logits, self.has_targets = self.logits.to(device), self.has_targets.to(device)
 
     def __call__(self, logits: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
         """Return the loss; rows without soft labels count in both means, with 0 in the divergence's."""
-        how, teacher = self.how, self.targets[rows]
-        if how.loss == "kd":
-            terms = how.alpha * kd_rows(logits, teacher, how.temperature)
+        loss, teacher = self.loss, self.logits[rows]
+        if loss.loss == "kd":
+            terms = loss.alpha * kd_rows(logits, teacher, loss.temperature)
         else:
-            terms = dkd_rows(logits, teacher, labels, how.alpha, how.beta, how.temperature)
+            terms = dkd_rows(logits, teacher, labels, loss.alpha, loss.beta, loss.temperature)
         if self.missing:
             terms = terms * self.has_targets[rows]
-        loss = how.share(epoch) * terms.mean()
-        if how.ce_weight:
-            loss = loss + how.ce_weight * super().__call__(logits, labels, rows, epoch)
-        return loss
-
-
-def describe_distillation(objective: SoftObjective, targets: SoftTargets) -> dict[str, Any]:
-    """Return how a student was distilled, for its checkpoint."""
-    return {
-        **objective.how.settings,
-        "target": targets.kind,
-        "effective_temperature": targets.effective_temperature,
-        "rows_without_soft_labels": objective.missing,
-        "bundle_sha256": objective.bundle.sha256,
-        "ensemble": format_weights(objective.bundle.configuration.weights),
-    }
+        total = min(1.0, (epoch + 1) / (loss.distill_warmup_epochs + 1)) * terms.mean()
+        if loss.ce_weight:
+            total = total + loss.ce_weight * super().__call__(logits, labels, rows, epoch)
+        return total

@@ -52,18 +52,9 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, alpha: float, bet
 
     Parameters
     ----------
-    student, teacher, temperature : as for `kd_loss`
-    target : (B,) int64 labels in 0..C-1
+    student, teacher, temperature : as for `kd_loss`, and so are the result and the errors
+    target : (B,) int64 labels in 0..C-1; ContractError for another shape or type
     alpha, beta : weights of the target-class and the non-target-class term
-
-    Returns
-    -------
-    () float32, float64 where `student` is
-
-    Raises
-    ------
-    ContractError
-        as for `kd_loss`, or labels that are not (B,) int64
 
     References
     ----------
@@ -125,12 +116,6 @@ def _log_probs(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Te
 
 
 def check_temperature(temperature: float) -> None:
-    """Check that a temperature is a finite number above 0.
-
-    Raises
-    ------
-    ContractError
-        it is not
-    """
+    """Raise ContractError for a temperature that is not a finite number above 0."""
     if not 0 < temperature < float("inf"):
         raise ContractError(f"temperature {temperature}: must be a finite number above 0")

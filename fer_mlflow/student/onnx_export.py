@@ -1,4 +1,4 @@
-"""A student as an ONNX file that takes pixels, held against torch before anyone relies on it."""
+"""A student as an ONNX file that takes pixels, compared with torch on real rows."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -35,15 +35,8 @@ class OnnxCheck:
 
 
 def check_onnx_packages() -> None:
-    """Check that what writes and runs ONNX files is installed.
-
-    Raises
-    ------
-    ContractError
-        it is not
-    """
-    lacking = [name for name in PACKAGES if find_spec(name) is None]
-    if lacking:
+    """Raise ContractError where a package that writes or runs ONNX files is not installed."""
+    if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise ContractError(
             f"--onnx true needs {', '.join(lacking)}; install them with pip install 'fer-mlflow[onnx]', or use "
             "--onnx false"
@@ -60,8 +53,9 @@ class _FromPixels(nn.Module):
     def __init__(self, teacher: Teacher):
         super().__init__()
         self.model = teacher.model
-        self.register_buffer("mean", torch.tensor(teacher.preprocessing.mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(teacher.preprocessing.std).view(1, 3, 1, 1) * 255)
+        for name in ("mean", "std"):
+            channels = torch.tensor(getattr(teacher.preprocessing, name))
+            self.register_buffer(name, channels.view(1, 3, 1, 1) * 255)
         self.register_buffer("columns", torch.from_numpy(np.asarray(teacher.columns, dtype=np.int64)))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -108,12 +102,12 @@ def export_onnx(checkpoint: Path, classes: ClassOrder, path: Path) -> int:
 
 
 def check_onnx(path: Path, checkpoint: Path, part: Benchmark, clahe: Clahe | None) -> OnnxCheck:
-    """Hold an ONNX file against its checkpoint on every row of a benchmark.
+    """Compare an ONNX file with its checkpoint on every row of a benchmark.
 
     Raises
     ------
     JobError
-        a logit differs by more than rounding, or a row's largest is in another column and was no tie
+        as for `compare_logits`
     """
     import onnxruntime
 
@@ -121,34 +115,33 @@ def check_onnx(path: Path, checkpoint: Path, part: Benchmark, clahe: Clahe | Non
     preprocessing = replace(student.preprocessing, clahe=clahe)
     plain = _FromPixels(student).eval()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    largest, changed = 0.0, 0
+    ours, theirs = [], []
     for start in range(0, len(part), _BATCH):
         paths = part.paths.iloc[start : start + _BATCH]
         pixels = np.stack([prepare_image(read_image_bytes(part.root, each), preprocessing) for each in paths])
         with torch.no_grad():
-            ours = plain(torch.from_numpy(pixels)).numpy()
-        (theirs,) = session.run(["logits"], {"pixels": pixels})
-        largest = max(largest, compare_rows(ours, theirs, start, paths.tolist()))
-        changed += int((ours.argmax(axis=1) != theirs.argmax(axis=1)).sum())
-    return OnnxCheck(len(part), largest, changed)
+            ours.append(plain(torch.from_numpy(pixels)).numpy())
+        theirs += session.run(["logits"], {"pixels": pixels})
+    return compare_logits(np.concatenate(ours), np.concatenate(theirs), part.paths.tolist())
 
 
-def compare_rows(ours: np.ndarray, theirs: np.ndarray, start: int, paths: list[str]) -> float:
-    """Return the largest difference of (n, C) logits; raise where it is more than rounding.
+def compare_logits(ours: np.ndarray, theirs: np.ndarray, paths: list[str]) -> OnnxCheck:
+    """Compare torch's (N, C) logits with ONNX Runtime's.
 
     Raises
     ------
     JobError
-        as for `check_onnx`; `start` and `paths` are for the message
+        a logit differs by more than rounding, or a row's largest is in another column and was no tie
     """
     difference = np.abs(ours - theirs).max(axis=1)
     scale = 1 + np.abs(ours).max(axis=1)
-    lead = ours.max(axis=1) - ours[np.arange(len(ours)), theirs.argmax(axis=1)]
-    wrong = ~(difference <= TOLERANCE * scale) | (lead > TIE * scale)
+    prediction = theirs.argmax(axis=1)
+    margin = ours.max(axis=1) - ours[np.arange(len(ours)), prediction]
+    wrong = ~(difference <= TOLERANCE * scale) | (margin > TIE * scale)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise JobError(
-            f'ONNX: row {start + row + 1} "{paths[row]}" gets logits that differ from torch\'s by '
-            f"{difference[row]:.3g}; use --onnx false"
+            f'ONNX: row {row + 1} "{paths[row]}" gets logits that differ from torch\'s by {difference[row]:.3g}; '
+            "use --onnx false"
         )
-    return float(difference.max())
+    return OnnxCheck(len(ours), float(difference.max()), int((prediction != ours.argmax(axis=1)).sum()))

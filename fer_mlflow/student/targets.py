@@ -1,4 +1,4 @@
-"""Three targets from the same teachers: which distribution a student is shown at a temperature."""
+"""Three targets from the same teachers: the distribution that a student learns at a temperature."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,14 @@ TARGETS = ("logit", "prob", "mixture")
 
 @dataclass(frozen=True, eq=False)
 class SoftTargets:
-    """What a student is shown of N rows.
+    """The targets of N rows.
 
     Attributes
     ----------
     logits : (N, C) float32; softmax(logits / temperature) is the target, at this temperature
     kind : `logit`, `prob` or `mixture`
     temperature : T, which the student's logits are divided by too
-    effective_temperature : T times the temperature that the soft labels were calibrated with; what the teachers' own
-        logits are divided by
+    effective_temperature : what the teachers' own logits are divided by: T times the temperature of a calibration
     """
 
     logits: np.ndarray
@@ -73,13 +72,12 @@ def make_targets(
     """Return the targets of a bundle's N rows.
 
     `logit`: softmax(Σ w zᵢ / T). `prob`: softmax(log p / T) of p = Σ w softmax(zᵢ). `mixture`: Σ w softmax(zᵢ / T).
-    What the bundle stores is taken as it is where it is the target that is asked for; of a single teacher all three
-    are the same. The others are fused anew from the teachers' logits; where the bundle was calibrated with a
-    temperature, T times that one takes the place of T in them.
+    The stored logits serve for the space that they were fused in; with a single teacher all three are the same.
+    Others are fused from the teachers' logits, at T times the temperature that the bundle was calibrated with.
 
     Parameters
     ----------
-    teacher_logits : teacher name -> (N, C) float of the bundle's rows; looked at only where they are needed
+    teacher_logits : teacher name -> (N, C) float of the bundle's rows; may be empty where the stored logits serve
     kind : one of `TARGETS`; None means the space in which the bundle was fused
     temperature : > 0
 
@@ -109,8 +107,6 @@ def make_targets(
             f"target {kind}: the soft labels were fused in {space} space, and the logits of {', '.join(lacking)} are "
             f"not to be had; name a run whose teacher runs are there, or use --target {space}"
         )
-    if kind == "mixture":
-        fused = mix_tempered(teacher_logits, weights, effective) * (temperature / effective)
-    else:
-        fused = fuse(teacher_logits, weights, kind) * (temperature / effective)
-    return SoftTargets(fused.astype(np.float32), kind, temperature, effective)
+    mixed = kind == "mixture"
+    fused = mix_tempered(teacher_logits, weights, effective) if mixed else fuse(teacher_logits, weights, kind)
+    return SoftTargets((fused * (temperature / effective)).astype(np.float32), kind, temperature, effective)

@@ -31,7 +31,7 @@ from fer_mlflow.workflows.inspect import inspect
 from fer_mlflow.workflows.reproduce import reproduce
 from fer_mlflow.workflows.students import StudentReader
 from fer_mlflow.workflows.sweep import sweep
-from fer_mlflow.workflows.train import read_plan, train
+from fer_mlflow.workflows.train import read_plan, read_training_rows, train
 from fer_mlflow.workflows.triage import triage
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
@@ -139,7 +139,7 @@ class _Demo:
             settings = TrainSettings(
                 manifest=str(self.manifest), name=name, out=str(out), epochs=epochs, seed=seed, **RECIPE, **own
             )
-            key = read_plan(settings).key
+            key = read_plan(settings, *read_training_rows(settings)).key
             finished = find_runs(self.run.client, "train", [key])[key]
             made = [each.data.tags.get("fer.checkpoint_sha256") for each in finished]
             if out.exists() and sha256_of_file(out) in made:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from scipy.special import softmax
 
 import fer_mlflow
 from fer_mlflow.data.images import prepare_image
-from fer_mlflow.data.preprocessing import Clahe, Preprocessing
+from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ImageError
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import tracking_errors
@@ -42,14 +42,12 @@ class Student(PythonModel):
     """Image files in, a label with its probabilities out; decoding and CLAHE are those of an export."""
 
     def load_context(self, context) -> None:
-        """Open the ONNX file, and read what the student was trained with."""
+        """Open the ONNX file, and read the classes and the preprocessing that the student was trained with."""
         import onnxruntime
 
         card = json.loads(Path(context.artifacts["card"]).read_text(encoding="utf-8"))
-        self.classes = card["classes"]
-        self.preprocessing = Preprocessing(
-            img_size=card["img_size"], clahe=Clahe(**card["clahe"]) if card["clahe"] else None
-        )
+        self.classes = card.pop("classes")
+        self.preprocessing = Preprocessing.parse(card)
         self.session = onnxruntime.InferenceSession(context.artifacts["onnx"], providers=["CPUExecutionProvider"])
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
@@ -78,28 +76,13 @@ class Student(PythonModel):
 
 
 def image_bytes(value: Any) -> bytes:
-    """Return an image file's bytes, of bytes or of base64 text.
-
-    Raises
-    ------
-    ImageError
-        it is neither
-    """
+    """Return an image file's bytes, of bytes or of base64 text; ImageError for anything else."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise ImageError("neither bytes nor base64 text of an image file") from error
-
-
-def student_signature(classes: Sequence[str]) -> ModelSignature:
-    """Return what the model takes and gives; MLflow reads binary columns as base64 where the request is JSON."""
-    outputs: list[ColSpec | TensorSpec] = [
-        ColSpec("string", "label"),
-        *(ColSpec("double", f"p/{name}") for name in classes),
-    ]
-    return ModelSignature(inputs=Schema([ColSpec("binary", IMAGE)]), outputs=Schema(outputs))
 
 
 def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: bytes) -> str:
@@ -110,7 +93,9 @@ def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: b
     card : `classes`, `img_size` and `clahe` (its settings, or None)
     example : an image file's bytes
     """
-    package = Path(fer_mlflow.__file__).parent
+    probs: list[ColSpec | TensorSpec] = [ColSpec("double", f"p/{name}") for name in card["classes"]]
+    # MLflow reads binary columns as base64 where the request is JSON.
+    inputs, outputs = Schema([ColSpec("binary", IMAGE)]), Schema([ColSpec("string", "label"), *probs])
     with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
         code, described = Path(folder) / "served_student.py", Path(folder) / "card.json"
         code.write_text(_CODE, encoding="utf-8")
@@ -122,9 +107,9 @@ def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: b
                 flavor=mlflow.pyfunc,
                 run_id=run.run_id,
                 python_model=str(code),
-                code_paths=[str(package)],
+                code_paths=[str(Path(fer_mlflow.__file__).parent)],
                 artifacts={"onnx": str(onnx), "card": str(described)},
-                signature=student_signature(card["classes"]),
+                signature=ModelSignature(inputs=inputs, outputs=outputs),
                 input_example=pd.DataFrame({IMAGE: [example]}),
                 pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
             )

@@ -1,7 +1,6 @@
 """Training rows as batches: decoded once, augmented by timm, rare classes drawn as often as the recipe says."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,46 +11,43 @@ from torchvision.transforms import Compose, InterpolationMode, RandomAffine
 
 from fer_mlflow.data.images import image_prefixes, prepare_image, read_image_bytes
 from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ImageError
+from fer_mlflow.settings.training import Recipe
+from fer_mlflow.teachers.checkpoint import usual_channels
 from fer_mlflow.teachers.forward import ImageBatches, load_batches, start_worker
 from fer_mlflow.teachers.shards import Unreadable, unreadable_message
-from fer_mlflow.training.recipe import Recipe
 
 KEPT_PIXELS_BYTES = 2 << 30  # decoded training images up to this much stay in memory
 
 
-@dataclass(frozen=True, eq=False)
-class ReadImages:
-    """Training images: their pixels where they fit into memory, and the start of each file's hash."""
-
-    pixels: np.ndarray | None
-    image_prefixes: np.ndarray
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """Return the preprocessing of a recipe, with the mean and std of timm's configuration of its architecture."""
+    channels: Any = {key: usual_channels(recipe.arch, key) for key in ("mean", "std")}
+    return Preprocessing(img_size=recipe.img_size, clahe=Clahe.of(recipe), **channels)
 
 
-def read_images(part: Benchmark, recipe: Recipe, workers: int | None) -> ReadImages:
-    """Decode every image once, so that a broken one is named before the first step."""
-    size, paths = recipe.img_size, part.paths.to_numpy(object)
-    keep = len(part) * size * size * 3 <= KEPT_PIXELS_BYTES
-    pixels = np.empty((len(part), size, size, 3), np.uint8) if keep else None
+def read_images(part: Benchmark, preprocessing: Preprocessing, workers: int | None):
+    """Decode every image once, so that ImageError names the broken ones before the first step.
+
+    Returns
+    -------
+    pixels : (N, S, S, 3) uint8; None where they take more memory than `KEPT_PIXELS_BYTES`
+    prefixes : (N,) int64, `image_prefixes` of the files
+    """
+    shape, paths = (len(part), preprocessing.side, preprocessing.side, 3), part.paths.to_numpy(object)
+    pixels = np.empty(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= KEPT_PIXELS_BYTES else None
     digests, unreadable = np.empty((len(part), 32), np.uint8), []
-    dataset = ImageBatches(part.root, paths, [recipe.preprocessing])
     batches = [range(start, min(start + 64, len(part))) for start in range(0, len(part), 64)]
+    dataset = ImageBatches(part.root, paths, [preprocessing])
     for batch in load_batches(dataset, batches, decoding_workers(workers), torch.device("cpu")):
         unreadable += [Unreadable(row, paths[row], why, sha) for row, why, sha in batch["unreadable"]]
         digests[batch["rows"].numpy()] = batch["sha256"].numpy()
         if pixels is not None:
-            pixels[batch["rows"].numpy()] = batch["pixels"][recipe.preprocessing.pixel_key].numpy()
+            pixels[batch["rows"].numpy()] = batch["pixels"][preprocessing.pixel_key].numpy()
     if unreadable:
         raise ImageError(unreadable_message(unreadable).partition("; mend them")[0] + f" in {part.name}; mend them")
-    return ReadImages(pixels, image_prefixes(digests))
-
-
-def check_val_images(val: Benchmark, trained: np.ndarray, recipe: Recipe, workers: int | None, warn) -> None:
-    """Name broken validation images before the first step, and say where images are in both parts."""
-    rows = read_images(val, recipe, workers)
-    both = int(np.isin(rows.image_prefixes, trained).sum())
-    if both:
-        warn(f"{both} of {len(val)} validation images are also trained on, under another path: its scores are too good")
+    return pixels, image_prefixes(digests)
 
 
 def decoding_workers(workers: int | None) -> int:
@@ -59,12 +55,30 @@ def decoding_workers(workers: int | None) -> int:
     return max(1, torch.multiprocessing.cpu_count() - 1) if workers is None else workers
 
 
-class _TrainingImages(Dataset):
-    """A training row: its augmented image, scaled by mean and std, its label, and its position in the part."""
+class TrainingImages(Dataset):
+    """A training row: its augmented image, scaled by mean and std, its label, and its position in the part.
 
-    def __init__(self, part: Benchmark, pixels: np.ndarray | None, recipe: Recipe, transform: Callable):
+    The augmentation is timm's, with the crop taken out and an affine put in.
+    """
+
+    def __init__(self, part: Benchmark, pixels: np.ndarray | None, recipe: Recipe, preprocessing: Preprocessing):
         self.root, self.paths, self.labels = part.root, part.paths.to_numpy(object), part.labels
-        self.pixels, self.recipe, self.transform = pixels, recipe, transform
+        self.pixels, self.preprocessing = pixels, preprocessing
+        self.transform = create_transform(
+            recipe.img_size,
+            is_training=True,
+            scale=(1.0, 1.0),
+            ratio=(1.0, 1.0),
+            hflip=recipe.flip,
+            color_jitter=recipe.color_jitter,
+            re_prob=recipe.random_erasing,
+            re_mode="pixel",
+            mean=usual_channels(recipe.arch, "mean"),
+            std=usual_channels(recipe.arch, "std"),
+        )
+        if recipe.affine:
+            move = RandomAffine(recipe.affine, (0.05, 0.05), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
+            self.transform = Compose([move, self.transform])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,42 +87,29 @@ class _TrainingImages(Dataset):
         if self.pixels is not None:
             image = self.pixels[row]
         else:
-            data = read_image_bytes(self.root, self.paths[row])
-            image = prepare_image(data, self.recipe.preprocessing)
+            image = prepare_image(read_image_bytes(self.root, self.paths[row]), self.preprocessing)
         return self.transform(Image.fromarray(image)), int(self.labels[row]), row
 
 
-def make_loader(part, rows: ReadImages, recipe: Recipe, mean, std, device, workers) -> DataLoader:
-    """Return the loader of augmented batches: timm's transform, with the crop taken out and an affine put in."""
-    transform = create_transform(
-        recipe.img_size,
-        is_training=True,
-        scale=(1.0, 1.0),
-        ratio=(1.0, 1.0),
-        hflip=recipe.flip,
-        color_jitter=recipe.color_jitter,
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
-        mean=mean,
-        std=std,
-    )
-    if recipe.affine:
-        move = RandomAffine(
-            recipe.affine, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=InterpolationMode.BILINEAR
-        )
-        transform = Compose([move, transform])
-    dataset = _TrainingImages(part, rows.pixels, recipe, transform)
+def make_loader(
+    part: Benchmark,
+    pixels: np.ndarray | None,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    workers: int | None,
+) -> DataLoader:
+    """Return the loader of augmented batches."""
+    dataset = TrainingImages(part, pixels, recipe, preprocessing)
     sampler: Sampler = RandomSampler(dataset)
     if recipe.balance == "sampling":
-        weights = class_weights(part)[part.labels]
-        sampler = WeightedRandomSampler(weights.tolist(), len(part))
-    count = decoding_workers(workers)
+        sampler = WeightedRandomSampler(class_weights(part)[part.labels].tolist(), len(part))
     return DataLoader(
         dataset,
         batch_size=recipe.batch_size,
         sampler=sampler,
         drop_last=len(part) >= 2 * recipe.batch_size,  # batch norm learns nothing from a batch of one
-        num_workers=count,
+        num_workers=decoding_workers(workers),
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
     )

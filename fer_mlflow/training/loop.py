@@ -5,8 +5,10 @@ a run that was killed goes on from its last epoch and ends with the same weights
 """
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +19,35 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 
 from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.files import sha256_of_file, sha256_of_json, written_file
 from fer_mlflow.scoring.metrics import score
-from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights, usual_channels
+from fer_mlflow.settings.training import Recipe, RecipeSettings
+from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights
 from fer_mlflow.teachers.forward import predict_shards
 from fer_mlflow.teachers.predictor import ForwardSettings, choose_device
-from fer_mlflow.training.epoch import DivergedError, choose_precision, seed_generators, train_epoch
-from fer_mlflow.training.images import check_val_images, make_loader, read_images
-from fer_mlflow.training.objective import LabelObjective, Objective
-from fer_mlflow.training.recipe import Recipe
+from fer_mlflow.training.images import make_loader, preprocessing_of, read_images
+from fer_mlflow.training.objective import LabelObjective
 from fer_mlflow.training.state import TRAINING_VERSION, Epoch, TrainingState
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A training that was finished, or stopped: the checkpoint of the best epoch, and how it went."""
+    """A training that was finished, or stopped: the checkpoint of the best epoch, and every epoch."""
 
     checkpoint: dict[str, Any]
     best: Epoch
     history: tuple[Epoch, ...]
 
+    def write(self, path: Path) -> None:
+        """Write the checkpoint, whole or not at all."""
+        with written_file(path) as file:
+            torch.save(self.checkpoint, file)
+
 
 class NotFiniteError(JobError):
-    """A training that came to a loss or to weights that are not finite; `kept` is what it had come to before."""
+    """A loss or weights that are not finite; `kept` is the training up to the epoch before, None for the first."""
 
     def __init__(self, message: str, kept: Trained | None):
         super().__init__(message)
@@ -48,13 +55,7 @@ class NotFiniteError(JobError):
 
 
 def check_training_rows(train: Benchmark, val: Benchmark) -> None:
-    """Check that both parts can be used before anything is read.
-
-    Raises
-    ------
-    ContractError
-        rows without a label, a training part of one class, or rows that are in both parts
-    """
+    """Raise ContractError for rows without a label, a training part of one class, or rows that are in both parts."""
     for part, name in ((train, "training"), (val, "validation")):
         if (part.labels < 0).any():
             row = int(np.argmax(part.labels < 0))
@@ -63,47 +64,42 @@ def check_training_rows(train: Benchmark, val: Benchmark) -> None:
     if len(present) < 2:
         only = train.classes.names[present[0]]
         raise ContractError(f"{train.name}: all {len(train)} rows are {only}; training needs two or more classes")
-    shared = set(train.paths) & set(val.paths)
-    if shared:
+    if shared := set(train.paths) & set(val.paths):
         raise ContractError(
             f"{len(shared)} images are both in {train.name} and in {val.name}, {min(shared)} for one; use another split"
         )
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check that timm knows the model and the optimizer.
-
-    Raises
-    ------
-    TeacherError, ContractError
-        it does not
-    """
+    """Raise TeacherError for a model, and ContractError for an optimizer, that timm does not know."""
     build_model(recipe.arch, recipe.img_size, 2, "--arch")
     known = list_optimizers()
     if recipe.optimizer.lower() not in known:
-        near = difflib.get_close_matches(recipe.optimizer, known, n=3)
-        raise ContractError(
-            f"--optimizer: timm has no {recipe.optimizer!r}; near are {', '.join(map(str, near)) or 'none'}"
-        )
+        near = ", ".join(map(str, difflib.get_close_matches(recipe.optimizer, known, n=3)))
+        raise ContractError(f"--optimizer: timm has no {recipe.optimizer!r}; near are {near or 'none'}")
 
 
 def training_key(
-    recipe: Recipe, train: Benchmark, val: Benchmark, init: Path | None, objective: Mapping[str, Any] | None = None
+    recipe: Recipe, train: Benchmark, val: Benchmark, init: str | Path | None, objective: LabelObjective | None = None
 ) -> str:
-    """Return the key of a training: benchmark's digest first, then everything that shapes the weights.
-
-    `objective` is JSON-able and says what else than the labels is learned; None for the labels alone.
-    """
+    """Return the key of a training: benchmark's digest first, then everything that shapes the weights."""
     settings: dict[str, Any] = {
         "training": TRAINING_VERSION,
-        "recipe": asdict(recipe),
+        "recipe": describe_recipe(recipe),
         "val": val.selection_sha256,
         "classes": list(train.classes.names),
         "init": sha256_of_file(init) if init else None,
     }
-    if objective is not None:
-        settings["objective"] = dict(objective)
+    if objective is not None and (own := objective.settings) is not None:
+        settings["objective"] = own
     return f"{train.selection_sha256[:32]}.{sha256_of_json(settings)[:32]}"
+
+
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON."""
+    clahe = Clahe.of(recipe)
+    settings = {name: getattr(recipe, name) for name in RecipeSettings.__dataclass_fields__}
+    return settings | {"clahe": asdict(clahe) if clahe else None}
 
 
 def train_teacher(
@@ -112,10 +108,10 @@ def train_teacher(
     recipe: Recipe,
     state_path: Path,
     *,
-    objective: Objective | None = None,
+    objective: LabelObjective | None = None,
     device: str = "auto",
     workers: int | None = None,
-    init: Path | None = None,
+    init: str | Path | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Trained:
@@ -137,18 +133,18 @@ def train_teacher(
     """
     check_training_rows(train, val)
     objective = objective or LabelObjective(train, recipe)
-    where = choose_device(device)
-    mean, std = (usual_channels(recipe.arch, key) for key in ("mean", "std"))
-    seed_generators(recipe.seed)
+    where, preprocessing = choose_device(device), preprocessing_of(recipe)
+    _seed_generators(recipe.seed)
     model = build_model(recipe.arch, recipe.img_size, len(train.classes), "train")
-    if init is not None and (left := load_weights(model, init)):
+    if init and (left := load_weights(model, Path(init))):
         warn(f"{init}: {left} is not taken over, and starts at random")
-    rows = read_images(train, recipe, workers)
-    objective.check_images(rows.image_prefixes)
-    check_val_images(val, rows.image_prefixes, recipe, workers, warn)
+    pixels, prefixes = read_images(train, preprocessing, workers)
+    objective.check_images(prefixes)
+    if both := int(np.isin(read_images(val, preprocessing, workers)[1], prefixes).sum()):
+        warn(f"{both} of {len(val)} validation images are also trained on, under another path: its scores are too good")
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.move_to(where)
-    loader = make_loader(train, rows, recipe, mean, std, where, workers)
+    loader = make_loader(train, pixels, recipe, preprocessing, where, workers)
     optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule, _ = create_scheduler_v2(
         optimizer,
@@ -159,62 +155,97 @@ def train_teacher(
         step_on_epochs=False,
         updates_per_epoch=len(loader),
     )
-    state = TrainingState(model, optimizer, sha256_of_json(rows.image_prefixes.tolist()))
+    state = TrainingState(model, optimizer, sha256_of_json(prefixes.tolist()))
     if state_path.exists() and not state.read(state_path):
         warn(f"{state_path}: not of these images and this version; starting from the first epoch")
     for epoch in state.history:
         on_epoch(epoch)
-    scaler = torch.amp.GradScaler(where.type, enabled=choose_precision(recipe, where) == "fp16")
+    precision = _choose_precision(recipe, where)
+    scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
 
     def trained() -> Trained:
-        checkpoint = _checkpoint(state, train, recipe, mean, std, rows.image_prefixes)
+        checkpoint = _checkpoint(state, train, recipe, preprocessing, prefixes) | objective.describe()
         return Trained(checkpoint, state.best, tuple(state.history))
 
     for number in range(len(state.history), recipe.epochs):
-        seed_generators(recipe.seed + 1000 * (number + 1))
+        _seed_generators(recipe.seed + 1000 * (number + 1))
         try:
-            loss = train_epoch(model, loader, optimizer, schedule, scaler, recipe, objective, number, where)
-        except DivergedError as what:
+            loss = train_epoch(model, loader, optimizer, schedule, scaler, precision, objective, number, where)
+        except NotFiniteError as error:
             if not state.history:
-                raise NotFiniteError(str(what), None) from None
-            raise NotFiniteError(f"{what}. The state after epoch {number} is kept", trained()) from None
-        epoch = _validate(model, val, recipe, mean, std, number, optimizer.param_groups[0]["lr"], loss, device, workers)
-        state.add(epoch)
-        state.write(state_path)
+                raise
+            raise NotFiniteError(f"{error}. The state after epoch {number} is kept", trained()) from None
+        teacher = Teacher("train", model.eval(), preprocessing, np.arange(len(val.classes)), {}, ())
+        settings = ForwardSettings(device=device, batch_size=recipe.batch_size, workers=workers)
+        (shard,) = predict_shards(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
+        scores = score(shard.logits["train"], val.labels, val.classes.names)
+        rate = float(optimizer.param_groups[0]["lr"])
+        epoch = Epoch(number + 1, rate, loss, scores["nll"], scores["accuracy"], scores["macro_f1"])
+        state.add(epoch, state_path)
         on_epoch(epoch)
     return trained()
 
 
-def _validate(model, val, recipe, mean, std, number, rate, loss, device, workers) -> Epoch:
-    """Score the model on the validation rows, through the same forward pass as an export."""
-    preprocessing = replace(recipe.preprocessing, mean=tuple(mean), std=tuple(std))
-    teacher = Teacher("train", model.eval(), preprocessing, np.arange(len(val.classes)), {}, ())
-    settings = ForwardSettings(device=device, batch_size=recipe.batch_size, workers=workers)
-    (shard,) = predict_shards(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
-    metrics = score(shard.logits["train"], val.labels, val.classes.names)
-    return Epoch(number + 1, float(rate), loss, metrics["nll"], metrics["accuracy"], metrics["macro_f1"])
+def train_epoch(
+    model, loader, optimizer, schedule, scaler, precision: str, objective: LabelObjective, number: int, device
+) -> float:
+    """Run one epoch, counted from 0, and return its mean loss; NotFiniteError names the first step that is not."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    advice = "lower --lr, or use --precision fp32"
+    model.train()
+    total = count = 0.0
+    for step, (images, labels, rows) in enumerate(loader):
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        labels, rows = (each.to(device, non_blocking=True) for each in (labels, rows))
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            loss = objective(model(images), labels, rows, number)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NotFiniteError(f"epoch {number + 1}, step {step + 1}: the loss is {value}; {advice}", None)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step_update(number * len(loader) + step + 1)
+        total += value * len(labels)
+        count += len(labels)
+    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+        message = f"epoch {number + 1}, step {len(loader)}: the weights are not finite after it; {advice}"
+        raise NotFiniteError(message, None)
+    return total / count
 
 
-def write_checkpoint(trained: Trained, path: Path) -> None:
-    """Write the best epoch's checkpoint, whole or not at all."""
-    with written_file(path) as file:
-        torch.save(trained.checkpoint, file)
+def _seed_generators(seed: int) -> None:
+    """Seed every generator that augmentation and initialisation draw from."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002 (timm's augmentation draws from it)
+    torch.manual_seed(seed)
 
 
-def _checkpoint(state: TrainingState, train: Benchmark, recipe: Recipe, mean, std, prefixes) -> dict[str, Any]:
+def _choose_precision(recipe: Recipe, device: torch.device) -> str:
+    """Return the precision to train in: mixed where the device has it."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def _checkpoint(
+    state: TrainingState, train: Benchmark, recipe: Recipe, preprocessing: Preprocessing, prefixes: np.ndarray
+) -> dict[str, Any]:
     """Return what `teachers.yaml` needs only the path of."""
+    images = preprocessing.as_json()
     return {
         "model": state.best_weights,
         "arch": recipe.arch,
-        "img_size": recipe.img_size,
-        "mean": list(mean),
-        "std": list(std),
+        **{name: images[name] for name in ("img_size", "mean", "std")},
         "classes": list(train.classes.names),
-        "clahe": asdict(recipe.clahe) if recipe.clahe else None,
+        "clahe": images["clahe"],
         "epoch": state.best.number,
         "val_accuracy": state.best.val_accuracy,
         "val_macro_f1": state.best.val_macro_f1,
-        "recipe": _plain(asdict(recipe)),
+        "recipe": describe_recipe(recipe),
         "trained_on": {
             "benchmark": train.name,
             "rows": len(train),
@@ -223,8 +254,3 @@ def _checkpoint(state: TrainingState, train: Benchmark, recipe: Recipe, mean, st
         },
         "timm": timm.__version__,
     }
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy that holds nothing but what a checkpoint may be loaded with."""
-    return {key: value for key, value in values.items() if isinstance(value, int | float | str | dict | None)}

@@ -1,4 +1,4 @@
-"""What a training has come to, kept after every epoch."""
+"""The state of a training, kept after every epoch."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ TRAINING_VERSION = 1  # raised when the same options would give other weights th
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; losses in nats, `learning_rate` at its end."""
+    """The numbers of one epoch; losses in nats, `learning_rate` at its end."""
 
     number: int
     learning_rate: float
@@ -29,7 +29,7 @@ class Epoch:
 
 
 class TrainingState:
-    """What goes on after a kill: weights, optimizer, and the best epoch so far."""
+    """What a training needs to go on after a kill: weights, optimizer, and the best epoch so far."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, images: str):
         self.model, self.optimizer, self.images = model, optimizer, images
@@ -41,29 +41,25 @@ class TrainingState:
         """The epoch with the best rank, the first of equals."""
         return max(self.history, key=lambda epoch: (epoch.rank, -epoch.number))
 
-    def add(self, epoch: Epoch) -> None:
-        """Take in an epoch; its weights are kept where it is the best."""
+    def add(self, epoch: Epoch, path: Path) -> None:
+        """Add an epoch, keep its weights where it is the best, and write the state in the place of the last one."""
         self.history.append(epoch)
+        weights = self.model.state_dict()
         if self.best is epoch:
-            self.best_weights = {
-                name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()
-            }
-
-    def write(self, path: Path) -> None:
-        """Write the state in the place of the last one."""
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         content = {
             "training": TRAINING_VERSION,
             "images": self.images,
-            "model": self.model.state_dict(),
+            "model": weights,
             "optimizer": self.optimizer.state_dict(),
             "best_weights": self.best_weights,
-            "history": [asdict(epoch) for epoch in self.history],
+            "history": [asdict(each) for each in self.history],
         }
         with written_file(path) as file:
             torch.save(content, file)
 
     def read(self, path: Path) -> bool:
-        """Take over a state that is of the same images; returns whether there was one."""
+        """Take over a state of the same images; return whether there was one."""
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if (content["training"], content["images"]) != (TRAINING_VERSION, self.images):

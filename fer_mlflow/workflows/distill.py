@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fer_mlflow.data.images import read_image_bytes
+from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.training import DistillSettings
@@ -21,7 +22,6 @@ from fer_mlflow.workflows.students import (
     StudentReader,
     fetched_checkpoint,
     score_student,
-    short_name,
     train_student,
 )
 from fer_mlflow.workflows.train import checkpoint_location, copy_checkpoint, read_split
@@ -102,11 +102,10 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
         read_split(settings, settings.test_split)  # what is wrong with it is found before the first epoch
     with open_run("distill", settings.name or student.name, settings.experiment) as run:
         run.log_params(params_of(settings))
-        best = train_student(run, student, settings)
+        best = train_student(run, student)
         scored = None
         if settings.test_split:
-            name = short_name(student, settings.name)
-            scored = score_student(run, student, run.run_id, settings, name, progress)
+            scored = score_student(run, student, run.run_id, student.short_name(settings.name), progress)
             run.log_metrics({f"test/{name}": scored.metrics[name] for name in SCORES if name in scored.metrics})
         model = _log_model(run, run.run_id, student) if settings.onnx else None
     return DistillResult(
@@ -114,7 +113,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
         ui=run.ui,
         student=student,
         best=best,
-        checkpoint=checkpoint_location(run, student.plan, settings.out),
+        checkpoint=checkpoint_location(run, settings),
         scored=scored,
         model=model,
     )
@@ -128,7 +127,7 @@ def _distill_grid(reader: StudentReader, settings: DistillSettings, progress: Pr
     out = Path(settings.out).absolute() if settings.out else None
     with open_run("distill", name, settings.experiment) as run:
         run.log_params({**params_of(settings), "benchmark": reader.train.name, "rows": len(reader.train)})
-        result = run_grid(run, trials, test, settings, progress)
+        result = run_grid(run, trials, test, progress)
         best = result.best
         if out is not None:
             with fetched_checkpoint(run.client, best.run_id, best.student) as checkpoint:
@@ -146,16 +145,12 @@ def _distill_grid(reader: StudentReader, settings: DistillSettings, progress: Pr
 
 def _log_model(run: TrackedRun, trained_run: str, student: Student) -> OnnxModel:
     """Log a student as an MLflow model that takes images, once its ONNX file agrees with torch."""
-    val, clahe = student.plan.val, student.plan.recipe.clahe
+    val, clahe = student.plan.val, Clahe.of(student.settings)
     with fetched_checkpoint(run.client, trained_run, student) as checkpoint:
         onnx = checkpoint.with_name("student.onnx")
         side = export_onnx(checkpoint, val.classes, onnx)
         check = check_onnx(onnx, checkpoint, val, clahe)
-        card = {
-            "classes": list(val.classes.names),
-            "img_size": side,
-            "clahe": asdict(clahe) if clahe else None,
-        }
+        card = {"classes": list(val.classes.names), "img_size": side, "clahe": asdict(clahe) if clahe else None}
         uri = log_student(run, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
     run.log_metrics(
         {"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed}

@@ -98,8 +98,7 @@ def read_ensemble(settings: FusionSettings) -> Ensemble:
     FerError
         whatever is wrong with weights, classes, manifest or teachers
     """
-    clahe = Clahe(settings.clahe_clip, settings.clahe_tile) if settings.clahe else None
-    specs = read_teachers(settings.teachers, sorted(settings.weights), clahe)
+    specs = read_teachers(settings.teachers, sorted(settings.weights), Clahe.of(settings))
     return Ensemble.of(read_rows(settings), specs, settings)
 
 

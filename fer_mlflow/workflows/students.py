@@ -4,7 +4,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,20 +14,19 @@ from fer_mlflow.errors import BundleError, ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress
 from fer_mlflow.scoring.metrics import metric_names
-from fer_mlflow.settings.groups import FusionSettings
+from fer_mlflow.settings.groups import fusion_settings
 from fer_mlflow.settings.training import DistillSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.student.distillation import Distillation, SoftObjective, describe_distillation
-from fer_mlflow.student.targets import SoftTargets, make_targets
+from fer_mlflow.student.distillation import SoftObjective
+from fer_mlflow.student.targets import make_targets
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, fetch_checkpoint, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.tracking.selection import Chosen, choose_run, is_bad, search_soft_labels
+from fer_mlflow.tracking.selection import choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.training.loop import training_key
 from fer_mlflow.training.state import Epoch
 from fer_mlflow.workflows.ensemble import bundle_folder, forget, gathered_teachers, read_ensemble
 from fer_mlflow.workflows.sources import Source, read_run_source
-from fer_mlflow.workflows.train import FOLDER, Plan, read_recipe, read_training_rows, run_plan
+from fer_mlflow.workflows.train import FOLDER, Plan, read_plan, read_training_rows, run_plan
 
 KIND = "student"
 # What a student's run has of other rows, and which of it follows from counts.
@@ -39,67 +38,67 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Student:
-    """One student's plan, and where its soft labels are from; no source where it learns from labels alone."""
+    """One student: its settings, its plan, its loss with soft labels and their source (None: labels alone)."""
 
+    settings: DistillSettings
     plan: Plan
+    objective: SoftObjective | None = None
     source: Source | None = None
-    targets: SoftTargets | None = None
-
-    @property
-    def objective(self) -> SoftObjective | None:
-        """The loss with soft labels."""
-        return self.plan.objective if isinstance(self.plan.objective, SoftObjective) else None
 
     @property
     def loss(self) -> str:
         """The loss: ce, kd or dkd."""
-        return self.objective.how.loss if self.objective else "ce"
+        return self.objective.loss.loss if self.objective else "ce"
 
     @property
     def name(self) -> str:
         """The configuration in a few words, for people."""
-        plan, marks = self.plan, []
-        if self.objective and self.targets and self.source:
-            softlabels = self.source.bundle.configuration.name
-            marks = [f"T {self.targets.temperature:g}", self.targets.kind, f"from {softlabels}"]
-        return " · ".join([self.loss, *marks, plan.recipe.arch, f"{plan.recipe.img_size} px", plan.train.name])
+        settings, marks = self.settings, []
+        if self.objective:
+            targets, softlabels = self.objective.targets, self.objective.bundle.configuration.name
+            marks = [f"T {targets.temperature:g}", targets.kind, f"from {softlabels}"]
+        return " · ".join([self.loss, *marks, settings.arch, f"{settings.img_size} px", self.plan.train.name])
 
-    def params(self) -> dict[str, object]:
-        """Return the params that follow from the soft labels, under names that no option has."""
-        if self.source is None or self.targets is None or self.objective is None:
-            return {}
-        of_ensemble = {k: v for k, v in derived_params(self.source.bundle).items() if k not in ("benchmark", "rows")}
-        return {
-            **of_ensemble,
-            "softlabels_run": self.source.run_id or "folder",
-            "target_kind": self.targets.kind,
-            "effective_temperature": f"{self.targets.effective_temperature:.6g}",
-            "rows_without_soft_labels": self.objective.missing,
-        }
-
-    def tags(self) -> dict[str, str]:
-        """Return tags on what the student learned from."""
-        tags = {"fer.loss": self.loss}
-        if self.source is None:
-            return tags
-        bundle = self.source.bundle
-        tags["fer.source_bundle_sha256"] = bundle.sha256
-        tags["fer.softlabels_in_sample"] = bundle.in_sample
-        return tags | ({"fer.source_run": self.source.run_id} if self.source.run_id else {})
-
-    def metrics(self) -> dict[str, float]:
-        """Return how peaked the targets are."""
-        return {"target_mean_max_prob": self.targets.sharpness} if self.targets else {}
+    def short_name(self, given: str | None = None) -> str:
+        """Return a name for a leaderboard: the given one, else loss, temperature, architecture and seed."""
+        if given and (name := _cleaned(given)):
+            return name
+        settings = self.settings
+        temperature = [f"T{self.objective.loss.temperature:g}"] if self.objective else []
+        return _cleaned("-".join([self.loss, *temperature, settings.arch, f"s{settings.seed}"]))
 
 
-def train_student(run: TrackedRun, student: Student, settings: DistillSettings) -> Epoch:
-    """Train one student and log it."""
-    if student.objective and student.objective.missing:
-        logger.warning(f"{student.objective.missing:,} rows have no soft labels and are trained on their labels alone")
-    run.log_params(student.params())
-    run.log_metrics(student.metrics())
-    run.set_tags(student.tags())
-    return run_plan(run, student.plan, settings)
+def _cleaned(name: str) -> str:
+    """Return a name with what teachers' names may hold.
+
+    >>> _cleaned("kd · T 4!")
+    'kd-T-4'
+    """
+    return _NOT_IN_NAMES.sub("-", name).strip("-._")
+
+
+def train_student(run: TrackedRun, student: Student) -> Epoch:
+    """Log the soft labels that a student learns from, and train it."""
+    tags, source, objective = {"fer.loss": student.loss}, student.source, student.objective
+    if source and objective:
+        bundle, targets = source.bundle, objective.targets
+        if objective.missing:
+            logger.warning(f"{objective.missing:,} rows have no soft labels and are trained on their labels alone")
+        of_rows = ("benchmark", "rows")
+        run.log_params(
+            {
+                **{name: value for name, value in derived_params(bundle).items() if name not in of_rows},
+                "softlabels_run": source.run_id or "folder",
+                "target_kind": targets.kind,
+                "effective_temperature": f"{targets.effective_temperature:.6g}",
+                "rows_without_soft_labels": objective.missing,
+            }
+        )
+        run.log_metrics({"target_mean_max_prob": targets.sharpness})
+        tags |= {"fer.source_bundle_sha256": bundle.sha256, "fer.softlabels_in_sample": bundle.in_sample}
+        tags |= {"fer.source_run": source.run_id} if source.run_id else {}
+    run.set_tags(tags)
+    return run_plan(run, student.plan)
 
 
 @dataclass
@@ -124,20 +123,8 @@ class StudentReader:
         FerError
             whatever is wrong with recipe, soft labels or their rows
         """
-        recipe, init = read_recipe(settings)
         if settings.loss == "ce":
-            return Student(Plan(self.train, self.val, recipe, init, training_key(recipe, self.train, self.val, init)))
-        how = Distillation.of(settings)
-        source = self._source(settings)
-        targets = self._targets(source, settings)
-        allow_missing = settings.missing == "ce"
-        objective = SoftObjective(self.train, recipe, source.bundle, targets, how, allow_missing=allow_missing)
-        key = training_key(recipe, self.train, self.val, init, objective.settings)
-        distilled = describe_distillation(objective, targets)
-        return Student(Plan(self.train, self.val, recipe, init, key, objective, distilled), source, targets)
-
-    def _source(self, settings: DistillSettings) -> Source:
-        """Return the soft labels that the settings name."""
+            return Student(settings, read_plan(settings, self.train, self.val))
         name = settings.softlabels
         if not name:
             raise ContractError(
@@ -146,15 +133,15 @@ class StudentReader:
             )
         if name not in self.sources:
             self.sources[name] = choose_soft_labels(name, self.train, even_bad=settings.even_bad)
-        return self.sources[name]
-
-    def _targets(self, source: Source, settings: DistillSettings) -> SoftTargets:
-        """Return the targets; teachers' logits are fetched where they are needed."""
-        name, space = settings.softlabels or "", source.bundle.configuration.space
-        needed = (settings.target or space) != space and len(source.bundle.checkpoints) > 1
+        source = self.sources[name]
+        bundle, space = source.bundle, source.bundle.configuration.space
+        needed = (settings.target or space) != space and len(bundle.checkpoints) > 1
         if needed and name not in self.teacher_logits:
             self.teacher_logits[name] = source.teacher_logits()
-        return make_targets(source.bundle, self.teacher_logits.get(name, {}), settings.target, settings.temperature)
+        targets = make_targets(bundle, self.teacher_logits.get(name, {}), settings.target, settings.temperature)
+        allow_missing = settings.missing == "ce"
+        objective = SoftObjective(self.train, settings, bundle, targets, settings, allow_missing=allow_missing)
+        return Student(settings, read_plan(settings, self.train, self.val, objective), objective, source)
 
 
 def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source:
@@ -179,37 +166,24 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
         logger.warning(
             f"run {chosen.run.info.run_id}: triage called it bad ({chosen.run.data.tags.get('triage.reasons', '')})"
         )
-    source = read_run_source(chosen.run.info.run_id)
-    if not chosen.how or _has_rows(source.bundle, train):
-        return _logged(source, chosen)
-    for run_id in _exported(client, train, chosen):
-        other = read_run_source(run_id)
-        if _is_same(source.bundle, other.bundle):
-            return _logged(other, chosen)
+    best = source = read_run_source(chosen.run.info.run_id)
+    if not chosen.how:
+        return source
     weights = chosen.run.data.params.get("ensemble", "")
-    raise RunError(
-        f"--softlabels {name}: {source.name} is the best, and no run has its soft labels of {train.name}; export them "
-        f"with --weights {weights} --space {source.bundle.configuration.space} on that split"
-    )
-
-
-def _logged(source: Source, chosen: Chosen) -> Source:
-    """Log which soft labels a search found."""
-    if chosen.how:
-        logger.info(f"soft labels of run {source.run_id}: {source.name} ({chosen.how})")
+    if not train.paths.isin(set(best.bundle.index["path"])).any():
+        # Exports come first, then the newest.
+        runs = search_soft_labels(client, f"tags.`fer.selection_sha256` = '{train.selection_sha256}'")
+        exported = (run for run in runs if not is_bad(run) and run.data.params.get("ensemble", "") == weights)
+        others = (read_run_source(run.info.run_id) for run in exported)
+        found = next((other for other in others if _is_same(best.bundle, other.bundle)), None)
+        if found is None:
+            raise RunError(
+                f"--softlabels {name}: {best.name} is the best, and no run has its soft labels of {train.name}; export "
+                f"them with --weights {weights} --space {best.bundle.configuration.space} on that split"
+            )
+        source = found
+    logger.info(f"soft labels of run {source.run_id}: {source.name} ({chosen.how})")
     return source
-
-
-def _has_rows(bundle: SoftLabels, train: Benchmark) -> bool:
-    return bool(train.paths.isin(set(bundle.index["path"])).any())
-
-
-def _exported(client, train: Benchmark, chosen: Chosen) -> Iterable[str]:
-    """Yield the finished runs on the training rows with the chosen one's ensemble, exports first, then the newest."""
-    ensemble = chosen.run.data.params.get("ensemble")
-    for run in search_soft_labels(client, f"tags.`fer.selection_sha256` = '{train.selection_sha256}'"):
-        if not is_bad(run) and run.data.params.get("ensemble") == ensemble:
-            yield run.info.run_id
 
 
 def _is_same(a: SoftLabels, b: SoftLabels) -> bool:
@@ -218,37 +192,16 @@ def _is_same(a: SoftLabels, b: SoftLabels) -> bool:
     return a.checkpoints == b.checkpoints and mine == other
 
 
-def short_name(student: Student, given: str | None = None) -> str:
-    """Return a name for a leaderboard: what was given, else loss, temperature, architecture and seed."""
-    if given and (name := _cleaned(given)):
-        return name
-    recipe = student.plan.recipe
-    temperature = [f"T{student.targets.temperature:g}"] if student.targets else []
-    parts = [student.loss, *temperature, recipe.arch, f"s{recipe.seed}"]
-    return _cleaned("-".join(parts))
-
-
-def _cleaned(name: str) -> str:
-    """Return a name with what teachers' names may hold.
-
-    >>> _cleaned("kd · T 4!")
-    'kd-T-4'
-    """
-    return _NOT_IN_NAMES.sub("-", name).strip("-._")
-
-
 @contextmanager
 def fetched_checkpoint(client, trained_run: str, student: Student) -> Iterator[Path]:
     """Give a student's checkpoint, verified, in a folder of the cache that is gone after the block."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="student.", dir=cache) as folder:
-        yield fetch_checkpoint(client, trained_run, Path(folder), f"{FOLDER}/{student.plan.recipe.arch}.pt")
+        yield fetch_checkpoint(client, trained_run, Path(folder), f"{FOLDER}/{student.settings.arch}.pt")
 
 
-def score_student(
-    run: TrackedRun, student: Student, trained_run: str, settings: DistillSettings, name: str, progress: Progress
-) -> SoftLabels:
+def score_student(run: TrackedRun, student: Student, trained_run: str, name: str, progress: Progress) -> SoftLabels:
     """Return a student's soft labels on the test rows: of a finished run of kind `student`, or computed and logged.
 
     The student is a teacher of an ensemble of one here, with the CLAHE that it was trained with.
@@ -266,29 +219,13 @@ def score_student(
     TrackingError
         the server cannot be reached
     """
-    cache = cache_folder()
+    cache, settings = cache_folder(), student.settings
     with fetched_checkpoint(run.client, trained_run, student) as checkpoint:
         teachers = checkpoint.with_name("teachers.yaml")
         teachers.write_text(f"{name}: {{checkpoint: {checkpoint.name}}}\n", encoding="utf-8")
-        shared = (
-            "manifest",
-            "root",
-            "classes",
-            "verify_paths",
-            "clahe",
-            "clahe_clip",
-            "clahe_tile",
-            "device",
-            "workers",
-        )
-        ensemble = read_ensemble(
-            FusionSettings(
-                **{each: getattr(settings, each) for each in shared},
-                split=settings.test_split,
-                teachers=str(teachers),
-                weights={name: 1.0},
-            )
-        )
+        own = {"teachers": str(teachers), "weights": {name: 1.0}, "split": settings.test_split}
+        forward = {"precision": "fp32", "batch_size": 32}  # not those of the training
+        ensemble = read_ensemble(fusion_settings(settings, **own, **forward))
         key = ensemble.key
         for there in find_runs(run.client, KIND, [key])[key]:
             try:

@@ -2,10 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
@@ -16,17 +14,8 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.training import TrainingRowsSettings, TrainSettings
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.training.loop import (
-    NotFiniteError,
-    Trained,
-    check_recipe,
-    check_training_rows,
-    train_teacher,
-    training_key,
-    write_checkpoint,
-)
-from fer_mlflow.training.objective import Objective
-from fer_mlflow.training.recipe import Recipe
+from fer_mlflow.training.loop import NotFiniteError, check_recipe, check_training_rows, train_teacher, training_key
+from fer_mlflow.training.objective import LabelObjective
 from fer_mlflow.training.state import Epoch
 from fer_mlflow.workflows import RunResult, workflow
 
@@ -36,21 +25,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """The input of a training, read and checked.
-
-    Attributes
-    ----------
-    objective : what is minimised; None for the cross-entropy with the labels
-    distilled : how it was distilled, for the checkpoint
-    """
+    """The input of a training, read and checked; `objective` is None for the cross-entropy with the labels."""
 
     train: Benchmark
     val: Benchmark
-    recipe: Recipe
-    init: Path | None
+    settings: TrainSettings
     key: str
-    objective: Objective | None = None
-    distilled: Mapping[str, Any] | None = None
+    objective: LabelObjective | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -84,31 +65,18 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
     TrackingError
         the server cannot be reached
     """
-    plan = read_plan(settings)
-    name = settings.name or f"{plan.recipe.arch} · {plan.recipe.img_size} px · {plan.train.name}"
+    plan = read_plan(settings, *read_training_rows(settings))
+    name = settings.name or f"{settings.arch} · {settings.img_size} px · {plan.train.name}"
     with open_run("train", name, settings.experiment) as run:
         run.log_params(params_of(settings))
-        best = run_plan(run, plan, settings)
+        best = run_plan(run, plan)
     return TrainResult(
         run_id=run.run_id,
         ui=run.ui,
         plan=plan,
         best=best,
-        checkpoint=checkpoint_location(run, plan, settings.out),
+        checkpoint=checkpoint_location(run, settings),
     )
-
-
-def read_plan(settings: TrainSettings) -> Plan:
-    """Read and check everything that can be checked before a run is opened.
-
-    Raises
-    ------
-    FerError
-        whatever is wrong with the manifest, its splits, the classes or the checkpoint to start from
-    """
-    train_rows, val_rows = read_training_rows(settings)
-    recipe, init = read_recipe(settings)
-    return Plan(train_rows, val_rows, recipe, init, training_key(recipe, train_rows, val_rows, init))
 
 
 def read_training_rows(settings: TrainingRowsSettings) -> tuple[Benchmark, Benchmark]:
@@ -126,22 +94,29 @@ def read_split(settings: TrainingRowsSettings, split: str) -> Benchmark:
     )
 
 
-def read_recipe(settings: TrainSettings) -> tuple[Recipe, Path | None]:
-    """Read and check the recipe, and the checkpoint to start from."""
-    recipe = Recipe.of(settings)
-    check_recipe(recipe)
-    init = Path(settings.init) if settings.init else None
-    if init is not None and not init.is_file():
-        raise ContractError(f"--init {init}: no such file")
-    return recipe, init
+def read_plan(
+    settings: TrainSettings, train: Benchmark, val: Benchmark, objective: LabelObjective | None = None
+) -> Plan:
+    """Check the recipe and the checkpoint to start from, before a run is opened.
+
+    Raises
+    ------
+    FerError
+        whatever is wrong with them
+    """
+    check_recipe(settings)
+    if settings.init and not Path(settings.init).is_file():
+        raise ContractError(f"--init {settings.init}: no such file")
+    return Plan(train, val, settings, training_key(settings, train, val, settings.init, objective), objective)
 
 
-def checkpoint_location(run: TrackedRun, plan: Plan, out: str | None) -> str:
+def checkpoint_location(run: TrackedRun, settings: TrainSettings) -> str:
     """Return where a run's checkpoint is: the file of the caller's, else the artifact."""
-    return str(Path(out).absolute()) if out else f"{run.artifact_location(FOLDER)}/{plan.recipe.arch}.pt"
+    out = settings.out
+    return str(Path(out).absolute()) if out else f"{run.artifact_location(FOLDER)}/{settings.arch}.pt"
 
 
-def run_plan(run: TrackedRun, plan: Plan, settings: TrainSettings) -> Epoch:
+def run_plan(run: TrackedRun, plan: Plan) -> Epoch:
     """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch.
 
     Raises
@@ -151,45 +126,50 @@ def run_plan(run: TrackedRun, plan: Plan, settings: TrainSettings) -> Epoch:
     JobError
         the loss or the weights are not finite; the best checkpoint so far is logged and named
     """
-    cache = cache_folder()
+    settings, cache = plan.settings, cache_folder()
     folder = cache / "training" / plan.key
-    checkpoint = folder / f"{plan.recipe.arch}.pt"
+    checkpoint = folder / f"{settings.arch}.pt"
     run.log_params({"benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
     for part, context in ((plan.train, "training"), (plan.val, "validation")):
         run.log_benchmark(part.name, part, context)
-    with held_keys(cache, [plan.key], on_wait=_say_waiting):
+    with held_keys(cache, [plan.key], on_wait=_report_waiting):
         try:
             trained = train_teacher(
                 plan.train,
                 plan.val,
-                plan.recipe,
+                settings,
                 folder / "last.pt",
                 objective=plan.objective,
                 device=settings.device,
                 workers=settings.workers,
-                init=plan.init,
-                on_epoch=_Reporter(run, plan.recipe.epochs),
+                init=settings.init,
+                on_epoch=_Reporter(run, settings.epochs),
                 warn=logger.warning,
             )
         except NotFiniteError as error:
             if error.kept is None:
                 raise
-            write_checkpoint(_with_origin(error.kept, plan), checkpoint)
+            error.kept.write(checkpoint)
             run.log_file(checkpoint, FOLDER)
             raise JobError(f"{error}, and the checkpoint of epoch {error.kept.best.number} is {checkpoint}") from error
-        write_checkpoint(_with_origin(trained, plan), checkpoint)
+        trained.write(checkpoint)
         if settings.out:
             copy_checkpoint(checkpoint, Path(settings.out))
-        _publish(run, plan, trained.best, checkpoint)
+        best = trained.best
+        run.log_metrics(
+            {"best_epoch": best.number, "best_val_accuracy": best.val_accuracy, "best_val_macro_f1": best.val_macro_f1}
+        )
+        run.log_file(checkpoint, FOLDER)
+        run.set_tags(  # last, since the checkpoint is found by them
+            {
+                "fer.benchmark": plan.train.name,
+                "fer.selection_sha256": plan.train.selection_sha256,
+                "fer.config_key": plan.key,
+                "fer.checkpoint_sha256": sha256_of_file(checkpoint),
+            }
+        )
         shutil.rmtree(folder, ignore_errors=True)
-    return trained.best
-
-
-def _with_origin(trained: Trained, plan: Plan) -> Trained:
-    """Return a training whose checkpoint says how it was distilled."""
-    if plan.distilled is None:
-        return trained
-    return replace(trained, checkpoint={**trained.checkpoint, "distilled": dict(plan.distilled)})
+    return best
 
 
 class _Reporter:
@@ -200,21 +180,14 @@ class _Reporter:
         self.best: Epoch | None = None
 
     def __call__(self, epoch: Epoch) -> None:
-        self.run.log_metrics(
-            {
-                "train_loss": epoch.train_loss,
-                "val_loss": epoch.val_loss,
-                "val_accuracy": epoch.val_accuracy,
-                "val_macro_f1": epoch.val_macro_f1,
-                "learning_rate": epoch.learning_rate,
-            },
-            step=epoch.number,
-        )
+        metrics = asdict(epoch)
+        number = metrics.pop("number")
+        self.run.log_metrics(metrics, step=number)
         is_best = self.best is None or epoch.rank > self.best.rank
         if is_best:
             self.best = epoch
         logger.info(
-            f"epoch {epoch.number:>{len(str(self.epochs))}}/{self.epochs}  loss {epoch.train_loss:.3f}  "
+            f"epoch {number:>{len(str(self.epochs))}}/{self.epochs}  loss {epoch.train_loss:.3f}  "
             f"val loss {epoch.val_loss:.3f}  accuracy {epoch.val_accuracy:.3f}  macro-F1 {epoch.val_macro_f1:.3f}"
             + ("  best" if is_best else "")
         )
@@ -226,21 +199,5 @@ def copy_checkpoint(checkpoint: Path, out: Path) -> None:
         shutil.copyfileobj(source, target)
 
 
-def _publish(run: TrackedRun, plan: Plan, best: Epoch, checkpoint: Path) -> None:
-    """Log the best epoch and its checkpoint, and last the tags by which it is found."""
-    run.log_metrics(
-        {"best_epoch": best.number, "best_val_accuracy": best.val_accuracy, "best_val_macro_f1": best.val_macro_f1}
-    )
-    run.log_file(checkpoint, FOLDER)
-    run.set_tags(
-        {
-            "fer.benchmark": plan.train.name,
-            "fer.selection_sha256": plan.train.selection_sha256,
-            "fer.config_key": plan.key,
-            "fer.checkpoint_sha256": sha256_of_file(checkpoint),
-        }
-    )
-
-
-def _say_waiting() -> None:
+def _report_waiting() -> None:
     logger.info("another process trains the same; waiting for it")

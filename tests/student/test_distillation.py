@@ -10,19 +10,19 @@ from toys import write_soft_labels
 from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import BundleError, ContractError
-from fer_mlflow.student.distillation import Distillation, SoftObjective, describe_distillation
+from fer_mlflow.settings.training import LossSettings, Recipe
+from fer_mlflow.student.distillation import SoftObjective
 from fer_mlflow.student.losses import dkd_loss, kd_loss
 from fer_mlflow.student.targets import make_targets
 from fer_mlflow.training.loop import NotFiniteError, train_teacher, training_key
 from fer_mlflow.training.objective import LabelObjective
-from fer_mlflow.training.recipe import Recipe
 
 RECIPE = Recipe(arch="test_resnet", img_size=32, epochs=2, lr=0.01, batch_size=16, flip=0.5, affine=5)
 ROWS = torch.tensor([5, 0, 17, 40])
 
 
 def objective_of(part, train_bundle, how=None, recipe=RECIPE, **more):
-    how = how or Distillation()
+    how = how or LossSettings()
     return SoftObjective(part, recipe, train_bundle, make_targets(train_bundle, {}, None, how.temperature), how, **more)
 
 
@@ -35,7 +35,7 @@ def batch(train_part):
 
 @pytest.mark.parametrize("loss", ["kd", "dkd"])
 def test_the_loss_is_the_weighted_sum_of_its_parts(train_part, train_bundle, batch, loss):
-    how = Distillation(loss=loss, temperature=3.0, alpha=0.7, beta=2.0, ce_weight=0.4)
+    how = LossSettings(loss=loss, temperature=3.0, alpha=0.7, beta=2.0, ce_weight=0.4)
     student, labels = batch
     teacher = torch.from_numpy(train_bundle.logits[ROWS.numpy()])
     soft = {
@@ -44,12 +44,12 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(train_part, train_bundle, bat
     }[loss]()
     expected = 0.4 * functional.cross_entropy(student, labels) + soft
     torch.testing.assert_close(objective_of(train_part, train_bundle, how)(student, labels, ROWS, 0), expected)
-    without = Distillation(loss=loss, temperature=3.0, alpha=0.7, beta=2.0, ce_weight=0.0)
+    without = LossSettings(loss=loss, temperature=3.0, alpha=0.7, beta=2.0, ce_weight=0.0)
     torch.testing.assert_close(objective_of(train_part, train_bundle, without)(student, labels, ROWS, 0), soft)
 
 
 def test_the_divergence_rises_over_the_warm_up(train_part, train_bundle, batch):
-    how = Distillation(distill_warmup_epochs=3)
+    how = LossSettings(distill_warmup_epochs=3)
     objective, plain = objective_of(train_part, train_bundle, how), objective_of(train_part, train_bundle)
     ce = LabelObjective(train_part, RECIPE)(*batch, ROWS, 0)
     full = plain(*batch, ROWS, 0) - ce
@@ -82,8 +82,8 @@ def partial(tmp_path, split_faces):
 @pytest.mark.parametrize("loss", ["kd", "dkd"])
 def test_rows_without_soft_labels_have_their_labels_alone(train_part, partial, train_bundle, batch, loss):
     with pytest.raises(BundleError, match=r"2 of 54 rows have no soft labels: row 1 .*, row 18 .*; .* --missing ce"):
-        objective_of(train_part, partial, Distillation(loss=loss))
-    objective = objective_of(train_part, partial, Distillation(loss=loss), allow_missing=True)
+        objective_of(train_part, partial, LossSettings(loss=loss))
+    objective = objective_of(train_part, partial, LossSettings(loss=loss), allow_missing=True)
     assert objective.missing == 2
     student, labels = batch
     there = torch.tensor([0, 3])
@@ -101,7 +101,7 @@ def test_rows_without_soft_labels_have_their_labels_alone(train_part, partial, t
 
 def test_rows_that_would_have_no_loss_are_refused(train_part, partial):
     with pytest.raises(ContractError, match="--ce-weight 0 leaves them without any loss"):
-        objective_of(train_part, partial, Distillation(ce_weight=0.0), allow_missing=True)
+        objective_of(train_part, partial, LossSettings(ce_weight=0.0), allow_missing=True)
 
 
 def test_soft_labels_of_other_rows_are_refused(tmp_path, split_faces, train_part):
@@ -119,31 +119,36 @@ def test_soft_labels_of_other_classes_are_refused(split_faces, train_bundle):
 
 
 def test_the_key_follows_what_is_learned(tmp_path, train_part, train_bundle):
-    same = objective_of(train_part, write_soft_labels(tmp_path / "again", train_part)).settings
-    assert objective_of(train_part, train_bundle).settings == same
-    half = objective_of(train_part, write_soft_labels(tmp_path / "half", train_part, dtype="float16")).settings
-    others = [half]
-    for changes in (
-        {"loss": "dkd"},
-        {"temperature": 5.0},
-        {"alpha": 2.0},
-        {"ce_weight": 0.5},
-        {"distill_warmup_epochs": 1},
-    ):
-        others.append(objective_of(train_part, train_bundle, Distillation(**changes)).settings)
-    assert all(other != same for other in others)
-    assert objective_of(train_part, train_bundle, Distillation(beta=1.0)).settings == same  # KD has no beta
-    dkd = [objective_of(train_part, train_bundle, Distillation(loss="dkd", beta=beta)).settings for beta in (1.0, 2.0)]
-    assert dkd[0] != dkd[1]
-    keys = {training_key(RECIPE, train_part, train_part, None, each) for each in (None, same, half)}
-    assert len(keys) == 3
+    def key(bundle=train_bundle, **loss):
+        return training_key(
+            RECIPE, train_part, train_part, None, objective_of(train_part, bundle, LossSettings(**loss))
+        )
+
+    same = key()
+    assert key(write_soft_labels(tmp_path / "again", train_part)) == same
+    assert key(beta=1.0) == same  # KD has no beta
+    alone = [
+        training_key(RECIPE, train_part, train_part, None, each) for each in (None, LabelObjective(train_part, RECIPE))
+    ]
+    assert alone[0] == alone[1]
+    others = [
+        alone[0],
+        key(write_soft_labels(tmp_path / "half", train_part, dtype="float16")),
+        key(temperature=5.0),
+        key(alpha=2.0),
+        key(ce_weight=0.5),
+        key(distill_warmup_epochs=1),
+        key(loss="dkd", beta=1.0),
+        key(loss="dkd", beta=2.0),
+    ]
+    assert len({same, *others}) == 1 + len(others)
 
 
-def test_a_loss_or_a_temperature_that_is_none_is_refused():
+def test_a_loss_or_a_temperature_that_is_none_is_refused(train_part, train_bundle):
     with pytest.raises(ContractError, match="loss ce learns from labels alone"):
-        Distillation(loss="ce")
+        objective_of(train_part, train_bundle, LossSettings(loss="ce"))
     with pytest.raises(ContractError, match="is not a number above 0"):
-        Distillation(temperature=0.0)
+        LossSettings(temperature=0.0)
 
 
 def train_student(parts, folder, objective, recipe=RECIPE, **more):
@@ -160,7 +165,7 @@ def weights_of(trained):
 
 
 def test_a_killed_distillation_goes_on_to_the_same_weights(parts, train_bundle, tmp_path):
-    how = Distillation(loss="dkd", beta=2.0, distill_warmup_epochs=2)
+    how = LossSettings(loss="dkd", beta=2.0, distill_warmup_epochs=2)
 
     def stop(epoch):
         raise KeyboardInterrupt
@@ -185,7 +190,7 @@ def test_a_student_learns_what_its_teachers_say(parts, train_bundle, tmp_path):
     targets = make_targets(train_bundle, {}, None, 2.0)
     targets.logits[:] = said
     recipe = Recipe(arch="test_resnet", img_size=32, epochs=6, lr=0.01, batch_size=16, weight_decay=0.0)
-    objective = SoftObjective(parts[0], recipe, train_bundle, targets, Distillation(temperature=2.0, ce_weight=0.0))
+    objective = SoftObjective(parts[0], recipe, train_bundle, targets, LossSettings(temperature=2.0, ce_weight=0.0))
     trained = train_student(parts, tmp_path, objective, recipe)
     assert trained.history[-1].train_loss < 0.2 * trained.history[0].train_loss
 
@@ -208,7 +213,7 @@ class FailsLater(SoftObjective):
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_epoch(parts, train_bundle, tmp_path):
-    how = Distillation()
+    how = LossSettings()
     objective = FailsLater(parts[0], RECIPE, train_bundle, make_targets(train_bundle, {}, None, 4.0), how)
     epochs = []
     with pytest.raises(NotFiniteError, match=r"^epoch 2, step 2: the loss is nan") as caught:
@@ -222,7 +227,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_best_epoch(parts
 
 def test_a_first_epoch_that_is_not_finite_says_of_nothing_that_it_is_kept(parts, train_bundle, tmp_path):
     targets = make_targets(train_bundle, {}, None, 4.0)
-    objective = FailsLater(parts[0], RECIPE, train_bundle, targets, Distillation())
+    objective = FailsLater(parts[0], RECIPE, train_bundle, targets, LossSettings())
     objective.calls = 2
     with pytest.raises(NotFiniteError, match=r"^epoch 1, step 1: .*; lower --lr, or use --precision fp32$") as caught:
         train_student(parts, tmp_path, objective)
@@ -232,8 +237,8 @@ def test_a_first_epoch_that_is_not_finite_says_of_nothing_that_it_is_kept(parts,
 
 def test_a_checkpoint_says_how_it_was_distilled(train_part, partial):
     targets = make_targets(partial, {}, None, 4.0)
-    objective = SoftObjective(train_part, RECIPE, partial, targets, Distillation(), allow_missing=True)
-    assert describe_distillation(objective, targets) == {
+    objective = SoftObjective(train_part, RECIPE, partial, targets, LossSettings(), allow_missing=True)
+    assert objective.describe()["distilled"] == {
         "loss": "kd",
         "temperature": 4.0,
         "alpha": 1.0,

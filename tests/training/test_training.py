@@ -1,6 +1,7 @@
 """Training: learns, goes on after a kill to the same weights, and says what is wrong before the first step."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,19 +12,13 @@ from toys import write_faces
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.images import hash_images, image_prefixes
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, ImageError, JobError, TeacherError
+from fer_mlflow.settings.training import Recipe
 from fer_mlflow.teachers.checkpoint import load_teacher
 from fer_mlflow.teachers.spec import TeacherSpec
 from fer_mlflow.training import loop as training
-from fer_mlflow.training.loop import (
-    check_recipe,
-    check_training_rows,
-    train_teacher,
-    training_key,
-    write_checkpoint,
-)
-from fer_mlflow.training.recipe import Recipe
+from fer_mlflow.training.images import class_weights
+from fer_mlflow.training.loop import check_recipe, check_training_rows, train_teacher, training_key
 
 RECIPE = Recipe(arch="test_resnet", img_size=32, epochs=3, lr=0.01, batch_size=16, affine=5, color_jitter=0.1)
 
@@ -49,7 +44,7 @@ def same_weights(one, two):
 
 
 def with_recipe(**changes):
-    return Recipe(**{name: getattr(RECIPE, name) for name in Recipe.__dataclass_fields__} | changes)
+    return replace(RECIPE, **changes)
 
 
 def test_it_learns_what_it_is_shown(parts, tmp_path):
@@ -96,8 +91,8 @@ def test_a_state_of_other_images_is_not_taken_over(parts, tmp_path):
 
 
 def test_the_checkpoint_needs_only_its_path(parts, tmp_path):
-    trained = run(parts, tmp_path, with_recipe(clahe=Clahe(3.0, 4)))
-    write_checkpoint(trained, tmp_path / "a.pt")
+    trained = run(parts, tmp_path, with_recipe(clahe=True, clahe_clip=3.0, clahe_tile=4))
+    trained.write(tmp_path / "a.pt")
     teacher = load_teacher(TeacherSpec("A", tmp_path / "a.pt"), FER7)
     assert (teacher.preprocessing.img_size, teacher.assumed) == (32, ())
     assert teacher.description["trained_with_clahe"] == {"clip": 3.0, "tile": 4}
@@ -128,8 +123,6 @@ def test_every_setting_shapes_the_weights_and_the_key(parts, tmp_path, changes):
 
 
 def test_balanced_classes_weigh_the_same(parts):
-    from fer_mlflow.training.images import class_weights
-
     labels = parts[0].labels
     weights = class_weights(parts[0])
     totals = np.bincount(labels, weights=weights[labels], minlength=7)
