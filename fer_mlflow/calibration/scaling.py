@@ -1,13 +1,22 @@
-"""Convex calibrations of several parameters: class biases and scales, and a coefficient for each teacher."""
+"""Calibrations of several parameters: class biases and scales; a coefficient, or a temperature, for each teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.linalg import block_diag
 from scipy.special import log_softmax
 
-from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, ROUNDING, SEPARABLE
+from fer_mlflow.calibration.temperature import (
+    NO_POSITIVE_OPTIMUM,
+    OK,
+    ROUNDING,
+    SEPARABLE,
+    TemperatureFit,
+    fit_temperature,
+)
+from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_labels, check_logits, stack_logits
 
 MOST_STEPS = 200
@@ -184,6 +193,59 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
         why = "some positive combination of the teachers gets every row right, so the coefficients grow without end"
         return CoefficientsFit(SEPARABLE, why, none)
     return CoefficientsFit(OK, _UNIQUE, found / unit)
+
+
+@dataclass(frozen=True)
+class PooledFit:
+    """Teachers calibrated each on its own, fused in probability space, and the pool calibrated again.
+
+    Attributes
+    ----------
+    temperatures : (K,) of each teacher
+    pool : of the fused logits
+    """
+
+    weights: Mapping[str, float]
+    temperatures: np.ndarray
+    pool: TemperatureFit
+    status: str
+    explanation: str
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return (N, C) calibrated float64 logits of (K, N, C) teachers' logits, teachers sorted by name."""
+        return self.pool.apply(_fuse_tempered(logits, self.weights, self.temperatures))
+
+
+def fit_pool(logits: np.ndarray, labels: np.ndarray, weights: Mapping[str, float]) -> PooledFit:
+    """Fit one temperature for each teacher, (K, N, C) logits, and one for their mean of probabilities.
+
+    The likelihood is not convex in all of them together, so each teacher's is fitted alone, then the pool's: a mean
+    of calibrated probabilities is under-confident (Rahaman & Thiery 2021).
+    """
+    alone = [fit_temperature(each, labels) for each in logits]
+    temperatures = np.array([each.temperature for each in alone])
+    for name, each in zip(sorted(weights), alone, strict=True):
+        if each.status != OK:
+            return PooledFit(weights, temperatures, each, each.status, f"{name}: {each.explanation}")
+    pool = fit_temperature(_fuse_tempered(logits, weights, temperatures), labels)
+    return PooledFit(weights, temperatures, pool, pool.status, pool.explanation)
+
+
+def _fuse_tempered(logits: np.ndarray, weights: Mapping[str, float], temperatures: np.ndarray) -> np.ndarray:
+    tempered = np.asarray(logits, dtype=np.float64) / temperatures[:, None, None]
+    return fuse(dict(zip(sorted(weights), tempered, strict=True)), weights, "prob")
+
+
+def fit_of(method: str, per_teacher: bool, weights: Mapping[str, float], space: str) -> Callable:
+    """Return the function (logits, labels) -> fit that a method means; of teachers it takes (K, N, C) logits.
+
+    In logit space weights, each teacher's temperature and the ensemble's enter only as products, so all are fitted as
+    one set of coefficients.
+    """
+    if per_teacher:
+        return fit_coefficients if space == "logit" else partial(fit_pool, weights=weights)
+    methods = {"bias-corrected": fit_bias_corrected_temperature, "vector": fit_vector_scaling}
+    return {"temperature": fit_temperature, **methods}[method]
 
 
 def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndarray | None = None) -> np.ndarray | None:

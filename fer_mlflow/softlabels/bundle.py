@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +13,11 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.manifest import selection_digest
+from fer_mlflow.data.preprocessing import CHOICES
 from fer_mlflow.files import sha256_of_file, written_folder
-from fer_mlflow.scoring.metrics import score
-from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.softlabels.reading import (
-    ARRAYS,
-    CLASSES,
-    ENVIRONMENT,
-    FORMAT,
-    HASHES,
-    INDEX,
-    INDEX_FIELDS,
-    METRICS,
-    REPORT,
-    check_parts,
-    label_columns,
-    read_parts,
-    typed_index,
-)
+from fer_mlflow.scoring.metrics import ECE_BINS, score
+from fer_mlflow.softlabels import files
+from fer_mlflow.softlabels.configuration import Configuration, shared_text
 
 FOLDER = "softlabels"  # the artifact folder of a run
 
@@ -92,10 +79,38 @@ class SoftLabels:
         """The configuration and the benchmark, for people."""
         return f"{self.configuration.name}  on  {self.benchmark}"
 
+    @property
+    def protocol(self) -> dict[str, str]:
+        """Everything that shaped the numbers, as label -> text, in the order in which people read it."""
+        options = self.configuration.options
+
+        def of_teachers(take: Callable[[Mapping[str, Any], Mapping[str, Any]], object]) -> str:
+            teachers = sorted(self.report["teachers"].items())
+            return shared_text({name: take(each, each["preprocessing"]) for name, each in teachers})
+
+        return {
+            "benchmark": self.benchmark,
+            "selection": self.selection_sha256[:12],
+            "rows": f"{len(self):,}",
+            "labelled rows": f"{int(self.labelled.sum()):,}",
+            "classes": ", ".join(self.classes),
+            "weights": options["weights"],
+            "space": options["space"],
+            "dtype": options["dtype"],
+            "calibration": str(self.configuration.calibration or "none"),
+            "clahe": of_teachers(lambda _, steps: _describe_clahe(steps["clahe"])),
+            "decoding": of_teachers(lambda _, steps: ", ".join(steps[name] for name in CHOICES)),
+            "image size": of_teachers(lambda _, steps: steps["img_size"]),
+            "precision": options["precision"],
+            "checkpoints": ", ".join(f"{name} {digest[:8]}" for name, digest in sorted(self.checkpoints.items())),
+            "trained on these images": of_teachers(lambda teacher, _: teacher["in_sample"]),
+            "ECE": f"{ECE_BINS} bins, (lo, hi]",
+        }
+
     @cached_property
     def labels(self) -> np.ndarray:
         """The (N,) int64 class columns of the labels, -1 where a row has none."""
-        return label_columns(self.index["label"], self.classes)
+        return files.label_columns(self.index["label"], self.classes)
 
     @property
     def labelled(self) -> np.ndarray:
@@ -146,14 +161,14 @@ class SoftLabels:
         BundleError
             the parts do not go together
         """
-        check_parts(logits, index, classes, [manifest_sha256], checkpoints)
-        labels = label_columns(index["label"], classes)
-        known = labels >= 0
+        index = files.check_parts(logits, index, classes, [manifest_sha256], checkpoints)
         if metrics is None:
+            labels = files.label_columns(index["label"], classes)
+            known = labels >= 0
             metrics = score(logits[known], labels[known], classes) if known.any() else {}
         return cls(
             logits=logits,
-            index=typed_index(index),
+            index=index,
             classes=classes,
             report=report,
             metrics=metrics,
@@ -176,7 +191,7 @@ class SoftLabels:
             the first thing that does not hold: which file, what was found, what to do
         """
         folder = Path(folder)
-        reading = read_parts(folder)
+        reading = files.read_parts(folder)
         if reading.error is not None:
             raise reading.error
         return cls(
@@ -190,7 +205,7 @@ class SoftLabels:
             checkpoints=reading.hashes["checkpoints"],
             environment=reading.environment,
             folder=folder,
-            _sha256=sha256_of_file(folder / HASHES),
+            _sha256=sha256_of_file(folder / files.HASHES),
         )
 
     def write(self, folder: str | Path) -> "SoftLabels":
@@ -212,8 +227,8 @@ class SoftLabels:
                 with (temporary / name).open("wb") as file:
                     hashes[name] = _hashed(chunks, file.write)
             if self.environment:
-                (temporary / ENVIRONMENT).write_bytes(_json(self.environment))
-            (temporary / HASHES).write_bytes(self._descriptor(hashes))
+                (temporary / files.ENVIRONMENT).write_bytes(_json(self.environment))
+            (temporary / files.HASHES).write_bytes(self._descriptor(hashes))
             written = SoftLabels.open(temporary)
         return replace(written, folder=Path(folder))
 
@@ -221,23 +236,30 @@ class SoftLabels:
         """Yield the name and the bytes of each file that is hashed."""
         arrays = io.BytesIO()
         np.savez(arrays, logits=self.logits)
-        yield ARRAYS, [arrays.getvalue()]
-        yield INDEX, _index_lines(self.index)
-        yield CLASSES, [_json(list(self.classes))]
-        yield REPORT, [_json(self.report)]
+        yield files.ARRAYS, [arrays.getvalue()]
+        yield files.INDEX, _index_lines(self.index)
+        yield files.CLASSES, [_json(list(self.classes))]
+        yield files.REPORT, [_json(self.report)]
         if self.metrics:
-            yield METRICS, [_json(self.metrics)]
+            yield files.METRICS, [_json(self.metrics)]
 
     def _descriptor(self, hashes: Mapping[str, str]) -> bytes:
         return _json(
             {
-                "format": FORMAT,
+                "format": files.FORMAT,
                 "manifest_sha256": self.manifest_sha256,
                 "selection_sha256": self.selection_sha256,
                 "checkpoints": self.checkpoints,
                 "files": hashes,
             }
         )
+
+
+def _describe_clahe(clahe: Mapping[str, Any] | None) -> str:
+    """Return CLAHE's settings, and the start of the hash of what it makes of a fixed pattern."""
+    if clahe is None:
+        return "none"
+    return f"clip {clahe['clip']:g}, {clahe['tile']} tiles, pattern {clahe['pattern_sha256'][:8]}"
 
 
 def _hashed(chunks: Iterable[bytes], write=lambda chunk: None) -> str:
@@ -252,13 +274,11 @@ def _hashed(chunks: Iterable[bytes], write=lambda chunk: None) -> str:
 def _index_lines(index: pd.DataFrame) -> Iterator[bytes]:
     """Yield one JSON line a row, a few thousand rows in memory at a time."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
-    names = [*INDEX_FIELDS, *(name for name in index.columns if name not in INDEX_FIELDS)]
-    for start in range(0, len(index), 4096):
-        block = index.iloc[start : start + 4096]
-        for values in zip(*(block[name].tolist() for name in names), strict=True):
-            record = dict(zip(names, values, strict=True))
-            record["label"] = record["label"] or None
-            yield (encode(record) + "\n").encode()
+    for start in range(0, len(index), files.INDEX_BLOCK):
+        block = index.iloc[start : start + files.INDEX_BLOCK]
+        for values in zip(*(block[name].tolist() for name in block), strict=True):
+            record = dict(zip(block, values, strict=True))
+            yield (encode(record | {"label": record["label"] or None}) + "\n").encode()
 
 
 def _json(value: Any) -> bytes:

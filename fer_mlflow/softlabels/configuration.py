@@ -110,13 +110,17 @@ class Configuration:
     @property
     def options(self) -> dict[str, str]:
         """The configuration as the options of `export` that make it, each in the text that is typed."""
-        options = {"weights": format_weights(self.weights), "space": self.space, "dtype": self.dtype}
-        options |= {"clahe": _shared(self.preprocessing, lambda each: format_value(each.clahe is not None))}
-        options |= {"precision": self.precision}
-        if any(each.clahe for each in self.preprocessing.values()):
-            for name in ("clip", "tile"):
-                text = _shared(self.preprocessing, lambda p, n=name: format_value(getattr(p.clahe, n, "none")))
-                options[f"clahe_{name}"] = text
+        clahe = {name: each.clahe for name, each in self.preprocessing.items()}
+        options = {
+            "weights": format_weights(self.weights),
+            "space": self.space,
+            "dtype": self.dtype,
+            "clahe": shared_text({name: format_value(each is not None) for name, each in clahe.items()}),
+            "precision": self.precision,
+        }
+        for key in ("clip", "tile") if any(clahe.values()) else ():
+            values = {name: format_value(getattr(each, key, "none")) for name, each in clahe.items()}
+            options[f"clahe_{key}"] = shared_text(values)
         return options
 
     @property
@@ -206,8 +210,11 @@ class Configuration:
         return f"{selection_sha256[:32]}.{sha256_of_json({'teachers': shares, **fused})[:32]}"
 
 
-def _shared(preprocessing: Mapping[str, Preprocessing], text_of) -> str:
-    """Return the text that all teachers share, or each teacher's."""
-    texts = {name: text_of(each) for name, each in preprocessing.items()}
-    values = set(texts.values())
-    return values.pop() if len(values) == 1 else ", ".join(f"{name} {text}" for name, text in texts.items())
+def shared_text(values: Mapping[str, object]) -> str:
+    """Return the text that all teachers share, or each teacher's.
+
+    >>> shared_text({"B3": 300, "RN18": 224})
+    'B3 300, RN18 224'
+    """
+    texts = {str(value) for value in values.values()}
+    return texts.pop() if len(texts) == 1 else ", ".join(f"{name} {value}" for name, value in values.items())

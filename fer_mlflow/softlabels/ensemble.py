@@ -16,7 +16,7 @@ from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.softlabels.reading import INDEX_FIELDS
+from fer_mlflow.softlabels.files import INDEX_FIELDS
 from fer_mlflow.softlabels.rows import check_same_rows
 from fer_mlflow.teachers.shards import TeacherLogits
 from fer_mlflow.teachers.spec import UNKNOWN
@@ -237,3 +237,27 @@ def changed_rows(teacher: SoftLabels, current_sha256: np.ndarray) -> list[int]:
     unreadable = teacher.report["unreadable"]
     also = [bad["row"] for bad in unreadable if bad["image_sha256"] != current_sha256[bad["row"]].tobytes().hex()]
     return sorted([*changed.tolist(), *also])
+
+
+def calibrated(bundle: SoftLabels, logits: np.ndarray, calibration: Mapping[str, Any]) -> SoftLabels:
+    """Return a bundle's calibrated logits as soft labels of the same rows, with what was done in their report.
+
+    Parameters
+    ----------
+    logits : (N, C) float64, calibrated
+    calibration : JSON-able; at least `method` and `fitted_on`, and `temperature` where there is one
+
+    Raises
+    ------
+    BundleError, ContractError
+        logits are not of these rows, or do not fit into the bundle's dtype
+    """
+    return SoftLabels.of(
+        logits=stored(logits, bundle.configuration.dtype),
+        index=bundle.index,
+        classes=bundle.classes,
+        report={**bundle.report, "calibration": {**calibration, "source_bundle_sha256": bundle.sha256}},
+        manifest_sha256=bundle.manifest_sha256,
+        checkpoints=bundle.checkpoints,
+        environment=bundle.environment,
+    )

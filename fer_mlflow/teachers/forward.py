@@ -25,10 +25,9 @@ from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.teachers.checkpoint import Teacher
 from fer_mlflow.teachers.predictor import ForwardSettings, Predictor, choose_device, numerics
 from fer_mlflow.teachers.shards import Unreadable, unreadable_message
+from fer_mlflow.teachers.spec import TOLERANCE
 
 RECHECKED = 2  # rows of each shard that are predicted again, alone
-# How far a row predicted alone may be from the same row in its batch, relative to 1 + its largest logit.
-TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1, "fp16": 2e-2}
 
 
 class ImageBatches(Dataset):

@@ -17,6 +17,9 @@ FIELDS = (*CARRIED, "checkpoint", "resize", "interpolation")
 UNKNOWN = "unknown"  # what a checkpoint does not say of its training
 # Raised when the same inputs would give other logits than before, so that old teacher runs are not taken for new.
 NUMERICS_VERSION = 1
+# How far a logit may be from the same one computed again, alone, later or elsewhere: in nats, or relative to 1 + the
+# row's largest logit.
+TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1, "fp16": 2e-2}
 
 
 @dataclass(frozen=True)

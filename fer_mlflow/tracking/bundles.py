@@ -13,8 +13,7 @@ from fer_mlflow.errors import RunError
 from fer_mlflow.files import sha256_of_file
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.softlabels.protocol import describe_protocol
-from fer_mlflow.softlabels.reading import HASHES
+from fer_mlflow.softlabels.files import HASHES
 from fer_mlflow.tracking.downloads import downloaded_bundle
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
 from fer_mlflow.tracking.searching import search_runs
@@ -52,7 +51,7 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
 
 def describe_run(bundle: SoftLabels, teacher_runs: dict[str, str], experiment_id: str) -> str:
     """Return a run's description in Markdown: its benchmark and settings, its metrics, and its teachers' runs."""
-    protocol = describe_protocol(bundle)
+    protocol = bundle.protocol
     settings = "\n".join(f"| {name} | {text.replace('|', ' ')} |" for name, text in protocol.items())
     metrics = "\n".join(f"| {name.replace('|', ' ')} | {value:.4f} |" for name, value in bundle.metrics.items())
     parts = [f"**{protocol['benchmark']}**, {protocol['rows']} rows", f"| setting | |\n| --- | --- |\n{settings}"]

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from fer_mlflow.errors import BundleError, JobError, RunError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.reading import ARRAYS, FILES, INDEX, BrokenFileError
+from fer_mlflow.softlabels.files import ARRAYS, FILES, INDEX, BrokenFileError
 from fer_mlflow.tracking.store import tracking_errors
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.scaling import AffineFit, CoefficientsFit
+from fer_mlflow.calibration.scaling import AffineFit, CoefficientsFit, PooledFit, fit_of
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, crossfit, fit_temperature, stratified_folds
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.figures import draw_reliability
@@ -19,7 +19,7 @@ from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logit
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.calibration import PooledFit, calibrated, fit_of
+from fer_mlflow.softlabels.ensemble import calibrated
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.workflows import RunResult, workflow

@@ -12,8 +12,8 @@ from fer_mlflow.files import sha256_of_json
 from fer_mlflow.scoring.evaluation import evaluate
 from fer_mlflow.search.choice import Choice
 from fer_mlflow.softlabels.bundle import FOLDER
-from fer_mlflow.softlabels.calibration import calibrated
 from fer_mlflow.softlabels.configuration import Calibration
+from fer_mlflow.softlabels.ensemble import calibrated
 from fer_mlflow.tracking.bundles import derived_params, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.workflows.configurations import shares_of

@@ -11,7 +11,6 @@ from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CompareSettings
-from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.workflows import RunResult, workflow
@@ -54,7 +53,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         the server cannot be reached
     """
     a, b = read_run_or_folder(settings.run_a), read_run_or_folder(settings.run_b)
-    protocols = describe_protocol(a.bundle), describe_protocol(b.bundle)
+    protocols = a.bundle.protocol, b.bundle.protocol
     shared = find_shared_rows(a.bundle, b.bundle)
     comparison = table = None
     with open_run("compare", settings.name or f"compare · {a.name}  with  {b.name}", settings.experiment) as run:
@@ -84,7 +83,7 @@ def _sides(a: Source, b: Source) -> dict[str, str]:
     return {
         f"{side}/{key}": text
         for side, source in (("a", a), ("b", b))
-        for key, text in describe_protocol(source.bundle).items()
+        for key, text in source.bundle.protocol.items()
         if key in ("benchmark", "weights", "space", "dtype", "calibration", "clahe")
     }
 

@@ -11,7 +11,7 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import FetchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.reading import FILES, HASHES
+from fer_mlflow.softlabels.files import FILES, HASHES
 from fer_mlflow.softlabels.rows import Alignment, align, reordered
 from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open_if_sound
 from fer_mlflow.tracking.runs import joined_run

@@ -21,7 +21,6 @@ from fer_mlflow.search.reproduction import (
 )
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import ReproduceSettings
-from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, workflow
@@ -286,6 +285,6 @@ def _protocols(found: list[Candidate], benchmarks: Benchmarks, configurations: C
     """Return how the benchmarks and logits of candidates were made."""
     rows = []
     for benchmark, name in dict.fromkeys((s.benchmark, str(configurations.variants[s.configuration])) for s in found):
-        described = describe_protocol(benchmarks[benchmark][name].bundle)
+        described = benchmarks[benchmark][name].bundle.protocol
         rows.append([benchmark, *(described[key] for key in _PROTOCOL)])
     return Section("protocol", [], Table(["benchmark", *_PROTOCOL], rows))

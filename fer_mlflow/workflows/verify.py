@@ -15,7 +15,7 @@ from fer_mlflow.scoring.sanity import Check
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import VerifySettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.reading import HASHES, Reading, read_parts
+from fer_mlflow.softlabels.files import HASHES, Reading, read_parts
 from fer_mlflow.softlabels.rows import align
 from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
 from fer_mlflow.teachers.spec import read_teachers

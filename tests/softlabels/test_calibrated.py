@@ -7,10 +7,16 @@ from scipy.special import log_softmax, softmax
 from toys import draw_logits, expected_metrics, write_bundle
 
 from fer_mlflow import SoftLabels
-from fer_mlflow.calibration.scaling import fit_bias_corrected_temperature, fit_coefficients, fit_vector_scaling
+from fer_mlflow.calibration.scaling import (
+    fit_bias_corrected_temperature,
+    fit_coefficients,
+    fit_of,
+    fit_pool,
+    fit_vector_scaling,
+)
 from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE, fit_temperature
 from fer_mlflow.errors import ContractError
-from fer_mlflow.softlabels.calibration import calibrated, fit_of, fit_pool
+from fer_mlflow.softlabels.ensemble import calibrated
 
 CALIBRATION = {"method": "temperature", "temperature": 2.0, "fitted_on": {"name": "faces:val"}}
 
@@ -40,7 +46,7 @@ def test_a_method_means_its_fit():
 def test_a_pool_is_fitted_teacher_by_teacher_and_then_as_a_whole():
     teachers, labels = draw_teachers()
     weights = {"C": 0.5, "A": 0.2, "B": 0.3}  # teachers come in order of their names, however weights are written
-    fit = fit_pool(weights)(teachers, labels)
+    fit = fit_pool(teachers, labels, weights)
     assert fit.status == OK
     for teacher, temperature in zip(teachers, fit.temperatures, strict=True):
         around = [nll(teacher / (temperature * factor), labels) for factor in (0.999, 1, 1.001)]
@@ -56,7 +62,7 @@ def test_a_pool_is_fitted_teacher_by_teacher_and_then_as_a_whole():
 
 def test_a_pool_of_one_teacher_is_that_teachers_temperature():
     teachers, labels = draw_teachers()
-    fit = fit_pool({"A": 1.0})(teachers[:1], labels)
+    fit = fit_pool(teachers[:1], labels, {"A": 1.0})
     assert fit.pool.temperature == pytest.approx(1)
     assert fit.temperatures[0] == pytest.approx(fit_temperature(teachers[0], labels).temperature)
 
@@ -65,7 +71,7 @@ def test_a_pool_of_one_teacher_is_that_teachers_temperature():
 def test_a_teacher_without_a_temperature_leaves_none_to_the_pool_and_is_named(bad, status):
     teachers, labels = draw_teachers()
     teachers[1] = (1 if bad == "right" else -1) * np.eye(7)[labels]
-    fit = fit_pool({"A": 0.2, "B": 0.3, "C": 0.5})(teachers, labels)
+    fit = fit_pool(teachers, labels, {"A": 0.2, "B": 0.3, "C": 0.5})
     assert fit.status == status
     assert fit.explanation.startswith("B: ")
 

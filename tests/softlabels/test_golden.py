@@ -7,7 +7,7 @@ import pytest
 
 from fer_mlflow import SoftLabels
 from fer_mlflow.data.preprocessing import Clahe
-from fer_mlflow.softlabels.reading import read_parts
+from fer_mlflow.softlabels.files import read_parts
 from fer_mlflow.softlabels.verification import check_contents
 
 FOLDER = Path(__file__).parents[1] / "golden/softlabels_format_2"

@@ -4,7 +4,6 @@ import numpy as np
 from hypothesis import given, settings, strategies as st
 from toys import CLASSES, draw_logits, teacher, write_bundle
 
-from fer_mlflow.softlabels.protocol import describe_protocol
 from fer_mlflow.softlabels.rows import FEWEST_SHARED, find_shared_rows
 
 CLAHE = {"clip": 2.5, "tile": 8, "pattern_sha256": "0123456789ab" + "c" * 52}
@@ -26,7 +25,7 @@ def test_the_protocol_says_all_that_shaped_the_numbers(tmp_path):
         calibration=CALIBRATION,
         teachers={"A": teacher(224, CLAHE, "false"), "B": teacher(300, CLAHE, "true")},
     )
-    assert describe_protocol(bundle) == {
+    assert bundle.protocol == {
         "benchmark": "faces:test",
         "selection": bundle.selection_sha256[:12],
         "rows": "1,500",
@@ -45,7 +44,7 @@ def test_the_protocol_says_all_that_shaped_the_numbers(tmp_path):
         "ECE": "15 bins, (lo, hi]",
     }
     other = bundle_of(tmp_path / "o", teachers={"A": teacher(), "B": teacher(clahe=CLAHE)})
-    assert describe_protocol(other)["clahe"] == "A none, B clip 2.5, 8 tiles, pattern 01234567"
+    assert other.protocol["clahe"] == "A none, B clip 2.5, 8 tiles, pattern 01234567"
 
 
 def test_a_bundle_shares_every_labelled_row_with_itself(tmp_path):

@@ -14,7 +14,7 @@ from fer_mlflow.files import written_file
 from fer_mlflow.scoring.metrics import metric_of, row_losses, score
 from fer_mlflow.scoring.significance import paired_differences, paired_mean_difference
 from fer_mlflow.softlabels.bundle import FOLDER
-from fer_mlflow.softlabels.reading import FILES, OPTIONAL, REPORT
+from fer_mlflow.softlabels.files import FILES, OPTIONAL, REPORT
 from fer_mlflow.tracking.bundles import fetch_bundle
 from fer_mlflow.tracking.store import tracking_errors
 from fer_mlflow.tracking.triage.records import RunRecord

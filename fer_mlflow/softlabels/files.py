@@ -5,7 +5,9 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ HASHED = (ARRAYS, INDEX, CLASSES, REPORT, METRICS)  # METRICS only where rows ha
 FILES = (*HASHED, ENVIRONMENT, HASHES)
 OPTIONAL = (METRICS, ENVIRONMENT)
 INDEX_FIELDS = ("row", "path", "label", "split", "source", "image_sha256")
+INDEX_BLOCK = 4096  # rows of the index that are in memory as JSON at a time
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T")
 
@@ -63,15 +66,19 @@ class Reading:
     metrics: Any = None
     environment: Any = None
 
+    def note(self, name: str, detail: str, error: BrokenFileError | None = None) -> None:
+        """Add a check that passed, with what it found, or that failed with an error."""
+        self.error = self.error or error
+        self.checks.append(Check(name, "fail", error.found) if error else Check(name, "pass", detail))
+
     def attempt(self, name: str, read: Callable[[], _T], describe: Callable[[_T], str]) -> _T | None:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
         try:
             value = read()
         except BrokenFileError as error:
-            self.error = self.error or error
-            self.checks.append(Check(name, "fail", error.found))
+            self.note(name, "", error)
             return None
-        self.checks.append(Check(name, "pass", describe(value)))
+        self.note(name, describe(value))
         return value
 
 
@@ -86,27 +93,22 @@ def read_parts(folder: Path) -> Reading:
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: no such folder; give the folder that holds {HASHES}")
     reading = Reading(folder)
-    hashes = reading.hashes = reading.attempt("descriptor", lambda: _read_hashes(folder), _describe_hashes)
-    for name, expected in (hashes["files"] if hashes else {}).items():
-        reading.attempt(f"hash {name}", lambda n=name, e=expected: _check_hash(folder, n, e), lambda e: f"{e[:12]}…")  # type: ignore[misc]
-    classes = reading.classes = reading.attempt("class order", lambda: _read_classes(folder), ", ".join)
-    logits = reading.attempt("logits", lambda: _read_arrays(folder, classes), lambda z: f"{z.dtype} {z.shape}")
-    index = reading.index = reading.attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")
-    for name, check in _array_checks(folder, classes, logits, index):
-        passed = reading.attempt(name, check, str) is not None
-        if name == "finite" and passed:
+    attempt = reading.attempt
+    hashes = reading.hashes = attempt("descriptor", lambda: _read_hashes(folder), _describe_hashes)
+    for name, digest in (hashes["files"] if hashes else {}).items():
+        attempt(f"hash {name}", partial(_check_hash, folder, name, digest), lambda found: f"{found[:12]}…")
+    reading.classes = attempt("class order", lambda: _check_classes(folder, _read_json(folder, CLASSES)), ", ".join)
+    logits = attempt("logits", lambda: _read_arrays(folder, reading.classes), lambda z: f"{z.dtype} {z.shape}")
+    reading.index = attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")
+    selection = hashes and hashes["selection_sha256"]
+    for name, detail, error in _array_checks(folder, reading.classes, logits, reading.index, selection):
+        reading.note(name, detail, error)
+        if name == "finite" and error is None:
             reading.logits = logits
-    if index is not None and hashes is not None:
-        expected = hashes["selection_sha256"]
-        reading.attempt("selection", lambda: _check_selection(folder, index, expected), lambda e: f"{e[:12]}…")
+    reading.metrics = {}
     if METRICS in hashes["files"] if hashes else (folder / METRICS).exists():
-        metrics = reading.attempt("metrics file", lambda: _read_object(folder, METRICS), lambda m: f"{len(m)} numbers")
-        reading.metrics = metrics
-    else:
-        reading.metrics = {}
-    reading.report = reading.attempt(
-        "report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections"
-    )
+        reading.metrics = attempt("metrics file", lambda: _read_object(folder, METRICS), lambda m: f"{len(m)} numbers")
+    reading.report = attempt("report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections")
     try:
         reading.environment = _read_object(folder, ENVIRONMENT)
     except BrokenFileError:
@@ -120,8 +122,8 @@ def check_parts(
     classes: tuple[str, ...],
     digests: Iterable[object],
     checkpoints: Mapping[str, object],
-) -> None:
-    """Make every check of a bundle's arrays and digests of what is in memory.
+) -> pd.DataFrame:
+    """Make every check of a bundle's arrays and digests of what is in memory, and return the index as a bundle has it.
 
     Raises
     ------
@@ -131,24 +133,30 @@ def check_parts(
     _check_classes(None, list(classes))
     _check_shape(None, logits, classes)
     try:
-        typed_index(index[[*INDEX_FIELDS, *index.columns.difference(INDEX_FIELDS)]])
+        index = _typed(index[[*INDEX_FIELDS, *(name for name in index.columns if name not in INDEX_FIELDS)]])
     except (KeyError, TypeError) as error:
         raise BrokenFileError(None, INDEX, str(error)) from error
-    for _, check in _array_checks(None, classes, logits, index):
-        check()
+    for _, _, broken in _array_checks(None, classes, logits, index):
+        if broken is not None:
+            raise broken
     _check_hashes(None, checkpoints, digests)
+    return index
 
 
-def _read_bytes(folder: Path, name: str) -> bytes:
+@contextmanager
+def _file(folder: Path, name: str) -> Iterator[Path]:
+    """Give the path of a bundle's file for a block; what the system cannot do with it names the file."""
     try:
-        return (folder / name).read_bytes()
+        yield folder / name
     except OSError as error:
         raise BrokenFileError(folder, name, error.strerror or str(error)) from error
 
 
 def _read_json(folder: Path, name: str) -> Any:
+    with _file(folder, name) as path:
+        data = path.read_bytes()
     try:
-        return json.loads(_read_bytes(folder, name))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BrokenFileError(folder, name, f"not JSON ({error})") from error
 
@@ -166,11 +174,11 @@ def _read_hashes(folder: Path) -> dict:
     hashes = _read_object(folder, HASHES)
     if hashes.get("format") != FORMAT:
         raise BrokenFileError(folder, HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
-    files, checkpoints = hashes.get("files"), hashes.get("checkpoints")
+    files = hashes.get("files")
     if not isinstance(files, dict) or not set(HASHED) - {METRICS} <= set(files) <= set(HASHED):
         raise BrokenFileError(folder, HASHES, f"must name the files {', '.join(HASHED)}")
     digests = [*files.values(), hashes.get("manifest_sha256"), hashes.get("selection_sha256")]
-    _check_hashes(folder, checkpoints, digests)
+    _check_hashes(folder, hashes.get("checkpoints"), digests)
     return hashes
 
 
@@ -188,17 +196,11 @@ def _describe_hashes(hashes: dict) -> str:
 
 def _check_hash(folder: Path, name: str, expected: str) -> str:
     """Return a file's hash, which is the one in the descriptor."""
-    try:
-        found = sha256_of_file(folder / name)
-    except OSError as error:
-        raise BrokenFileError(folder, name, error.strerror or str(error)) from error
+    with _file(folder, name) as path:
+        found = sha256_of_file(path)
     if found != expected:
         raise BrokenFileError(folder, name, f"SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
     return found
-
-
-def _read_classes(folder: Path) -> tuple[str, ...]:
-    return _check_classes(folder, _read_json(folder, CLASSES))
 
 
 def _check_classes(folder: Path | None, names: Any) -> tuple[str, ...]:
@@ -212,8 +214,10 @@ def _check_classes(folder: Path | None, names: Any) -> tuple[str, ...]:
 
 def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
     """Return the (N, C) logits."""
+    with _file(folder, ARRAYS) as path:
+        data = path.read_bytes()
     try:
-        with np.load(io.BytesIO(_read_bytes(folder, ARRAYS)), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             logits = arrays["logits"]
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BrokenFileError(folder, ARRAYS, f"no array of logits ({error})") from error
@@ -235,33 +239,22 @@ def _read_index(folder: Path) -> pd.DataFrame:
     """Return the index as a frame with the fields and types of the format, and its further columns as text."""
     blocks: list[pd.DataFrame] = []
     names: tuple[str, ...] = INDEX_FIELDS
-    try:
-        with (folder / INDEX).open("rb") as file:
-            while lines := list(islice(file, 4096)):
-                try:
-                    records = json.loads(b"[" + b",".join(lines) + b"]")  # one call: four times as fast as by line
-                    names = names if blocks else (*INDEX_FIELDS, *(k for k in records[0] if k not in INDEX_FIELDS))
-                    blocks.append(_parse_records(records, len(lines), names))
-                except (ValueError, KeyError, TypeError, OverflowError) as error:
-                    first = sum(len(block) for block in blocks) + 1
-                    raise BrokenFileError(
-                        folder, INDEX, f"within {len(lines)} lines from line {first}: {error}"
-                    ) from error
-    except OSError as error:
-        raise BrokenFileError(folder, INDEX, error.strerror or str(error)) from error
-    return pd.concat(blocks, ignore_index=True) if blocks else typed_index(pd.DataFrame(columns=list(INDEX_FIELDS)))
+    with _file(folder, INDEX) as path, path.open("rb") as file:
+        while lines := list(islice(file, INDEX_BLOCK)):
+            try:
+                records = json.loads(b"[" + b",".join(lines) + b"]")  # one call: four times as fast as by line
+                names = names if blocks else (*INDEX_FIELDS, *(k for k in records[0] if k not in INDEX_FIELDS))
+                if len(records) != len(lines) or any(len(record) != len(names) for record in records):
+                    raise ValueError("a line is not one JSON object with the same fields as the first")
+                block = pd.DataFrame({name: [record[name] for record in records] for name in names}, dtype=object)
+                blocks.append(_typed(block.assign(label=block["label"].fillna(""))))
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                where = f"within {len(lines)} lines from line {INDEX_BLOCK * len(blocks) + 1}"
+                raise BrokenFileError(folder, INDEX, f"{where}: {error}") from error
+    return pd.concat(blocks, ignore_index=True) if blocks else _typed(pd.DataFrame(columns=list(INDEX_FIELDS)))
 
 
-def _parse_records(records: list[dict], lines: int, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return JSON objects as a frame, a label of null as an empty one; what is no such object raises."""
-    if len(records) != lines or any(len(record) != len(names) for record in records):
-        raise ValueError("a line is not one JSON object with the same fields as the first")
-    block = pd.DataFrame({name: [record[name] for record in records] for name in names}, dtype=object)
-    block["label"] = block["label"].fillna("")
-    return typed_index(block)
-
-
-def typed_index(index: pd.DataFrame) -> pd.DataFrame:
+def _typed(index: pd.DataFrame) -> pd.DataFrame:
     """Return an index with row as int64 and every other column as str; another kind of value raises a TypeError."""
     for name in index.columns if len(index) else ():
         wanted = "integer" if name == "row" else "string"
@@ -271,58 +264,35 @@ def typed_index(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def _array_checks(
-    folder: Path | None, classes: tuple[str, ...] | None, logits: Any, index: Any
-) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield the name and the check of what arrays hold, as far as they are there; a check returns what it found."""
+    folder: Path | None, classes: tuple[str, ...] | None, logits: Any, index: Any, selection: str | None = None
+) -> Iterator[tuple[str, str, BrokenFileError | None]]:
+    """Yield the name of each check of what arrays hold, what it found, and its error; absent parts are not checked."""
 
-    def refuse(name: str, found: str):
-        raise BrokenFileError(folder, name, found)
-
-    def finite() -> str:
-        is_finite = np.isfinite(logits).all(axis=1)
-        if not is_finite.all():
-            refuse(ARRAYS, f"{(~is_finite).sum():,} rows are not finite, row {int(np.argmin(is_finite))} first")
-        return "every logit"
-
-    def row_order() -> str:
-        rows = index["row"].to_numpy()
-        if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
-            refuse(INDEX, "rows are not in ascending order")
-        return "rows ascend"
-
-    def labels() -> str:
-        if unknown := set(index["label"].unique()) - {*(classes or ()), ""}:
-            refuse(INDEX, f"label {sorted(unknown)[0]!r} is not in {CLASSES}")
-        return f"{(index['label'] != '').sum():,} rows have one"
-
-    def image_hashes() -> str:
-        if not index["image_sha256"].str.fullmatch(_SHA256.pattern).all():
-            refuse(INDEX, "an image_sha256 is not 64 hex digits")
-        return "one SHA-256 for each row"
-
-    def row_count() -> str:
-        if len(index) != len(logits):
-            refuse(INDEX, f"{len(index):,} rows, {ARRAYS} has {len(logits):,}")
-        return f"{len(index):,} rows of logits"
+    def check(name: str, found: str, file: str, problem: str) -> tuple[str, str, BrokenFileError | None]:
+        return name, found, BrokenFileError(folder, file, problem) if problem else None
 
     if logits is not None:
-        yield "finite", finite
-    if index is not None:
-        yield "row order", row_order
-        if classes is not None:
-            yield "labels", labels
-        yield "image hashes", image_hashes
-        if logits is not None:
-            yield "row count", row_count
-
-
-def _check_selection(folder: Path, index: pd.DataFrame, expected: str) -> str:
-    found = selection_digest(index)
-    if found != expected:
-        raise BrokenFileError(
-            folder, INDEX, f"its rows have the digest {found[:12]}…, {HASHES} names another selection"
-        )
-    return found
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        problem = f"{len(bad):,} rows are not finite, row {bad[0]} first" if len(bad) else ""
+        yield check("finite", "every logit", ARRAYS, problem)
+    if index is None:
+        return
+    ascend = (np.diff(index["row"], prepend=-1) > 0).all()
+    yield check("row order", "rows ascend", INDEX, "" if ascend else "rows are not in ascending order")
+    if classes is not None:
+        unknown = sorted(set(index["label"].unique()) - {*classes, ""})
+        problem = f"label {unknown[0]!r} is not in {CLASSES}" if unknown else ""
+        yield check("labels", f"{(index['label'] != '').sum():,} rows have one", INDEX, problem)
+    hashed = index["image_sha256"].str.fullmatch(_SHA256.pattern).all()
+    problem = "" if hashed else "an image_sha256 is not 64 hex digits"
+    yield check("image hashes", "one SHA-256 for each row", INDEX, problem)
+    if logits is not None:
+        n, N = len(index), len(logits)
+        yield check("row count", f"{n:,} rows of logits", INDEX, "" if n == N else f"{n:,} rows, {ARRAYS} has {N:,}")
+    if selection is not None:
+        digest = f"{(full := selection_digest(index))[:12]}…"
+        problem = f"its rows have the digest {digest}, {HASHES} names another selection"
+        yield check("selection", digest, INDEX, "" if full == selection else problem)
 
 
 def label_columns(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
