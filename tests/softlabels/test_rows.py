@@ -88,7 +88,7 @@ def test_classes_in_another_order_are_the_same_labels(bundle, manifest):
         ([row for row in ROWS if row[0] != "c.jpg"], '1 rows are only in the soft labels ("c.jpg")'),
         (
             [("a.jpg", "Sad"), *ROWS[1:]],
-            'rows are not what they were when the soft labels were exported: row 1 "a.jpg" (label "Sad", then "Happy");',
+            'not what they were when the soft labels were exported: row 1 "a.jpg" (label "Sad", then "Happy");',
         ),
         (
             [("a.jpg", ""), *ROWS[1:]],
