@@ -6,7 +6,7 @@ import click
 
 from fer_mlflow.cli.options import settings_command
 from fer_mlflow.progress import show_progress
-from fer_mlflow.settings.demo import DemoSettings
+from fer_mlflow.settings.training import DemoSettings
 
 
 @settings_command("demo", DemoSettings)

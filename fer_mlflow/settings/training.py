@@ -114,3 +114,13 @@ class DistillSettings(TrainSettings, LossSettings):
     missing: Annotated[Literal["fail", "ce"], Option("Rows without soft labels: stop, or use their labels.")] = "fail"
     grid: Annotated[str | None, Option("Values to try, such as temperature=4,5,6;loss=kd,dkd;seed=0,1,2.")] = None
     onnx: Annotated[bool, Option("Log the (best) student as an MLflow model that takes images.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings(Settings):
+    """Settings of `demo`."""
+
+    out: Annotated[str, Option("Folder for faces, checkpoints and bundles.", kind="path")] = "demo"
+    faces: Annotated[int, Option("Faces to draw.", least=200)] = 2500
+    epochs: Annotated[int, Option("Epochs of each teacher.", least=1)] = 8
+    seed: Annotated[int, Option("Everything random follows from it.", least=0)] = 0

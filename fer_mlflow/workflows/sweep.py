@@ -12,20 +12,29 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names
-from fer_mlflow.search.assessment import BASELINES, Assessment, assess_crossfitted, assess_on
-from fer_mlflow.search.choice import Choice, Variants, choose_greedily, choose_likeliest
+from fer_mlflow.search.choice import (
+    BASELINES,
+    Assessment,
+    Choice,
+    Variants,
+    assess_crossfitted,
+    assess_on,
+    choose_greedily,
+    choose_likeliest,
+)
 from fer_mlflow.search.plateau import check_metric, find_plateau, pareto_front
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.chosen_runs import export_choice, log_choice
 from fer_mlflow.workflows.configurations import (
     Configurations,
     best_in,
     configurations_table,
     count_configurations,
+    export_choice,
+    log_choice,
     read_weightings,
     shares_of,
 )

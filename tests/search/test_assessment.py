@@ -6,8 +6,16 @@ import pytest
 from fer_mlflow.calibration.temperature import fit_temperature, stratified_folds
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import compare_logits
-from fer_mlflow.search.assessment import assess_crossfitted, assess_on, find_baselines
-from fer_mlflow.search.choice import Choice, choose_best, choose_greedily, choose_likeliest, simplex_grid
+from fer_mlflow.search.choice import (
+    Choice,
+    assess_crossfitted,
+    assess_on,
+    choose_best,
+    choose_greedily,
+    choose_likeliest,
+    find_baselines,
+    simplex_grid,
+)
 from fer_mlflow.search.teacher_logits import TeacherLogits
 
 CLASSES = ("Angry", "Happy", "Sad")
