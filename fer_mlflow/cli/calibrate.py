@@ -2,23 +2,13 @@
 
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.scoring import CalibrateSettings
 
 
-@settings_command("calibrate", CalibrateSettings)
-def command(settings: CalibrateSettings) -> None:
+@workflow_command("calibrate", CalibrateSettings)
+def command(result) -> Iterator[str]:
     """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on."""
-    from fer_mlflow.workflows.calibrate import calibrate
-
-    click.echo("\n".join(lines(calibrate.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield what was fitted, what it changed, and where everything is."""
     from fer_mlflow.scoring.metrics import CALIBRATION_METRICS, metric_names
     from fer_mlflow.workflows.calibrate import describe_fit
 
@@ -45,10 +35,8 @@ def lines(result) -> Iterator[str]:
     for name in compared:
         yield f"  {name:<{width}} {before[name]:8.4f}" + (f"  {after[name]:8.4f}" if after else "")
     yield from _slice_lines(calibration, soft_labels)
-    yield f"\n  run      {result.run_id}"
-    if result.exported_run:
-        yield f"  export   {result.exported_run}"
-    yield f"  ui       {result.ui}"
+    yield ""
+    yield from where_lines(result, export=result.exported_run)
 
 
 def _slice_lines(calibration, soft_labels) -> Iterator[str]:

@@ -4,30 +4,19 @@ from collections.abc import Iterator
 
 import click
 
-from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.scoring import CompareSettings
 
-NOT_COMPARABLE = 3  # exit status
 _LEVEL = 0.05
 
 
-@settings_command("compare", CompareSettings)
-def command(settings: CompareSettings) -> None:
+@workflow_command("compare", CompareSettings)
+def command(result) -> Iterator[str]:
     """Set two runs' soft labels side by side: first how they were made, then, where that allows it, their scores.
 
     RUN_A and RUN_B are export or teacher runs, by their id or its first digits, or folders of bundles. The exit
     status is 3 where they cannot be compared.
     """
-    from fer_mlflow.workflows.compare import compare
-
-    result = compare.of(settings)
-    click.echo("\n".join(lines(result)))
-    if result.comparison is None:
-        click.get_current_context().exit(NOT_COMPARABLE)
-
-
-def lines(result) -> Iterator[str]:
-    """Yield how both were made, whether they may be compared, and the differences."""
     for side, source in (("A", result.a), ("B", result.b)):
         yield f"{side}  {source.name}  ({source.run_id or source.bundle.folder})"
     yield ""
@@ -40,10 +29,10 @@ def lines(result) -> Iterator[str]:
     if result.comparison is not None:
         yield from _score_lines(result.table)
         yield _changes(result.comparison)
-    yield f"\n  run      {result.run_id}"
-    if result.comparison is not None:
-        yield f"  rows     {result.changed_rows_location}"
-    yield f"  ui       {result.ui}"
+    yield ""
+    yield from where_lines(result, rows=result.comparison is not None and result.changed_rows_location)
+    if result.comparison is None:
+        raise click.exceptions.Exit(3)
 
 
 def _score_lines(table) -> Iterator[str]:

@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.options import LINES, settings_command
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings.training import DemoSettings
 
@@ -18,7 +18,7 @@ def command(settings: DemoSettings) -> None:
     from fer_mlflow.tour.demo import run_demo
 
     def show(name: str, result) -> None:
-        lines = importlib.import_module(f"fer_mlflow.cli.{name}").lines
-        click.echo("\n".join(lines(result)))
+        importlib.import_module(f"fer_mlflow.cli.{name}")
+        click.echo("\n".join(LINES[name](result)))
 
     run_demo(settings, announce=lambda text: click.echo(f"\n== {text}", err=True), show=show, progress=show_progress)

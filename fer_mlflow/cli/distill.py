@@ -2,34 +2,19 @@
 
 from collections.abc import Iterator
 
-import click
-
 from fer_mlflow.cli.compare import format_p_value
-from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.cli.train import epoch_lines
-from fer_mlflow.progress import show_progress
 from fer_mlflow.settings.training import DistillSettings
 
 
-@settings_command("distill", DistillSettings)
-def command(settings: DistillSettings) -> None:
+@workflow_command("distill", DistillSettings)
+def command(result) -> Iterator[str]:
     """Train a student on labels and soft labels, and log its best checkpoint as an MLflow run.
 
     It is trained as `train` trains a teacher, and its checkpoint is a teacher's: name it in teachers.yaml, export it.
     """
-    from fer_mlflow.workflows.distill import DistillGridResult, distill
-
-    result = distill.of(settings, progress=show_progress)
-    click.echo("\n".join(lines(result)))
-    if isinstance(result, DistillGridResult):
-        result.grid.raise_failures()
-
-
-def lines(result) -> Iterator[str]:
-    """Yield what was trained, its scores, and where everything is."""
-    from fer_mlflow.workflows.distill import DistillGridResult
-
-    return _grid_lines(result) if isinstance(result, DistillGridResult) else _student_lines(result)
+    return _grid_lines(result) if hasattr(result, "grid") else _student_lines(result)
 
 
 def _student_lines(result) -> Iterator[str]:
@@ -46,10 +31,7 @@ def _student_lines(result) -> Iterator[str]:
     yield from epoch_lines(plan, result.best)
     yield ""
     yield from _score_lines(result.scored)
-    yield f"  run         {result.run_id}"
-    yield f"  checkpoint  {result.checkpoint}"
-    yield from _model_lines(result.model, 12)
-    yield f"  ui          {result.ui}"
+    yield from where_lines(result, checkpoint=result.checkpoint, model=_model(result, 14))
 
 
 def _score_lines(soft_labels) -> Iterator[str]:
@@ -74,14 +56,15 @@ def _score_lines(soft_labels) -> Iterator[str]:
     yield ""
 
 
-def _model_lines(model, width: int) -> Iterator[str]:
-    """Yield where the model is, and how near it is to torch, behind names of a width."""
-    if model is not None:
-        yield f"  {'model':<{width}}{model.uri}"
-        yield (
-            f"  {'':<{width}}ONNX beside torch on {model.check.rows:,} validation rows: logits within "
-            f"{model.check.max_difference:.1e}, {model.check.changed} other predictions"
-        )
+def _model(result, indent: int) -> str:
+    """Return where the model is, and in an indented line how near it is to torch; empty where there is none."""
+    if result.model is None:
+        return ""
+    check = result.model.check
+    return (
+        f"{result.model.uri}\n{'':<{indent}}ONNX beside torch on {check.rows:,} validation rows: logits within "
+        f"{check.max_difference:.1e}, {check.changed} other predictions"
+    )
 
 
 def _grid_lines(result) -> Iterator[str]:
@@ -106,12 +89,9 @@ def _grid_lines(result) -> Iterator[str]:
     if grid.comparison is not None:
         yield from _test_lines(grid)
     yield from (f"  failed: {trial.name}: {trial.failure}" for trial in grid.trials if trial.failure)
-    yield f"\n  run      {result.run_id}"
-    yield f"  table    {result.table_location}"
-    if result.out is not None:
-        yield f"  best     {result.out}"
-    yield from _model_lines(result.model, 9)
-    yield f"  ui       {result.ui}"
+    yield ""
+    yield from where_lines(result, table=result.table_location, best=result.out, model=_model(result, 11))
+    grid.raise_failures()
 
 
 def _test_lines(grid) -> Iterator[str]:

@@ -2,23 +2,13 @@
 
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.scoring import EvaluateSettings
 
 
-@settings_command("evaluate", EvaluateSettings)
-def command(settings: EvaluateSettings) -> None:
+@workflow_command("evaluate", EvaluateSettings)
+def command(result) -> Iterator[str]:
     """Score soft labels against their labels: metrics with 95 % intervals, slices, figures, and the worst rows."""
-    from fer_mlflow.workflows.evaluate import evaluate
-
-    click.echo("\n".join(lines(evaluate.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield the numbers with their intervals, and where everything is."""
     evaluation, classes = result.evaluation, result.soft_labels.classes
     at = f", T = {result.temperature:g}" if result.temperature != 1 else ""
     yield f"{result.name}, {len(evaluation.predictions):,} labelled rows{at}\n"
@@ -36,10 +26,8 @@ def lines(result) -> Iterator[str]:
     for column, parts in result.slices.items():
         if parts:
             yield from _slice_lines(column, parts)
-    yield f"\n  run      {result.run_id}"
-    yield f"  figures  {', '.join(result.figures)}"
-    yield f"  rows     {result.predictions_location}"
-    yield f"  ui       {result.ui}"
+    yield ""
+    yield from where_lines(result, figures=", ".join(result.figures), rows=result.predictions_location)
 
 
 def _slice_lines(column: str, parts) -> Iterator[str]:

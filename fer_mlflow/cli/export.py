@@ -3,26 +3,16 @@
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.scoring import ExportSettings
 
 
-@settings_command("export", ExportSettings)
-def command(settings: ExportSettings) -> None:
+@workflow_command("export", ExportSettings)
+def command(result) -> Iterator[str]:
     """Compute teachers' logits on a benchmark, fuse them, and log the soft labels as an MLflow run.
 
     Logits that were computed before on the same rows with the same preprocessing are reused.
     """
-    from fer_mlflow.workflows.export import export
-
-    click.echo("\n".join(lines(export.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield the numbers, and where everything is."""
     yield f"{result.name}, {len(result.soft_labels):,} rows\n"
     if result.metrics:
         yield from metrics_lines(result.metrics)
@@ -32,11 +22,7 @@ def lines(result) -> Iterator[str]:
     for name, run_id in result.teacher_runs.items():
         how = "computed, kept as" if name in result.computed else "reused from"
         yield f"  teacher  {name} {how} run {run_id}"
-    yield f"  run      {result.run_id}"
-    yield f"  bundle   {result.location}"
-    if result.out is not None:
-        yield f"  copy     {result.out}"
-    yield f"  ui       {result.ui}"
+    yield from where_lines(result, bundle=result.location, copy=result.out)
 
 
 def metrics_lines(metrics: Mapping[str, float]) -> Iterator[str]:

@@ -2,25 +2,16 @@
 
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.options import workflow_command
 from fer_mlflow.settings.scoring import FetchSettings
 
 
-@settings_command("fetch", FetchSettings)
-def command(settings: FetchSettings) -> None:
+@workflow_command("fetch", FetchSettings)
+def command(result) -> Iterator[str]:
     """Download a run's soft labels, verify all of them, and print the folder, ready for SoftLabels.open.
 
     With --manifest, prove row by row that they are aligned to it. A folder that has them already is verified again.
     """
-    from fer_mlflow.workflows.fetch import fetch
-
-    click.echo("\n".join(lines(fetch.of(settings))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield what was fetched, what was proved of it, and, in the last line, the folder alone."""
     bundle, source = result.soft_labels, result.source_sha256
     yield f"{bundle.name}, {len(bundle):,} rows\n"
     if result.chosen:

@@ -2,23 +2,13 @@
 
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.scoring import InspectSettings
 
 
-@settings_command("inspect", InspectSettings)
-def command(settings: InspectSettings) -> None:
+@workflow_command("inspect", InspectSettings)
+def command(result) -> Iterator[str]:
     """Show how peaked softmax(z / T) is over temperatures, and which of them suit distillation."""
-    from fer_mlflow.workflows.inspect import inspect
-
-    click.echo("\n".join(lines(inspect.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield the table, the rule and what it gives."""
     from fer_mlflow.workflows.inspect import COLUMNS
 
     soft_labels, sharpness = result.soft_labels, result.sharpness
@@ -44,5 +34,5 @@ def lines(result) -> Iterator[str]:
     calibration = soft_labels.report.get("calibration", {})
     if "temperature" in calibration:
         yield f"  the logits are calibrated with T = {calibration['temperature']:.4g}, which is in them already"
-    yield f"\n  run      {result.run_id}"
-    yield f"  ui       {result.ui}"
+    yield ""
+    yield from where_lines(result)

@@ -1,11 +1,12 @@
 """`manifest`: make manifests from data sets, merge, check and split them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import click
 
-from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.options import settings_command, workflow_command
 from fer_mlflow.errors import ManifestError
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings import Option
@@ -27,20 +28,18 @@ class CheckCommandSettings(CheckManifestSettings):
     strict: Annotated[bool, Option("Exit with status 2 for warnings, too.")] = False
 
 
-@settings_command("build", BuildManifestSettings, epilog=f"Data sets: {', '.join(DATASETS)}.")
-def build_command(settings: BuildManifestSettings) -> None:
+@workflow_command(
+    "build", BuildManifestSettings, "manifest.build_manifest", epilog=f"Data sets: {', '.join(DATASETS)}."
+)
+def build_command(result) -> Iterator[str]:
     """Make the manifest of DATASET, which lies in FOLDER as it was unpacked."""
-    from fer_mlflow.workflows.manifest import build_manifest
-
-    click.echo(report_text(build_manifest.of(settings, progress=show_progress).report))
+    yield report_text(result.report)
 
 
-@settings_command("merge", MergeManifestsSettings)
-def merge_command(settings: MergeManifestsSettings) -> None:
+@workflow_command("merge", MergeManifestsSettings, "manifest.merge_manifests")
+def merge_command(result) -> Iterator[str]:
     """Merge A.csv[:SPLIT] B.csv …: paths stay valid, each image is there once, leakage between splits is reported."""
-    from fer_mlflow.workflows.manifest import merge_manifests
-
-    click.echo(report_text(merge_manifests.of(settings, progress=show_progress).report))
+    yield report_text(result.report)
 
 
 @settings_command("check", CheckCommandSettings)
@@ -55,21 +54,17 @@ def check_command(settings: CheckCommandSettings) -> None:
         raise ManifestError(f"{result.name}: {counts}; the report above has them")
 
 
-@settings_command("split", SplitManifestSettings)
-def split_command(settings: SplitManifestSettings) -> None:
+@workflow_command("split", SplitManifestSettings, "manifest.split_manifest")
+def split_command(result) -> Iterator[str]:
     """Split the rows of MANIFEST by label and source, each group on one side."""
-    from fer_mlflow.workflows.manifest import split_manifest
-
-    click.echo(report_text(split_manifest.of(settings, progress=show_progress).report))
+    yield report_text(result.report)
 
 
-@settings_command("track", TrackManifestSettings)
-def track_command(settings: TrackManifestSettings) -> None:
+@workflow_command("track", TrackManifestSettings, "manifest_track.track_manifest")
+def track_command(result) -> Iterator[str]:
     """Build or merge, and log the manifest as an MLflow run: what `mlflow run . -e manifest` starts."""
-    from fer_mlflow.workflows.manifest_track import track_manifest
-
-    result = track_manifest.of(settings, progress=show_progress)
-    click.echo(f"{report_text(result.manifest.report)}\n\nrun       {result.run_id}\nui        {result.ui}")
+    yield report_text(result.manifest.report)
+    yield f"\nrun       {result.run_id}\nui        {result.ui}"
 
 
 command = click.Group(

@@ -1,14 +1,18 @@
-"""Options of commands, made from the fields of their settings."""
+"""Commands, made of the settings of a workflow and of the lines that are printed of its result."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import wraps
+from importlib import import_module
 from typing import Any, get_origin
 
 import click
 
 from fer_mlflow.errors import FerError
+from fer_mlflow.progress import show_progress
 from fer_mlflow.settings import Field, Settings, fields_of, option_name, renamed
 
+LINES: dict[str, Callable[[Any], Iterator[str]]] = {}  # command -> what yields the lines of its workflow's result
 NONE = object()  # what the word for None gives: None itself means that an option is not given
 
 
@@ -38,36 +42,52 @@ def settings_command(name: str, settings: type[Settings], **defaults: Any) -> Ca
             given = {name: None if value is NONE else value for name, value in values.items() if value is not None}
             function(settings(**renamed(settings, given)))
 
-        return click.Command(
-            name,
-            params=[parameter for field in fields_of(settings) for parameter in _parameters(field)],
-            callback=run,
-            help=inspect.getdoc(function),
-            **defaults,
-        )
+        parameters = [parameter for field in fields_of(settings) for parameter in _parameters(field)]
+        return click.Command(name, params=parameters, callback=run, help=inspect.getdoc(function), **defaults)
 
     return decorate
 
 
+def workflow_command(
+    name: str, settings: type[Settings], workflow: str = "", **defaults: Any
+) -> Callable[[Callable[[Any], Iterator[str]]], click.Command]:
+    """Return the decorator that makes a command of a function that yields the lines of a workflow's result.
+
+    Options and help text as for `settings_command`. The workflow is imported when the command runs: `MODULE.FUNCTION`,
+    both of which are the command's name by default. Where the result is a failure, the function raises after its last
+    line.
+    """
+    module, _, function = (workflow or f"{name}.{name}").partition(".")
+
+    def decorate(lines: Callable[[Any], Iterator[str]]) -> click.Command:
+        @wraps(lines)
+        def run(given: Settings) -> None:
+            home = import_module(f"fer_mlflow.workflows.{module}")
+            for line in lines(getattr(home, function).of(given, progress=show_progress)):
+                click.echo(line)
+
+        LINES[name] = lines
+        return settings_command(name, settings, **defaults)(run)
+
+    return decorate
+
+
+def where_lines(result: Any, **places: Any) -> Iterator[str]:
+    """Yield where everything is: the run, what else has a place, and the UI."""
+    shown = {name: text for name, text in {"run": result.run_id, **places, "ui": result.ui}.items() if text}
+    width = max(7, *map(len, shown))
+    yield from (f"  {name:<{width}}  {text}" for name, text in shown.items())
+
+
 def _parameters(field: Field) -> list[click.Parameter]:
     """Return a field's parameter, and a hidden one for its former name."""
-    kind = FieldType(field)
-    if field.option.argument and get_origin(field.base) is tuple:  # one or more words
-        return [click.Argument([field.name], required=field.required, nargs=-1, metavar=f"{field.name.upper()}...")]
-    if field.option.argument:
-        return [click.Argument([field.name], required=field.required, type=kind, metavar=field.name.upper())]
-    help_text = field.option.help + (f"  [default: {field.default_text}]" if field.default_text else "")
-    unset: dict[str, Any] = {} if field.required else {"default": None}
-    parameters: list[click.Parameter] = [
-        click.Option(
-            [option_name(field.name)],
-            required=field.required,
-            type=kind,
-            **unset,
-            help=help_text,
-            metavar=kind.name,
-        )
-    ]
-    if former := field.option.renamed_from:
-        parameters.append(click.Option([option_name(former)], type=kind, default=None, hidden=True))
-    return parameters
+    name, kind, option = field.name, FieldType(field), field.option
+    if option.argument:
+        several = get_origin(field.base) is tuple
+        own: dict[str, Any] = {"nargs": -1} if several else {"type": kind}
+        return [click.Argument([name], required=field.required, metavar=name.upper() + "..." * several, **own)]
+    shown = f"  [default: {field.default_text}]" if field.default_text else ""
+    own = {"required": True} if field.required else {"default": None}
+    own |= {"type": kind, "metavar": kind.name, "help": option.help + shown}
+    former = [click.Option([option_name(option.renamed_from)], type=kind, hidden=True)] if option.renamed_from else []
+    return [click.Option([option_name(name)], **own), *former]

@@ -2,25 +2,14 @@
 
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.search import ReproduceSettings
 from fer_mlflow.tables import report_text
 
 
-@settings_command("reproduce", ReproduceSettings)
-def command(settings: ReproduceSettings) -> None:
+@workflow_command("reproduce", ReproduceSettings)
+def command(result) -> Iterator[str]:
     """Search benchmarks, subsets of them, preprocessing, spaces, weights and temperatures for published numbers."""
-    from fer_mlflow.workflows.reproduce import reproduce
-
-    click.echo("\n".join(lines(reproduce.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield the report, and where everything is."""
     yield report_text(result.report)
-    yield f"\n  run      {result.run_id}"
-    yield f"  table    {result.table_location}"
-    yield f"  ui       {result.ui}"
+    yield ""
+    yield from where_lines(result, table=result.table_location)

@@ -2,26 +2,16 @@
 
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.search import SweepSettings
 
 _SHOWN = 8
 _NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
 
 
-@settings_command("sweep", SweepSettings)
-def command(settings: SweepSettings) -> None:
+@workflow_command("sweep", SweepSettings)
+def command(result) -> Iterator[str]:
     """Score every weighting of teachers in each space, choose one, and measure the choice on other rows."""
-    from fer_mlflow.workflows.sweep import sweep
-
-    click.echo("\n".join(lines(sweep.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield what was found, and where everything is."""
     configurations = result.configurations
     spaces, variants = dict.fromkeys(configurations.spaces), dict.fromkeys(configurations.variants)
     arms = ", ".join(spaces)
@@ -38,10 +28,8 @@ def lines(result) -> Iterator[str]:
         yield f"  {f'#{rank}':<8} run {run_id}"
     for name, run_id in result.exported.items():
         yield f"  exported {name} run {run_id}"
-    yield f"  run      {result.run_id}"
-    yield f"  figures  weights.png, pareto.png ({result.front.sum():,} on the front of {' and '.join(result.axes)})"
-    yield f"  table    {result.table_location}"
-    yield f"  ui       {result.ui}"
+    figures = f"weights.png, pareto.png ({result.front.sum():,} on the front of {' and '.join(result.axes)})"
+    yield from where_lines(result, figures=figures, table=result.table_location)
 
 
 def _best_lines(result) -> Iterator[str]:

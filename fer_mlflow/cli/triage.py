@@ -3,27 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator
 
-import click
-
-from fer_mlflow.cli.options import settings_command
-from fer_mlflow.progress import show_progress
+from fer_mlflow.cli.options import workflow_command
 from fer_mlflow.settings.triage import TriageSettings
 from fer_mlflow.tables import one_line, text_lines
 
 
-@settings_command("triage", TriageSettings)
-def command(settings: TriageSettings) -> None:
+@workflow_command("triage", TriageSettings)
+def command(result) -> Iterator[str]:
     """Judge every run on the tracking server, tag it, and rank the good ones benchmark by benchmark.
 
     Nothing is moved or deleted, and every tag can be removed again.
     """
-    from fer_mlflow.workflows.triage import triage
-
-    click.echo("\n".join(lines(triage.of(settings, progress=show_progress))))
-
-
-def lines(result) -> Iterator[str]:
-    """Yield what was changed, the leaderboards, and how many runs have each status."""
     if result.action == "clear":
         done = "would remove" if result.dry_run else "removed"
         yield f"{done} triage's tags from {len(result.changes):,} of {len(result.runs):,} runs"

@@ -4,29 +4,17 @@ from collections.abc import Iterator
 
 import click
 
-from fer_mlflow.cli.options import settings_command
+from fer_mlflow.cli.options import workflow_command
 from fer_mlflow.settings.scoring import VerifySettings
 
-FAILED = 1  # exit status
 
-
-@settings_command("verify", VerifySettings)
-def command(settings: VerifySettings) -> None:
+@workflow_command("verify", VerifySettings)
+def command(result) -> Iterator[str]:
     """Check all of a run's soft labels, or a folder's, and print every check with its verdict.
 
     With --manifest, the rows too; with --recompute N and --teachers, the logits of N random rows are computed again.
     The exit status is 1 where a check fails.
     """
-    from fer_mlflow.workflows.verify import verify
-
-    result = verify.of(settings)
-    click.echo("\n".join(lines(result)))
-    if result.counts["fail"]:
-        click.get_current_context().exit(FAILED)
-
-
-def lines(result) -> Iterator[str]:
-    """Yield every check with its verdict, and what they come to."""
     counts, checks = result.counts, result.checks
     yield result.source
     if result.name:
@@ -39,3 +27,5 @@ def lines(result) -> Iterator[str]:
     others = "".join(f", {counts[word]} {word}" for word in ("warn", "skip") if counts[word])
     verdict = f"does not verify: {counts['fail']} of {len(checks)} checks fail" if counts["fail"] else "verifies"
     yield f"\n{verdict} ({counts['pass']} pass{others})"
+    if counts["fail"]:
+        raise click.exceptions.Exit(1)
