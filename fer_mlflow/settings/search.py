@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
@@ -19,10 +19,11 @@ from fer_mlflow.settings.groups import (
     PrecisionWord,
     Root,
     RunSettings,
+    SpaceWord,
     fusion_settings,
 )
 
-_SPACES = ("logit", "prob")
+_SPACES = get_args(SpaceWord)
 _CLAHE = {"false": (False,), "true": (True,), "both": (False, True)}
 # What stored runs have settled already.
 _OF_MANIFESTS = ("manifest", "teachers", "root", "split", "limit", "classes", "precision")
