@@ -110,7 +110,8 @@ class Ours:
     def __init__(self, precision: str, compiled: bool):
         import torch
 
-        from fer_mlflow.teachers.predictor import ForwardSettings, Predictor, numerics
+        from fer_mlflow.teachers.forward import Predictor, numerics
+        from fer_mlflow.teachers.spec import ForwardSettings
 
         self.settings = ForwardSettings(precision=precision, batch_size=BATCH, workers=WORKERS, device="cpu")
         self.device, self.numerics = torch.device("cpu"), numerics
@@ -190,8 +191,7 @@ def cost() -> None:
     from fer_mlflow.data.manifest import read_benchmark
     from fer_mlflow.teachers.checkpoint import load_teacher
     from fer_mlflow.teachers.forward import predict_shards
-    from fer_mlflow.teachers.predictor import ForwardSettings
-    from fer_mlflow.teachers.spec import read_teachers
+    from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
 
     benchmark = read_benchmark(Path(data, "faces/manifest.csv"), FER7)
     paths, span = benchmark.paths.to_numpy(object), [(0, len(benchmark))]
@@ -203,7 +203,7 @@ def cost() -> None:
         (shard,) = predict_shards(
             benchmark.root, paths, span, teachers, ForwardSettings(precision=precision, device="cpu")
         )
-        logits[precision] = shard.logits
+        logits[precision] = {name: each.logits for name, each in shard.items()}
     for name, exact in logits["fp32"].items():
         coarse = logits["bf16"][name]
         moved = (exact.argmax(1) != coarse.argmax(1)).mean()

@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,9 @@ def trained_prefixes(content: Mapping[str, Any]) -> np.ndarray | None:
 def trained_clahe(content: Mapping[str, Any]) -> Any:
     """Return the CLAHE that a checkpoint was trained with (None for none), `unknown` where it does not give it."""
     clahe = content.get("clahe", UNKNOWN)
-    if clahe is None:
-        return None
-    return {"clip": clahe["clip"], "tile": clahe["tile"]} if isinstance(clahe, Mapping) and len(clahe) == 2 else UNKNOWN
+    if isinstance(clahe, Mapping) and len(clahe) == 2:
+        return {"clip": clahe["clip"], "tile": clahe["tile"]}
+    return None if clahe is None else UNKNOWN
 
 
 def _read_checkpoint(path: Path, where: str) -> Mapping[str, Any]:
@@ -135,8 +136,9 @@ def _read_checkpoint(path: Path, where: str) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # torch warns of pickle protocols; what it cannot read, it refuses
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # what the pickle would call
         raise TeacherError(
-            f"{where}: loading it would run code from the file{_named_call(error)}; "
+            f"{where}: loading it would run code from the file{f' ({named[1]})' if named else ''}; "
             "save the state dict alone, or as .safetensors, where you trust it"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
@@ -150,13 +152,11 @@ def _read_checkpoint(path: Path, where: str) -> Mapping[str, Any]:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     """Return tensors under `model` and the fields that the header's text metadata carries."""
-    content: dict[str, Any] = {}
     with safe_open(path, framework="pt") as file:
-        for key, text in (file.metadata() or {}).items():
-            try:
+        content: dict[str, Any] = dict(file.metadata() or {})
+        for key, text in content.items():
+            with suppress(ValueError):  # it stays text
                 content[key] = json.loads(text)
-            except ValueError:
-                content[key] = text
         content["model"] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     return content
 
@@ -167,29 +167,15 @@ def _first_line(error: Exception) -> str:
     return (lines or [type(error).__name__])[0][:200]
 
 
-def _named_call(error: Exception) -> str:
-    """Return what a pickle would call, where torch's message names it."""
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    return f" ({named[1]})" if named else ""
-
-
-def _is_state(value: Any) -> bool:
-    """Return whether a value is a non-empty mapping of names to tensors."""
-    return (
-        isinstance(value, Mapping) and len(value) > 0 and all(isinstance(tensor, Tensor) for tensor in value.values())
-    )
-
-
 def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], str]:
     """Return the state dict without wrappers' prefixes, and the key it was found under."""
-    places: list[tuple[str, Any]] = [("(bare)", content)]
+    places: dict[str, Any] = {"(bare)": content}
     for key in STATE_KEYS:
-        inner = content.get(key)
-        places.append((key, inner))
+        inner = places[key] = content.get(key)
         if isinstance(inner, Mapping):
-            places.extend((f"{key}/{deeper}", inner.get(deeper)) for deeper in STATE_KEYS)
-    for place, value in places:
-        if _is_state(value):
+            places |= {f"{key}/{deeper}": inner.get(deeper) for deeper in STATE_KEYS}
+    for place, value in places.items():
+        if isinstance(value, Mapping) and value and all(isinstance(tensor, Tensor) for tensor in value.values()):
             state = dict(value)
             while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
                 state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -251,22 +237,17 @@ def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Modu
 def _load_state(model: nn.Module, state: Mapping[str, Tensor], arch: str, where: str) -> None:
     """Load every tensor, in the model's precision; say which are missing, left over or of another shape."""
     wanted = model.state_dict()
+    other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    shapes = [f"{n} {tuple(state[n].shape)} where {arch} has {tuple(wanted[n].shape)}" for n in other]
     problems = [
         _listed("missing", [name for name in wanted if name not in state]),
         _listed("left over", [name for name in state if name not in wanted]),
-        _listed(
-            "of another shape",
-            [
-                f"{name} {tuple(state[name].shape)} where {arch} has {tuple(tensor.shape)}"
-                for name, tensor in wanted.items()
-                if name in state and state[name].shape != tensor.shape
-            ],
-        ),
+        _listed("of another shape", shapes),
     ]
     if any(problems):
         raise TeacherError(
             f"{where}: its weights are not those of {arch} with {model.num_classes} classes: "
-            f"{'; '.join(filter(None, problems))}; mend arch or classes in teachers.yaml"
+            f"{'; '.join(filter(None, problems))}; correct arch or classes in teachers.yaml"
         )
     model.load_state_dict(state)
 

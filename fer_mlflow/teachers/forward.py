@@ -7,27 +7,62 @@ across their borders, so that nothing waits.
 
 import gc
 import hashlib
+import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import timm
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fer_mlflow.data.images import prepare_images, read_image_bytes
+from fer_mlflow.data.images import image_prefixes, prepare_images, read_image_bytes
 from fer_mlflow.data.preprocessing import Preprocessing
-from fer_mlflow.errors import ImageError, JobError
+from fer_mlflow.errors import ContractError, ImageError, JobError
 from fer_mlflow.teachers.checkpoint import Teacher
-from fer_mlflow.teachers.predictor import ForwardSettings, Predictor, choose_device, numerics
-from fer_mlflow.teachers.shards import Unreadable, unreadable_message
-from fer_mlflow.teachers.spec import TOLERANCE
+from fer_mlflow.teachers.shards import TeacherLogits, Unreadable, unreadable_message
+from fer_mlflow.teachers.spec import TOLERANCE, ForwardSettings
 
 RECHECKED = 2  # rows of each shard that are predicted again, alone
+# `--compile auto` compiles where a benchmark has more rows than compiling costs; measured by benchmarks/export.py.
+COMPILE_FROM_ROWS = {"cpu": 50_000, "cuda": 100_000}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises
+    ------
+    ContractError
+        there is no such device here
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ContractError(f"device {name!r} is not auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ContractError(f"device {name}: found {torch.cuda.device_count()} CUDA devices; use --device cpu or auto")
+    return device
+
+
+def choose_compile(choice: str, rows: int, device: torch.device) -> bool:
+    """Return whether to compile; `auto` does where so many rows repay the minutes that it takes.
+
+    Depends on the benchmark's whole length, never on what is left of it, so that a resumed run computes like
+    an uninterrupted one.
+    """
+    if choice != "auto":
+        return choice == "true"
+    has_compiler = device.type == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
+    return has_compiler and rows >= COMPILE_FROM_ROWS.get(device.type, 1 << 62)
 
 
 class ImageBatches(Dataset):
@@ -56,16 +91,13 @@ class ImageBatches(Dataset):
                 continue
             good.append(row)
             digests.append(digest)
-        pixels = {
-            key: np.stack([image[position] for image in images])
-            if images
-            else np.empty((0, each.side, each.side, 3), np.uint8)
-            for position, (key, each) in enumerate(self.by_key.items())
-        }
         return {
             "rows": np.array(good, np.int64),
             "sha256": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32).copy(),
-            "pixels": pixels,
+            "pixels": {
+                key: np.array([image[at] for image in images], np.uint8).reshape(-1, each.side, each.side, 3)
+                for at, (key, each) in enumerate(self.by_key.items())
+            },
             "unreadable": unreadable,
         }
 
@@ -73,22 +105,21 @@ class ImageBatches(Dataset):
 def load_batches(
     dataset: ImageBatches, batches: Sequence[range], workers: int | None, device: torch.device
 ) -> DataLoader:
-    """Return a loader that gives one dictionary of tensors for each range of rows, in order."""
-    count = default_workers(device) if workers is None else workers
+    """Return a loader that gives one dictionary of tensors for each range of rows, in order.
+
+    `workers` of None: on a CPU the models need the cores, and a fraction of one feeds them.
+    """
+    if workers is None:
+        cores = torch.multiprocessing.cpu_count()
+        workers = min(16, cores) if device.type == "cuda" else max(1, cores // 8)
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,  # each item is the range of a batch's rows
-        num_workers=min(count, len(batches)),
+        num_workers=min(workers, len(batches)),
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
     )
-
-
-def default_workers(device: torch.device) -> int:
-    """Return how many processes decode: on a CPU the models need the cores, and a fraction of one feeds them."""
-    cores = torch.multiprocessing.cpu_count()
-    return min(16, cores) if device.type == "cuda" else max(1, cores // 8)
 
 
 def start_worker(_: int) -> None:
@@ -101,23 +132,83 @@ def start_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """Logits of every teacher for one range of rows.
+class Predictor:
+    """One teacher on one device: pixels in, logits in the project's class order out, in the precision of settings."""
 
-    Attributes
-    ----------
-    rows : (n,) int64, the readable rows of start..stop-1
-    logits : teacher name -> (n, C) float32 in the project's class order
-    image_sha256 : (n, 32) uint8
-    """
+    def __init__(self, teacher: Teacher, device: torch.device, settings: ForwardSettings, compiled: bool):
+        self.teacher, self.device, self.settings, self.compiled = teacher, device, settings, compiled
+        self.columns = torch.from_numpy(teacher.columns)
+        model = teacher.model.to(device)
+        self.eager: Callable[[Tensor], Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.eager
+        if compiled:  # for one input shape, the weights folded in
+            self.model = torch.compile(teacher.model, dynamic=False, options={"freezing": True})
+        channels = teacher.preprocessing.mean, teacher.preprocessing.std
+        self.mean, self.std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in channels)
 
-    start: int
-    stop: int
-    rows: np.ndarray
-    logits: dict[str, np.ndarray]
-    image_sha256: np.ndarray
-    unreadable: tuple[Unreadable, ...]
+    @property
+    def name(self) -> str:
+        """The teacher's name."""
+        return self.teacher.name
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """On what and with which versions logits are computed."""
+        versions = {"torch": torch.__version__, "timm": timm.__version__}
+        versions |= {"opencv": cv2.__version__, "numpy": np.__version__}
+        is_cuda = self.device.type == "cuda"
+        return {
+            "device": f"cuda ({torch.cuda.get_device_name(self.device)})" if is_cuda else self.device.type,
+            "compiled": self.compiled,
+            "batch_size": self.settings.batch_size,
+            "versions": versions,
+        }
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """Return (b, 3, size, size) float32 for (b, size, size, 3) uint8 RGB pixels, on the device, channels last."""
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return images.div_(255).sub_(self.mean).div_(self.std)
+
+    def predict(self, images: Tensor, *, eager: bool = False) -> np.ndarray:
+        """Return (b, C) float32 logits for prepared images.
+
+        Raises
+        ------
+        JobError
+            the device's memory is full, or the model does not compile
+        """
+        count, size = len(images), self.settings.batch_size
+        is_compiled = self.compiled and not eager
+        if is_compiled and count < size:
+            images = torch.cat([images, images[:1].expand(size - count, -1, -1, -1)])
+            images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            logits = (self.eager if eager else self.model)(images)[:count]
+            return logits.float().cpu()[:, self.columns].numpy()
+        except torch.OutOfMemoryError as error:
+            raise JobError(
+                f"teacher {self.name}: {self.device} is out of memory at --batch-size {size}; "
+                "finished shards are kept: run the same command again with a smaller one"
+            ) from error
+        except Exception as error:
+            if not is_compiled:
+                raise
+            raise JobError(
+                f"teacher {self.name} does not compile here ({str(error).splitlines()[0]}); use --compile false"
+            ) from error
+
+
+@contextmanager
+def numerics(device: torch.device, precision: str) -> Iterator[None]:
+    """Hold the precision for a block: autocast for lower ones, and no TF32 behind the name fp32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    cast = nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_AUTOCAST[precision])
+    try:
+        with torch.no_grad(), cast:  # weights are cast once for the whole block, not once a batch
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def predict_shards(
@@ -129,9 +220,9 @@ def predict_shards(
     *,
     compiled: bool = False,
     skip_unreadable: bool = False,
-    on_rows: Callable[[int], None] | None = None,
-) -> Iterator[Shard]:
-    """Yield one shard for each range of rows, in order.
+    on_rows: Callable[[int], object] = lambda count: None,
+) -> Iterator[dict[str, TeacherLogits]]:
+    """Yield each teacher's logits, by name, for each range of rows, in order.
 
     An image is read, hashed, decoded and equalised once for all teachers. Two rows of each shard are then read
     again and predicted alone, uncompiled: if they do not get the same logits, rows and logits are out of step.
@@ -151,19 +242,20 @@ def predict_shards(
     JobError
         a logit is not finite, a row predicted alone disagrees, the device is out of memory, or decoding died
     """
-    device = choose_device(settings.device)
-    ranges = list(ranges)
+    device, ranges = choose_device(settings.device), list(ranges)
     batches = [
         range(first, min(first + settings.batch_size, stop))
         for start, stop in ranges
         for first in range(start, stop, settings.batch_size)
     ]
     dataset = ImageBatches(root, paths, [teacher.preprocessing for teacher in teachers])
-    loader = load_batches(dataset, batches, settings.workers, device)
+    loaded = iter(load_batches(dataset, batches, settings.workers, device))
     predictors = [Predictor(teacher, device, settings, compiled) for teacher in teachers]
-    loaded = iter(loader)
     for start, stop in ranges:
-        yield _compute_shard(start, stop, loaded, dataset, predictors, settings, skip_unreadable, on_rows)
+        with numerics(device, settings.precision):
+            shard = _compute_shard(start, stop, loaded, dataset, predictors, skip_unreadable, on_rows)
+            _check_shard(start, stop, shard, dataset, predictors)
+        yield shard
 
 
 def _compute_shard(
@@ -172,42 +264,44 @@ def _compute_shard(
     batches: Iterator[dict[str, Any]],
     dataset: ImageBatches,
     predictors: Sequence[Predictor],
-    settings: ForwardSettings,
     skip_unreadable: bool,
-    on_rows: Callable[[int], None] | None,
-) -> Shard:
-    """Take a shard's batches from the loader, predict with every teacher, and check the logits."""
+    on_rows: Callable[[int], object],
+) -> dict[str, TeacherLogits]:
+    """Take a shard's batches from the loader, and predict with every teacher."""
     rows, digests, unreadable = [], [], []
     logits: dict[str, list[np.ndarray]] = {predictor.name: [] for predictor in predictors}
     taken = 0
-    with numerics(predictors[0].device, settings.precision):
-        while taken < stop - start:
-            batch = _next_batch(batches)
-            taken += len(batch["rows"]) + len(batch["unreadable"])
-            unreadable += [Unreadable(row, dataset.paths[row], why, sha) for row, why, sha in batch["unreadable"]]
-            rows.append(batch["rows"].numpy())
-            digests.append(batch["sha256"].numpy())
-            if len(batch["rows"]) and (skip_unreadable or not unreadable):
-                prepared: dict[Preprocessing, Tensor] = {}  # teachers of one preprocessing share a tensor
-                for predictor in predictors:
-                    how = predictor.preprocessing
-                    if how not in prepared:
-                        prepared[how] = predictor.prepare(batch["pixels"][how.pixel_key])
-                    logits[predictor.name].append(predictor.predict_batch(prepared[how]))
-            if on_rows is not None:
-                on_rows(len(batch["rows"]) + len(batch["unreadable"]))
-        if unreadable and not skip_unreadable:
-            raise ImageError(unreadable_message(unreadable))
-        shard = Shard(
-            start,
-            stop,
-            np.concatenate(rows),
-            {name: np.concatenate(parts) if parts else np.empty((0, 0), np.float32) for name, parts in logits.items()},
-            np.concatenate(digests),
-            tuple(unreadable),
+    while taken < stop - start:
+        batch = _next_batch(batches)
+        count = len(batch["rows"]) + len(batch["unreadable"])
+        taken += count
+        unreadable += [Unreadable(row, dataset.paths[row], why, sha) for row, why, sha in batch["unreadable"]]
+        rows.append(batch["rows"].numpy())
+        digests.append(batch["sha256"].numpy())
+        if len(batch["rows"]) and (skip_unreadable or not unreadable):
+            prepared: dict[Preprocessing, Tensor] = {}  # teachers of one preprocessing share a tensor
+            for predictor in predictors:
+                how = predictor.teacher.preprocessing
+                if how not in prepared:
+                    prepared[how] = predictor.prepare(batch["pixels"][how.pixel_key])
+                logits[predictor.name].append(predictor.predict(prepared[how]))
+        on_rows(count)
+    if unreadable and not skip_unreadable:
+        raise ImageError(unreadable_message(unreadable))
+    image_sha256 = np.concatenate(digests)
+    prefixes = image_prefixes(image_sha256)
+    return {
+        each.name: TeacherLogits(
+            rows=np.concatenate(rows),
+            logits=np.concatenate(logits[each.name] or [np.empty((0, 0), np.float32)]),
+            image_sha256=image_sha256,
+            unreadable=tuple(unreadable),
+            teacher=each.teacher.description,
+            environments=(each.environment,),
+            in_sample_rows=None if (seen := each.teacher.trained_on) is None else int(np.isin(prefixes, seen).sum()),
         )
-        _check_shard(shard, dataset, predictors, settings.precision)
-    return shard
+        for each in predictors
+    }
 
 
 def _next_batch(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
@@ -221,31 +315,33 @@ def _next_batch(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         ) from error
 
 
-def _check_shard(shard: Shard, dataset: ImageBatches, predictors: Sequence[Predictor], precision: str) -> None:
+def _check_shard(
+    start: int, stop: int, shard: dict[str, TeacherLogits], dataset: ImageBatches, predictors: Sequence[Predictor]
+) -> None:
     """Refuse rows out of place, logits that are not finite, and rows that get other logits when predicted alone."""
-    expected = [r for r in range(shard.start, shard.stop) if r not in {bad.row for bad in shard.unreadable}]
-    if shard.rows.tolist() != expected:
-        raise JobError(f"rows {shard.start}-{shard.stop - 1} came back in another order; report this")
-    for predictor in predictors:
-        finite = np.isfinite(shard.logits[predictor.name]).all(axis=1)
+    first, precision = shard[predictors[0].name], predictors[0].settings.precision
+    rows = first.rows
+    if rows.tolist() != sorted(set(range(start, stop)) - {bad.row for bad in first.unreadable}):
+        raise JobError(f"rows {start}-{stop - 1} came back in another order; report this")
+    for name, each in shard.items():
+        finite = np.isfinite(each.logits).all(axis=1)
         if not finite.all():
-            row = int(shard.rows[np.argmin(finite)])
+            row = int(rows[np.argmin(finite)])
             raise JobError(
-                f'teacher {predictor.name}: row {row + 1} "{dataset.paths[row]}" has logits that are not finite in '
-                f"{precision}; use --precision fp32, or mend the checkpoint"
+                f'teacher {name}: row {row + 1} "{dataset.paths[row]}" has logits that are not finite in {precision}; '
+                "use --precision fp32, or another checkpoint"
             )
-    rng = np.random.default_rng(shard.start)
-    for position in sorted(rng.choice(len(shard.rows), min(RECHECKED, len(shard.rows)), replace=False).tolist()):
-        row = int(shard.rows[position])
+    chosen = np.random.default_rng(start).choice(len(rows), min(RECHECKED, len(rows)), replace=False)
+    for position in sorted(chosen.tolist()):
+        row = int(rows[position])
         alone = dataset[[row]]
-        if not len(alone["rows"]) or (alone["sha256"][0] != shard.image_sha256[position]).any():
+        if not len(alone["rows"]) or (alone["sha256"][0] != first.image_sha256[position]).any():
             raise JobError(f'row {row + 1} "{dataset.paths[row]}" changed while it was read; run the command again')
         for predictor in predictors:
-            stored = shard.logits[predictor.name][position]
-            image = predictor.prepare(torch.from_numpy(alone["pixels"][predictor.preprocessing.pixel_key]))
-            again = predictor.predict(image, eager=True).numpy()[0]
-            difference, allowed = np.abs(again - stored).max(), TOLERANCE[precision] * (1 + np.abs(again).max())
-            if difference > allowed:
+            pixels = torch.from_numpy(alone["pixels"][predictor.teacher.preprocessing.pixel_key])
+            again = predictor.predict(predictor.prepare(pixels), eager=True)[0]
+            difference = np.abs(again - shard[predictor.name].logits[position]).max()
+            if difference > (allowed := TOLERANCE[precision] * (1 + np.abs(again).max())):
                 raise JobError(
                     f'teacher {predictor.name}: row {row + 1} "{dataset.paths[row]}" predicted alone gets logits that '
                     f"differ by {difference:.3g} (at most {allowed:.3g} is rounding): rows and logits are out of step"

@@ -5,7 +5,9 @@ so a file that is there is whole. Work on a key is done under a lock that the sy
 dies, however it dies.
 """
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,8 +18,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from fer_mlflow.errors import JobError
 from fer_mlflow.files import written_file
 
+_ARRAYS = ("rows", "logits", "image_sha256")
 SHARD_ROWS = 512  # a minute of three large teachers on two cores: the most that a kill can cost
 
 
@@ -35,7 +39,7 @@ def unreadable_message(unreadable: Sequence[Unreadable], shown: int = 10) -> str
     """Return one line that names the first rows that could not be decoded, how many there are, and what to do."""
     named = ", ".join(f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable[:shown])
     more = f" and {len(unreadable) - shown:,} more" if len(unreadable) > shown else ""
-    remedy = "mend them, or leave them out with --on-bad-image skip"
+    remedy = "repair them, or leave them out with --on-bad-image skip"
     return f"{len(unreadable):,} images cannot be decoded: {named}{more}; {remedy}"
 
 
@@ -87,40 +91,42 @@ class ShardStore:
         self.folder = cache / "logits" / key
 
     def write(self, start: int, stop: int, shard: TeacherLogits) -> None:
-        """Keep a shard; on a full disk the folder is as it was."""
+        """Keep a shard.
+
+        Raises
+        ------
+        JobError
+            the disk is full, or refuses; the folder is as it was
+        """
         meta = {
             "unreadable": [asdict(bad) for bad in shard.unreadable],
             "teacher": shard.teacher,
             "environments": shard.environments,
             "in_sample_rows": shard.in_sample_rows,
         }
-        with written_file(self._path(start, stop)) as file:
-            np.savez(
-                file,
-                rows=shard.rows,
-                logits=shard.logits,
-                image_sha256=shard.image_sha256,
-                meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
-            )
+        arrays = {name: getattr(shard, name) for name in _ARRAYS}
+        try:
+            with written_file(self._path(start, stop)) as file:
+                np.savez(file, **arrays, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or 0)
+            raise JobError(
+                f"{self.folder}: {reason}; finished shards are kept there: make room and run the same command again"
+            ) from error
 
     def read(self, start: int, stop: int) -> TeacherLogits | None:
         """Return a kept shard; None where there is none, or none that is whole (a zip file checks its sums)."""
         try:
             with self._path(start, stop).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                rows, logits, digests = arrays["rows"], arrays["logits"], arrays["image_sha256"]
+                parts = {name: arrays[name] for name in _ARRAYS}
                 meta = json.loads(arrays["meta"].tobytes())
-            unreadable = tuple(Unreadable(**bad) for bad in meta["unreadable"])
-            teacher, environments, in_sample = meta["teacher"], tuple(meta["environments"]), meta["in_sample_rows"]
-            shard = TeacherLogits(rows, logits, digests, unreadable, teacher, environments, in_sample)
+            meta["unreadable"] = tuple(Unreadable(**bad) for bad in meta["unreadable"])
+            shard = TeacherLogits(**parts, **meta | {"environments": tuple(meta["environments"])})
         except Exception:  # whatever is wrong with the file, computing it again is right
             return None
-        everything = sorted([*rows.tolist(), *(bad.row for bad in unreadable)]) == list(range(start, stop))
-        fits = len(rows) == len(logits) == len(digests) and np.isfinite(logits).all()
-        return shard if everything and fits else None
-
-    def drop(self, start: int, stop: int) -> None:
-        """Forget a shard."""
-        self._path(start, stop).unlink(missing_ok=True)
+        rows = sorted([*shard.rows.tolist(), *(bad.row for bad in shard.unreadable)])
+        fits = len(shard.rows) == len(shard.logits) == len(shard.image_sha256) and np.isfinite(shard.logits).all()
+        return shard if fits and rows == list(range(start, stop)) else None
 
     def clear(self) -> None:
         """Forget the whole key, once its results are kept elsewhere."""

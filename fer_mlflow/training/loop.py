@@ -25,8 +25,8 @@ from fer_mlflow.files import sha256_of_file, sha256_of_json, written_file
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.settings.training import Recipe, RecipeSettings
 from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights
-from fer_mlflow.teachers.forward import predict_shards
-from fer_mlflow.teachers.predictor import ForwardSettings, choose_device
+from fer_mlflow.teachers.forward import choose_device, predict_shards
+from fer_mlflow.teachers.spec import ForwardSettings
 from fer_mlflow.training.images import make_loader, preprocessing_of, read_images
 from fer_mlflow.training.objective import LabelObjective
 from fer_mlflow.training.state import TRAINING_VERSION, Epoch, TrainingState
@@ -178,7 +178,7 @@ def train_teacher(
         teacher = Teacher("train", model.eval(), preprocessing, np.arange(len(val.classes)), {}, ())
         settings = ForwardSettings(device=device, batch_size=recipe.batch_size, workers=workers)
         (shard,) = predict_shards(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
-        scores = score(shard.logits["train"], val.labels, val.classes.names)
+        scores = score(shard["train"].logits, val.labels, val.classes.names)
         rate = float(optimizer.param_groups[0]["lr"])
         epoch = Epoch(number + 1, rate, loss, scores["nll"], scores["accuracy"], scores["macro_f1"])
         state.add(epoch, state_path)

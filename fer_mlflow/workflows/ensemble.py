@@ -24,7 +24,7 @@ from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
 from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
-from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
+from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec, content_key, hash_checkpoints, read_teachers
 from fer_mlflow.tracking.bundles import fetch_bundle, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 
@@ -205,7 +205,6 @@ def _reuse(ensemble: Ensemble, gathered: Gathered, names: list[str], client, cac
 def _compute(ensemble: Ensemble, names: list[str], cache: Path, progress: Progress) -> dict[str, SoftLabels]:
     """Run the forward pass for the named teachers, where kept shards do not spare it."""
     from fer_mlflow.teachers.computation import compute_logits
-    from fer_mlflow.teachers.predictor import ForwardSettings
 
     how = ensemble.settings
     current: Callable | None = (lambda: ensemble.image_sha256) if how.verify_paths else None

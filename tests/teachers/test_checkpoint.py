@@ -135,7 +135,7 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path, change, said):
     with pytest.raises(TeacherError) as caught:
         load_teacher(spec(saved(tmp_path, {"model": state})), FER7)
     assert said in str(caught.value)
-    assert "mend arch or classes" in str(caught.value)
+    assert "correct arch or classes" in str(caught.value)
 
 
 @pytest.mark.parametrize(

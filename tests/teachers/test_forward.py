@@ -12,11 +12,10 @@ from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, ImageError, JobError
-from fer_mlflow.teachers import forward, predictor
+from fer_mlflow.teachers import forward
 from fer_mlflow.teachers.checkpoint import load_teacher
-from fer_mlflow.teachers.forward import predict_shards
-from fer_mlflow.teachers.predictor import ForwardSettings, choose_compile, choose_device
-from fer_mlflow.teachers.spec import read_teachers
+from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
+from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
 
 
 def one_by_one(benchmark, name, clahe):
@@ -60,7 +59,7 @@ def test_logits_are_those_of_a_plain_loop(benchmark_rows, teachers, clahe):
     for teacher in teachers:
         expected = one_by_one(benchmark_rows, teacher.name, clahe)
         assert expected.std(axis=0).min() > 0.01  # the rows differ, or the test could not fail
-        np.testing.assert_allclose(shard.logits[teacher.name], expected, atol=1e-4)
+        np.testing.assert_allclose(shard[teacher.name].logits, expected, atol=1e-4)
 
 
 def test_teachers_of_one_size_and_different_preprocessing_do_not_share_pixels(benchmark_rows, teachers):
@@ -68,8 +67,8 @@ def test_teachers_of_one_size_and_different_preprocessing_do_not_share_pixels(be
     equalised = replace(other, preprocessing=replace(other.preprocessing, clahe=Clahe()))
     assert plain.preprocessing.img_size == equalised.preprocessing.img_size
     (shard,) = run(benchmark_rows, [plain, equalised])
-    np.testing.assert_allclose(shard.logits["A"], one_by_one(benchmark_rows, "A", None), atol=1e-4)
-    np.testing.assert_allclose(shard.logits["B"], one_by_one(benchmark_rows, "B", Clahe()), atol=1e-4)
+    np.testing.assert_allclose(shard["A"].logits, one_by_one(benchmark_rows, "A", None), atol=1e-4)
+    np.testing.assert_allclose(shard["B"].logits, one_by_one(benchmark_rows, "B", Clahe()), atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 70, 500])
@@ -79,16 +78,16 @@ def test_nothing_depends_on_batches_workers_or_shards(benchmark_rows, teachers, 
     (reference,) = run(benchmark_rows, teachers)
     shards = run(benchmark_rows, teachers, spans, ForwardSettings(batch_size=batch_size, workers=workers, device="cpu"))
     for teacher in teachers:
-        joined = np.concatenate([shard.logits[teacher.name] for shard in shards])
-        np.testing.assert_allclose(joined, reference.logits[teacher.name], atol=1e-4)
-    assert np.concatenate([shard.rows for shard in shards]).tolist() == list(range(70))
+        joined = np.concatenate([shard[teacher.name].logits for shard in shards])
+        np.testing.assert_allclose(joined, reference[teacher.name].logits, atol=1e-4)
+    assert np.concatenate([shard["A"].rows for shard in shards]).tolist() == list(range(70))
 
 
 def test_shards_may_be_any_ranges_in_any_order(benchmark_rows, teachers):
     (whole,) = run(benchmark_rows, teachers[:1])
     late, early = run(benchmark_rows, teachers[:1], [(40, 50), (3, 9)])
-    np.testing.assert_allclose(late.logits["A"], whole.logits["A"][40:50], atol=1e-5)
-    np.testing.assert_allclose(early.logits["A"], whole.logits["A"][3:9], atol=1e-5)
+    np.testing.assert_allclose(late["A"].logits, whole["A"].logits[40:50], atol=1e-5)
+    np.testing.assert_allclose(early["A"].logits, whole["A"].logits[3:9], atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -97,10 +96,11 @@ def test_reduced_precision_is_near_and_not_equal(benchmark_rows, teachers, preci
         run(benchmark_rows, teachers, settings=ForwardSettings(precision=p, workers=0, device="cpu"))
         for p in ("fp32", precision)
     )
-    for name, logits in exact.logits.items():
-        difference = np.abs(coarse.logits[name] - logits).max() / (1 + np.abs(logits).max())
+    for name, each in exact.items():
+        logits = each.logits
+        difference = np.abs(coarse[name].logits - logits).max() / (1 + np.abs(logits).max())
         assert 0 < difference < forward.TOLERANCE[precision]
-        assert coarse.logits[name].dtype == np.float32
+        assert coarse[name].logits.dtype == np.float32
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_compiled_models_give_the_same_logits(benchmark_rows, teachers):
     (eager,) = run(benchmark_rows, teachers[:1])
     settings = ForwardSettings(batch_size=16, workers=0, device="cpu")
     (compiled,) = run(benchmark_rows, teachers[:1], settings=settings, compiled=True)
-    np.testing.assert_allclose(compiled.logits["A"], eager.logits["A"], atol=1e-4)
+    np.testing.assert_allclose(compiled["A"].logits, eager["A"].logits, atol=1e-4)
 
 
 class Shifted(torch.nn.Module):
@@ -168,19 +168,19 @@ def test_all_unreadable_images_of_a_shard_are_reported_or_left_out(tmp_path, tea
     with pytest.raises(ImageError, match=r'^2 images cannot be decoded: row 41 "images/f0040.jpg" .*row 42'):
         run(benchmark, teachers[:1], [(32, 64)])
     (shard,) = run(benchmark, teachers[:2], skip_unreadable=True)
-    assert [bad.row for bad in shard.unreadable] == [3, 40, 41]
-    assert shard.rows.tolist() == [row for row in range(70) if row not in (3, 40, 41)]
+    assert [bad.row for bad in shard["A"].unreadable] == [3, 40, 41]
+    assert shard["A"].rows.tolist() == [row for row in range(70) if row not in (3, 40, 41)]
     (whole,) = run(read_benchmark(toy_faces, FER7), teachers[:2])
     for name in "AB":
-        np.testing.assert_allclose(shard.logits[name], whole.logits[name][shard.rows], atol=1e-4)
+        np.testing.assert_allclose(shard[name].logits, whole[name].logits[shard[name].rows], atol=1e-4)
 
 
 def test_a_range_without_one_readable_image_gives_an_empty_shard(tmp_path, teachers):
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "m.csv").write_text("path\na.jpg\n")
     (shard,) = run(read_benchmark(tmp_path / "m.csv", FER7), teachers[:1], skip_unreadable=True)
-    assert len(shard.rows) == 0
-    assert len(shard.unreadable) == 1
+    assert len(shard["A"].rows) == 0
+    assert len(shard["A"].unreadable) == 1
 
 
 def test_rows_are_counted_as_they_are_done(benchmark_rows, teachers):
@@ -200,11 +200,11 @@ def test_devices_are_checked():
 
 
 def test_compilation_is_chosen_by_the_whole_benchmark(monkeypatch):
-    cpu, threshold = torch.device("cpu"), predictor.COMPILE_FROM_ROWS["cpu"]
-    monkeypatch.setattr(predictor.shutil, "which", lambda name: "/usr/bin/g++")
+    cpu, threshold = torch.device("cpu"), forward.COMPILE_FROM_ROWS["cpu"]
+    monkeypatch.setattr(forward.shutil, "which", lambda name: "/usr/bin/g++")
     assert choose_compile("auto", threshold, cpu)
     assert not choose_compile("auto", threshold - 1, cpu)
     assert choose_compile("true", 1, cpu)
     assert not choose_compile("false", threshold, cpu)
-    monkeypatch.setattr(predictor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(forward.shutil, "which", lambda name: None)
     assert not choose_compile("auto", threshold, cpu)

@@ -11,11 +11,10 @@ from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import no_progress
-from fer_mlflow.teachers import computation, forward, predictor
+from fer_mlflow.teachers import forward
 from fer_mlflow.teachers.computation import compute_logits
-from fer_mlflow.teachers.predictor import ForwardSettings
 from fer_mlflow.teachers.shards import ShardStore, TeacherLogits, Unreadable, held_keys
-from fer_mlflow.teachers.spec import read_teachers
+from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
 
 SHARD = TeacherLogits(
     rows=np.array([0, 2]),
@@ -72,7 +71,7 @@ def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(JobError, match="the disk is full; finished shards are kept there: make room"):
-        computation._keep(store, (3, 6), SHARD)
+        store.write(3, 6, SHARD)
     assert [path.name for path in store.folder.iterdir()] == [store._path(0, 3).name]
 
 
@@ -139,7 +138,7 @@ def test_what_is_kept_is_not_computed_again(predict):
 
 def test_only_missing_shards_and_teachers_are_computed(predict):
     whole = predict("AB")
-    ShardStore(predict.folder / "cache", "s.A").drop(20, 40)
+    ShardStore(predict.folder / "cache", "s.A")._path(20, 40).unlink()
     again = predict("ABC")
     assert predict.computed == [(70, ["A", "C"])]  # every range lacks C, one lacks A as well
     np.testing.assert_array_equal(again["A"].logits, whole["A"].logits)
@@ -199,7 +198,7 @@ def test_an_interruption_between_shards_loses_none_of_them(predict, monkeypatch)
 
 def test_the_environment_of_every_session_is_kept(predict, monkeypatch):
     predict("A")
-    ShardStore(predict.folder / "cache", "s.A").drop(20, 40)
-    monkeypatch.setattr(predictor.torch, "__version__", "9.9.9")
+    ShardStore(predict.folder / "cache", "s.A")._path(20, 40).unlink()
+    monkeypatch.setattr(forward.torch, "__version__", "9.9.9")
     environments = predict("A")["A"].environments
     assert [session["versions"]["torch"] for session in environments][1:] == ["9.9.9"]

@@ -157,7 +157,7 @@ def test_every_broken_image_is_named_before_the_first_step(parts, tmp_path, monk
     for row in (2, 5):
         (parts[0].root / parts[0].paths[row]).write_bytes(b"broken")
     monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("a step was made"))
-    with pytest.raises(ImageError, match=r"2 images cannot be decoded: row 3 .* row 6 .* in manifest:train; mend them"):
+    with pytest.raises(ImageError, match=r"2 images cannot be decoded: row 3 .* row 6 .* in manifest:train; repair"):
         run(parts, tmp_path)
 
 
