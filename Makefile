@@ -41,7 +41,7 @@ format: $(READY)
 reference: $(READY)             ## docs/options.md, from the code
 	$(BIN)/python -m fer_mlflow.cli.reference > docs/options.md
 
-bench: $(READY)                ## the numbers in the README, each held to its limit
+bench: $(READY)                ## the numbers in docs/speed.md, each held to its limit
 	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || status=1; done; exit $$status
 
 # conda.yaml is the one list of exact versions; pip takes it as constraints.

@@ -5,7 +5,7 @@
     python benchmarks/export.py cost             # needs FER_REAL_DATA, a folder with faces/ and teachers/
     python benchmarks/export.py reuse memory
 
-Each line says ours, the peer or the limit, the ratio, and whether the claim in the README holds.
+Each line says ours, the peer or the limit, the ratio, and whether the claim in the docs holds.
 """
 
 import argparse

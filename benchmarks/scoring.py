@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py
 
-Each line says ours, the peer or the limit, the ratio, and whether the claim in the README holds. Peers that would
+Each line says ours, the peer or the limit, the ratio, and whether the claim in the docs holds. Peers that would
 take minutes are timed on a part of the work and scaled, which is said.
 """
 
