@@ -137,9 +137,12 @@ class SearchSettings(RunSettings, ComputeSettings, _SearchFields):
 class SweepSettings(SearchSettings):
     """Settings of `sweep`."""
 
-    metric: Annotated[str, Option("Ranks configurations: accuracy, macro_f1, nll, brier or f1/CLASS.")] = "macro_f1"
+    metric: Annotated[
+        str, Option("Ranks configurations: accuracy, macro_f1, balanced_accuracy, nll, brier or f1/CLASS.")
+    ] = "macro_f1"
     optimize: Annotated[
-        str | None, Option("Search beyond the grid: macro_f1, accuracy (greedy selection) or nll (convex).")
+        str | None,
+        Option("Search beyond the grid: accuracy, macro_f1, balanced_accuracy (greedy selection) or nll (convex)."),
     ] = None
     fit_split: Annotated[str | None, Option("Choose weights on this split …")] = None
     report_split: Annotated[str | None, Option("… and measure the choice on this one.")] = None
