@@ -10,14 +10,14 @@ from scipy.stats import binomtest
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
-from fer_mlflow.figures.inputs import check_classes, check_fractions, check_mask, check_numbers
 from fer_mlflow.scoring.evaluation import expected_calibration_error
 from fer_mlflow.scoring.metrics import ECE_BINS, equal_width_bins
+from fer_mlflow.scoring.sharpness import Sharpness
 
 _MOST_COUNTS = 25  # bins that have room for a number
 _TICKS = (0.01, 0.1, 0.25, 0.5, 1.0)  # shares of rows, on a square-root scale
-_COLOURS = (style.BLUE, style.VERMILLION, style.ORANGE, style.PURPLE, style.SKY)
-_CURVES = tuple(zip(_COLOURS, ("-", "--", "-.", ":", "-"), (2.6, 1.8, 1.8, 2.2, 1.8), strict=True))
+_COLOURS = (style.BLUE, style.VERMILLION, style.ORANGE, style.PURPLE)
+_CURVES = tuple(zip(_COLOURS, ("-", "--", "-.", ":"), (2.6, 1.8, 1.8, 2.2), strict=True))
 _SHADED: dict[str, Any] = {"color": style.GREEN, "alpha": 0.13, "lw": 0, "zorder": 0}
 
 
@@ -63,20 +63,17 @@ def draw_reliability(
     ----------
     panels : one or two of title -> (confidence (N,) float in [0, 1], correct (N,) bool), such as before and after
     n_bins : equal-width bins over [0, 1], right-closed, as the ECE has them
-    null : title -> the 95 % quantile of the ECE that a perfectly calibrated model would show on these rows, in [0, 1]
+    null : title -> the 95 % quantile of the ECE of a perfectly calibrated model on these rows, in [0, 1]
 
-    Raises
-    ------
-    ContractError
-        no or more than two panels, N = 0, shapes disagree, or a confidence outside [0, 1]
+    Raises ContractError: no or more than two panels, N = 0, shapes disagree, or a confidence outside [0, 1].
     """
     P = len(panels)
     if not 1 <= P <= 2:
         raise ContractError(f"{P} panels; a reliability diagram has one or two")
     limits = {title: f"   a calibrated model: ≤ {limit:.3f}" for title, limit in (null or {}).items()}
     for title, (confidence, correct) in panels.items():
-        check_fractions(f"{title}: confidence", confidence, (len(correct),))
-        check_mask(f"{title}: correct", correct, (len(confidence),))
+        style.check_array(f"{title}: confidence", confidence, (len(correct),), bounds=(0, 1))
+        style.check_array(f"{title}: correct", correct, (len(confidence),), "b")
         if not len(correct):
             raise ContractError(f"{title}: no labelled row: there is nothing to draw")
     with style.page(5.3 * P, 7.8, "Reliability diagram") as figure:
@@ -94,7 +91,7 @@ def draw_reliability(
             _draw_counts(counts, bins.rows)
         rows[0, 0].set_ylabel("accuracy")
         rows[1, 0].set_ylabel("share of rows")
-        style.draw_legend(figure, columns=2)
+        style.draw_legend(figure)
         return style.png(figure)
 
 
@@ -123,13 +120,9 @@ def _draw_counts(axes: Axes, count: np.ndarray) -> None:
 
 
 def draw_sharpness(
-    temperatures: np.ndarray,
-    quantiles: Mapping[str, np.ndarray],
-    entropy: np.ndarray,
-    share_above: np.ndarray,
-    *,
+    sharpness: Sharpness,
     classes: Sequence[str],
-    mean_by_class: np.ndarray,
+    *,
     band: tuple[float, float] = (0.5, 0.8),
     recommended: tuple[float, float] | None = None,
 ) -> bytes:
@@ -140,39 +133,24 @@ def draw_sharpness(
 
     Parameters
     ----------
-    temperatures : (R,) float, positive and rising
-    quantiles : name ("mean", "median", "p90", "p99") -> (R,) float in [0, 1] of the top probability; at most five
-    entropy : (R,) float in [0, log C], mean over rows, nats
-    share_above : (R,) float in [0, 1], share of rows whose top probability is above 0.99
+    sharpness : at rising temperatures
     classes : C names
-    mean_by_class : (R, C) float in [0, 1], NaN for a class without a row
     band : the lowest and highest mean top probability that is wanted
     recommended : the lowest and highest temperature that lie in it, None where none does
-
-    Raises
-    ------
-    ContractError
-        no temperature, or temperatures that do not rise from above 0; shapes disagree; a value out of range
     """
-    C, R = check_classes(classes), np.size(temperatures)
-    temperatures = check_numbers("temperatures", temperatures, (R,))
-    if not R or temperatures[0] <= 0 or (np.diff(temperatures) <= 0).any():
-        raise ContractError(f"temperatures are {temperatures.tolist()}; they must be one or more, positive and rising")
-    curves = {name: check_fractions(name, values, (R,)) for name, values in quantiles.items()}
-    # a mean of logs may pass log C by a rounding
-    nats = np.log(C) * check_fractions("entropy / log C", np.asarray(entropy) / (np.log(C) * (1 + 1e-9)), (R,))
-    share = check_fractions("share_above", share_above, (R,))
-    by_class = check_fractions("mean_by_class", mean_by_class, (R, C), gaps=True).T
+    temperatures, C = sharpness.temperatures, len(classes)
     with style.page(9, 8.6, "Sharpness of the soft labels", _describe(band, recommended)) as figure:
         panels = figure.subplot_mosaic([["probability", "entropy"], ["classes", "classes"]])
         top, uncertainty, table = panels.values()
         top.axhspan(*band, **_SHADED)
-        for (name, values), (colour, line, width) in zip(curves.items(), _CURVES, strict=False):
-            top.plot(temperatures, values, line, marker="o", ms=4, color=colour, lw=width, label=style.readable(name))
+        for name, (colour, line, width) in zip(("mean", "median", "p90", "p99"), _CURVES, strict=True):
+            curve: dict[str, Any] = {"marker": "o", "ms": 4, "color": colour, "lw": width, "label": name}
+            top.plot(temperatures, getattr(sharpness, name), line, **curve)
         top.set(ylim=(0, 1.02), ylabel="top probability")
-        _draw_entropy(uncertainty, temperatures, nats, share, C)
+        _draw_entropy(uncertainty, temperatures, sharpness.entropy, sharpness.nearly_sure, C)
         for axes in (top, uncertainty):
             _set_temperatures(axes, temperatures, recommended)
+        by_class = sharpness.mean_by_class.T
         texts = np.where(np.isnan(by_class), "none", np.char.mod("%.2f", by_class))
         style.draw_cells(table, by_class, texts, style.readable_names(classes), [f"{T:.4g}" for T in temperatures])
         table.set(xlabel="temperature", title="mean top probability by class")
@@ -195,7 +173,7 @@ def _set_temperatures(axes: Axes, temperatures: np.ndarray, recommended: tuple[f
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, handlelength=1.6, columnspacing=1)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     if recommended is not None:
         axes.axvspan(*np.clip(recommended, *limits), **_SHADED, gid="recommended")
 

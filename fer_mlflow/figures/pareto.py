@@ -1,14 +1,13 @@
 """The trade-off of a sweep between two metrics: all configurations and those that no other one beats."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
-from fer_mlflow.figures.inputs import check_mask, check_numbers
-from fer_mlflow.figures.sweep import check_panels, scale_ends
 from fer_mlflow.scoring.metrics import is_lower_better
 
 
@@ -37,16 +36,13 @@ def draw_pareto(
     x_metric, y_metric : public names, which decide whether less is better
     marks : what a configuration is called -> its row; names of the same row share a label
 
-    Raises
-    ------
-    ContractError
-        no configuration that is scored, shapes disagree, an infinite value, a mark without values, or more than four
-        panels
+    Raises ContractError: no configuration that is scored, shapes disagree, an infinite value, a mark without values, or
+    more than four panels.
     """
     M = np.size(x)
-    points = np.column_stack([check_numbers(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])
-    front = check_mask("front", front, (M,))
-    panel, names = check_panels(panels, M)
+    points = np.column_stack([style.check_array(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])
+    front = style.check_array("front", front, (M,), "b")
+    panel, names = style.check_panels(panels, M)
     scored = ~np.isnan(points).any(axis=1)
     if not scored.any():
         raise ContractError(f"none of {M} configurations has both metrics: there is nothing to draw")
@@ -65,19 +61,19 @@ def draw_pareto(
         axes = figure.subplots()
         axes.set(xlim=limits[0], ylim=limits[1])
         for axis, metric, less in zip((axes.xaxis, axes.yaxis), (x_metric, y_metric), lower, strict=True):
-            name = style.shorten(style.readable(metric), 40)
+            name = style.shorten(style.readable(metric), 28)
             axis.set_label_text(f"←  better      {name}" if less else f"{name}      better  →")
         _draw_front(axes, drawn[front], lower)
         _draw_points(axes, drawn, [(panel == p) & scored for p in range(len(names))], front, names)
         _draw_marks(axes, drawn, labels)
-        style.draw_legend(figure, columns=5)
+        style.draw_legend(figure)
         return style.png(figure)
 
 
 def _labels(marks: Mapping[str, int], scored: np.ndarray) -> dict[int, str]:
     """Return each marked configuration with all its names."""
     labels: dict[int, str] = {}
-    for (name, row), text in zip(marks.items(), style.readable_names(list(marks), 40), strict=True):
+    for (name, row), text in zip(marks.items(), style.readable_names(list(marks), 32), strict=True):
         if not 0 <= row < len(scored) or not scored[row]:
             raise ContractError(f"mark {name!r} is configuration {row}, which is not one of those that are scored")
         labels[row] = f"{labels[row]} = {text}" if row in labels else text
@@ -86,7 +82,7 @@ def _labels(marks: Mapping[str, int], scored: np.ndarray) -> dict[int, str]:
 
 def _limits(values: np.ndarray, kept: np.ndarray, lower: bool) -> tuple[float, float]:
     """Return an axis's ends, a little beyond the front and all values but those far worse."""
-    ends = [*scale_ends(values, lower, 0.5), *kept]
+    ends = [*style.scale_ends(values, lower, 0.5), *kept]
     low, high = float(min(ends)), float(max(ends))
     pad = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - pad, high + pad
@@ -112,13 +108,10 @@ def _draw_points(
 
 
 def _draw_marks(axes: Axes, points: np.ndarray, labels: Mapping[int, str]) -> None:
-    """Ring the named configurations and write their names towards the middle, each at another distance."""
-    rows, ink = list(labels), style.INK
-    axes.plot(*points[rows].T, "o", ms=14, mfc="none", mec=ink, mew=1.4, zorder=7, clip_on=False, gid="marks")
-    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85}
-    for place, row in enumerate(rows):
-        right, above = points[row] > np.mean([axes.get_xlim(), axes.get_ylim()], axis=1)
-        offset = (-18 if right else 18, (22 + 18 * place) * (-1 if above else 1))
-        arrow = {"arrowstyle": "-", "color": style.MUTED, "shrinkB": 7, "relpos": (float(right), 0.5)}
-        text = axes.annotate(labels[row], points[row], offset, textcoords="offset points", bbox=box, arrowprops=arrow)
-        text.set(ha="right" if right else "left", va="center", size=9.5, zorder=12)
+    """Ring the named configurations and number them; their names are in the legend."""
+    ring: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "none", "mec": style.INK, "mew": 1.4}
+    axes.plot(*points[list(labels)].T, ms=14, zorder=7, clip_on=False, gid="marks", **ring)
+    for number, (row, label) in enumerate(labels.items(), start=1):
+        box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7}
+        axes.annotate(f"{number}", points[row], (9, 5), textcoords="offset points", weight="bold", zorder=12, bbox=box)
+        axes.plot([], [], ms=10, label=f"{number}: {label}", **ring)

@@ -1,4 +1,4 @@
-"""The page, colours, text and PNG that all figures share.
+"""The page, colours, text, checked arrays and PNG that all figures share.
 
 Nothing here changes Matplotlib's global state for longer than a figure takes, and a user's matplotlibrc has no effect:
 the figures of two people can stand side by side.
@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+
+from fer_mlflow.errors import ContractError
 
 DPI = 150
 INK, MUTED, FAINT, GRID = "#1f2328", "#5f6770", "#a9b0b7", "#e4e7ea"
@@ -48,12 +50,10 @@ def page(width: float, height: float, title: str, *details: str) -> Iterator[Fig
         FigureCanvasAgg(figure)
         top = 0.18
         for number, line in enumerate(readable(line) for line in (title, *details)):
-            look: dict[str, Any] = {"size": 11, "color": MUTED} if number else {"size": 14, "weight": "bold"}
-            text = figure.text(0.2 / width, 1 - top / height, line, va="top", **look)
-            length, most = len(line), (width - 0.4) * figure.dpi
-            while length > 1 and (drawn := text.get_window_extent().width) > most:
-                length = min(length - 1, int(length * most / drawn) + 1)
-                text.set_text(shorten(line, length))
+            font: dict[str, Any] = {"size": 11, "color": MUTED} if number else {"size": 14, "weight": "bold"}
+            text = figure.text(0.2 / width, 1 - top / height, line, va="top", **font)
+            while text.get_window_extent().width > (width - 0.4) * figure.dpi:
+                text.set_text(shorten(line, int(0.95 * len(text.get_text()))))
             top += 0.25 if number else 0.3
         room = (0.01, 0.01, 0.98, 0.99 - (top + 0.05) / height)
         figure.set_layout_engine("constrained", rect=room, w_pad=0.08, h_pad=0.08)
@@ -67,11 +67,13 @@ def png(figure: Figure) -> bytes:
         return buffer.getvalue()
 
 
-def draw_legend(figure: Figure, columns: int = 4) -> None:
-    """Draw one legend of all labelled artists below the axes."""
+def draw_legend(figure: Figure) -> None:
+    """Draw one legend of all labelled artists below the axes, in as many columns as the page has room for."""
     lists = [axes.get_legend_handles_labels() for axes in figure.axes]
     entries = {label: handle for handles, labels in lists for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+    widths, most = [len(label) + 8 for label in entries], 11 * figure.get_figwidth()  # in characters, a handle is 8
+    fitting = (n for n in range(len(widths), 1, -1) if sum(map(max, np.array_split(widths, n))) < most)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=next(fitting, 1))
 
 
 def draw_cells(axes: Axes, values: np.ndarray, texts: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
@@ -119,8 +121,8 @@ def readable(text: str, missing: str = "□") -> str:
     >>> readable("a\\tb \\u200b怒り")
     'a b □□'
     """
-    spaced = "".join(" " if mark.isspace() else mark for mark in text)
-    visible = [mark for mark in spaced if category(mark) not in ("Cc", "Cf")]
+    marks = (" " if mark.isspace() else mark for mark in text)
+    visible = (mark for mark in marks if category(mark) not in ("Cc", "Cf"))
     return "".join(mark if ord(mark) in _drawable() else missing for mark in visible).strip()
 
 
@@ -146,6 +148,60 @@ def shorten(name: str, length: int) -> str:
     """
     kept = length - 1
     return name if len(name) <= length else f"{name[: (kept + 1) // 2]}…{name[len(name) - kept // 2 :]}"
+
+
+def check_array(
+    name: str,
+    values: Any,
+    shape: tuple[int, ...],
+    kinds: str = "fiu",
+    *,
+    gaps: bool = False,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> np.ndarray:
+    """Return values as an array if they are finite, within bounds, of a shape and of one of NumPy's kinds of dtype.
+
+    Numbers (`fiu`) are returned as float64; where `gaps`, NaN passes. Raises ContractError, which names the value.
+    """
+    values = np.asarray(values)
+    if values.shape != shape or values.dtype.kind not in kinds:
+        wanted = {"fiu": "numbers", "iu": "integers", "b": "bool"}[kinds]
+        raise ContractError(f"{name} is {values.dtype} of shape {values.shape}; it must be {wanted} of shape {shape}")
+    wrong = np.isinf(values) | (np.isnan(values) & (not gaps)) | (values < bounds[0]) | (values > bounds[1])
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        rule = "finite" if bounds[1] == np.inf else f"in {list(bounds)}"
+        raise ContractError(f"{name}{list(where) if where else ''} is {values[where]}; it must be {rule}")
+    return values.astype(np.float64) if kinds == "fiu" else values
+
+
+def check_panels(panels: Sequence[str], M: int) -> tuple[np.ndarray, list[str]]:
+    """Return (M,) int, each configuration's panel, and the names of 1 to 4 panels as they first appear."""
+    if len(panels) != M:
+        raise ContractError(f"{M} configurations and {len(panels)} panels; each configuration is in one")
+    different = list(dict.fromkeys(map(str, panels)))
+    if len(different) > len(CURVES):
+        raise ContractError(f"{len(different)} different panels; a figure of a sweep has 1 to {len(CURVES)}")
+    return np.array([different.index(str(name)) for name in panels]), readable_names(different, 32)
+
+
+def scale_ends(values: np.ndarray, lower: bool, most: float = 1 / 3) -> tuple[float, float]:
+    """Return the values at the worst and at the better end of a scale.
+
+    A teacher of noise would leave one colour to all that matters: so the worst tenth of the values lies beyond the
+    scale where it would otherwise take more of it than `most`.
+
+    >>> scale_ends(np.array([0.7, 0.8, 0.75]), lower=False), scale_ends(np.array([0.7, 0.8, 0.75]), lower=True)
+    ((0.7, 0.8), (0.8, 0.7))
+    >>> scale_ends(np.array([0.1, *np.arange(70, 80) / 100]), lower=False)
+    (0.7, 0.79)
+    """
+    losses = values if lower else -values
+    best, worst = float(losses.min()), float(losses.max())
+    cut = float(np.quantile(losses, 0.9, method="higher"))
+    if best < cut < worst - most * (worst - best):
+        worst = cut
+    return (worst, best) if lower else (-worst, -best)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """The map of a sweep: how good each weighting of the teachers is, and how wide the plateau around the best."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,34 +12,20 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
+from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
-from fer_mlflow.figures.sweep import Sweep
+from fer_mlflow.scoring.metrics import is_lower_better
 
 CORNERS = np.array([[0, np.sin(np.pi / 3)], [-0.5, 0], [0.5, 0]])  # where each of three teachers has all the weight
 _ANGLES = np.pi / 3 * np.arange(6) + np.pi / 6
 _HEXAGON = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])
 _PLATEAU: dict[str, Any] = {"gid": "plateau", "label": "within one standard error", "zorder": 5}
+_EQUAL: dict[str, Any] = {"gid": "equal weights", "label": "equal weights"}
 _RING: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mfc": "white", "mec": style.INK, "mew": 1.5, "zorder": 7}
 
 
-def draw_weight_map(
-    weights: np.ndarray,
-    values: np.ndarray,
-    panels: Sequence[str],
-    names: Sequence[str],
-    *,
-    metric: str,
-    title: str,
-    best: int,
-    plateau: np.ndarray,
-) -> bytes:
-    """Draw a metric over the weights of K teachers: a line for one or two, a triangle for three, else parallel axes.
-
-    One or two teachers have one plot with a line per panel. Otherwise panels stand side by side and share one scale,
-    on which darker is better whichever way the metric goes. The worst tenth of the values is drawn alike where it
-    would take more than a third of that scale. A star marks the best configuration, an open one the best of each other
-    panel. Return a PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1080 for two, 1695 × 1830
-    for more.
+class WeightMap:
+    """A metric of M configurations of K teachers in P panels, to be drawn.
 
     Parameters
     ----------
@@ -50,14 +37,79 @@ def draw_weight_map(
     best : the best configuration's row, scored
     plateau : (M,) bool, configurations not significantly different from the best
 
-    Raises
-    ------
-    ContractError
-        M = 0 or K = 0, shapes disagree, weights that are not fractions, an infinite value, more than four panels, or
-        a best configuration that is not there or not scored
+    Raises ContractError: M = 0 or K = 0, shapes disagree, weights that are not fractions, an infinite value, more than
+    four panels, or a best configuration that is not there or not scored.
     """
-    sweep = Sweep(weights, values, panels, names, metric, best, plateau)
-    K, P = len(names), len(sweep.panels)
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        values: np.ndarray,
+        panels: Sequence[str],
+        names: Sequence[str],
+        *,
+        metric: str,
+        best: int,
+        plateau: np.ndarray,
+    ) -> None:
+        M, K = len(weights), len(names)
+        if not M or not K:
+            raise ContractError(f"{M} configurations of {K} teachers: there is nothing to draw")
+        self.weights = style.check_array("weights", weights, (M, K), bounds=(0, 1))
+        self.values = style.check_array("values", values, (M,), gaps=True)
+        self.panel, self.panels = style.check_panels(panels, M)
+        if not 0 <= best < M or np.isnan(values[best]):
+            raise ContractError(f"the best configuration is {best}; it must be one of 0 to {M - 1} that is scored")
+        self.names, self.best = style.readable_names(names), int(best)
+        scored, self.lower = ~np.isnan(self.values), is_lower_better(metric)
+        self.metric = style.shorten(style.readable(metric), 40)
+        self.direction = f"{self.metric}, {'less' if self.lower else 'more'} is better"
+        self.plateau = (style.check_array("plateau", plateau, (M,), "b") & scored) | (np.arange(M) == best)
+        self.worst, self.better = style.scale_ends(self.values[scored], self.lower)
+        # 0 at the scale's worst end, and beyond it, to 1 at its better end; NaN where not scored
+        span = self.better - self.worst
+        self.goodness = np.clip((self.values - self.worst) / span if span else self.values * 0 + 1, 0, 1)
+
+    def ranked(self, panel: int) -> np.ndarray:
+        """Return a panel's scored configurations from the worst to the best."""
+        rows = np.flatnonzero(~np.isnan(self.values) & (self.panel == panel))
+        return rows[np.argsort(self.values[rows] * (-1 if self.lower else 1), kind="stable")]
+
+    def best_of(self, panel: int) -> int | None:
+        """Return a panel's best configuration, `best` itself in its own panel, None where none is scored."""
+        ranked = self.ranked(panel)
+        return self.best if self.panel[self.best] == panel else int(ranked[-1]) if len(ranked) else None
+
+    def describe(self) -> tuple[str, str]:
+        """Return how many configurations there are, and the best one, as two lines."""
+        M, near, gaps = len(self.values), int(self.plateau.sum()) - 1, int(np.isnan(self.values).sum())
+        counts = f"{M:,} configurations · {near:,} others within one paired standard error of the best"
+        weights = self.weights[self.best]
+        used = [k for k in np.argsort(-weights, kind="stable") if weights[k] > 0]
+        mixture = " + ".join(f"{weights[k]:.3g} {self.names[k]}" for k in used)
+        value = f"★ best {self.metric} {self.values[self.best]:.4g}"
+        not_scored = f" · {gaps:,} not scored" if gaps else ""
+        return counts + not_scored, f"{value}: {self.panels[self.panel[self.best]]}, {mixture}"
+
+    def describe_best(self, panel: int) -> str:
+        """Return a panel's name and its best configuration, as two lines."""
+        best = self.best_of(panel)
+        if best is None:
+            return f"{self.panels[panel]}\nnone scored"
+        weights = " / ".join(f"{weight:.3g}" for weight in self.weights[best]) if len(self.names) <= 6 else ""
+        return f"{self.panels[panel]}\nbest {self.values[best]:.4g}" + (f" at {weights}" if weights else "")
+
+
+def draw_weight_map(sweep: WeightMap, title: str) -> bytes:
+    """Draw a metric over the weights of K teachers: a line for one or two, a triangle for three, else parallel axes.
+
+    One or two teachers have one plot with a line per panel. Otherwise panels stand side by side and share one scale,
+    on which darker is better whichever way the metric goes. The worst tenth of the values is drawn alike where it
+    would take more than a third of that scale. A star marks the best configuration, an open one the best of each other
+    panel. Return a PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1080 for two, 1695 × 1830
+    for more.
+    """
+    K, P = len(sweep.names), len(sweep.panels)
     size = (9, 6.2) if K <= 2 else (7.7, 8) if P == 1 else (11.3, 7.2) if P == 2 else (11.3, 12.2)
     with style.page(*size, title, *sweep.describe()) as figure:
         if K <= 2:
@@ -74,7 +126,7 @@ def draw_weight_map(
         return style.png(figure)
 
 
-def _draw_scale(figure: Figure, sweep: Sweep) -> None:
+def _draw_scale(figure: Figure, sweep: WeightMap) -> None:
     """Draw the scale of colours below the panels; an arrow at its worst end stands for values beyond it."""
     low, high = sorted((sweep.worst, sweep.better))
     beyond = "max" if np.nanmax(sweep.values) > high else "min" if np.nanmin(sweep.values) < low else "neither"
@@ -86,16 +138,16 @@ def _draw_scale(figure: Figure, sweep: Sweep) -> None:
     bar.ax.grid(visible=False)
 
 
-def _draw_star(axes: Axes, sweep: Sweep, best: int, x: float, y: float) -> str:
+def _draw_star(axes: Axes, sweep: WeightMap, best: int, x: float, y: float) -> str:
     """Draw the star of a panel's best configuration, and return its colour."""
     first = best == sweep.best
     label, colour = ("best", style.ORANGE) if first else ("best of its panel", "white")
-    look: dict[str, Any] = {"ms": 17 if first else 13, "mec": style.INK, "mew": 1.1, "zorder": 9, "clip_on": False}
-    axes.plot([x], [y], "*", color=colour, gid=label, label=label, **look)
+    star: dict[str, Any] = {"ms": 17 if first else 13, "mec": style.INK, "mew": 1.1, "zorder": 9, "clip_on": False}
+    axes.plot([x], [y], "*", color=colour, gid=label, label=label, **star)
     return colour
 
 
-def _draw_line(axes: Axes, sweep: Sweep) -> None:
+def _draw_line(axes: Axes, sweep: WeightMap) -> None:
     """Draw the metric against the first teacher's weight, one line per panel; filled dots are the plateau."""
     share, values = sweep.weights[:, 0], sweep.values
     for panel, ((colour, marker, line), name) in enumerate(zip(style.CURVES, sweep.panels, strict=False)):
@@ -107,29 +159,30 @@ def _draw_line(axes: Axes, sweep: Sweep) -> None:
         axes.plot(share[near], values[near], ls="", ms=7, zorder=4, gid="plateau", **dots)
     axes.plot([], [], "o", ms=7, color=style.MUTED, label=_PLATEAU["label"])
     _draw_star(axes, sweep, sweep.best, share[sweep.best], values[sweep.best])
-    axes.axvline(1 / len(sweep.names), **style.LINE, zorder=1, label="equal weights")
+    axes.axvline(1 / len(sweep.names), **style.LINE, **_EQUAL, zorder=1)
     first, *others = sweep.names
     ends = (f"{others[0]} alone  ←  ", f"  →  {first} alone") if others else ("", ", which is always 1")
     axes.set(xlabel=f"{ends[0]}weight of {first}{ends[1]}", ylabel=sweep.direction)
 
 
-def _draw_triangle(axes: Axes, sweep: Sweep, panel: int) -> None:
+def _draw_triangle(axes: Axes, sweep: WeightMap, panel: int) -> None:
     """Draw a panel of three teachers' weights: a cell for each configuration, the best on top."""
     unscored = np.flatnonzero(np.isnan(sweep.values) & (sweep.panel == panel))
     rows = np.concatenate([unscored, sweep.ranked(panel)])
     radius = _cell_radius(sweep.weights @ CORNERS)
     cells = (sweep.weights[rows] @ CORNERS)[:, None] + radius * _HEXAGON
     colours = style.SHADES(np.ma.masked_invalid(sweep.goodness[rows]))
-    look: dict[str, Any] = {"edgecolors": "white", "linewidths": min(0.8, 20 * radius), "zorder": 3, "gid": "cells"}
-    axes.add_collection(PolyCollection(list(cells), facecolors=colours, **look))
+    width = min(0.8, 20 * radius)
+    axes.add_collection(
+        PolyCollection(list(cells), facecolors=colours, edgecolors="white", linewidths=width, zorder=3, gid="cells")
+    )
     if len(unscored):
         axes.plot([], [], "h", ms=11, color=style.SHADES.get_bad(), label="not scored")
     border = outline(cells[sweep.plateau[rows]])
     axes.add_collection(LineCollection(list(border), colors=style.VERMILLION, linewidths=1.6, **_PLATEAU))
     _draw_frame(axes, [style.shorten(name, 18) for name in sweep.names], radius)
-    axes.plot(*CORNERS.mean(axis=0), **_RING, gid="equal weights", label="equal weights")
-    best = sweep.best_of(panel)
-    if best is not None:
+    axes.plot(*CORNERS.mean(axis=0), **_RING, **_EQUAL)
+    if (best := sweep.best_of(panel)) is not None:
         _draw_star(axes, sweep, best, *(sweep.weights[best] @ CORNERS))
 
 
@@ -152,43 +205,39 @@ def _draw_frame(axes: Axes, names: Sequence[str], radius: float) -> None:
 
     A teacher's weight rises along one edge, anticlockwise to its corner; its ticks point along its lines.
     """
-    axes.set(xlim=(-0.72, 0.72), ylim=(-0.2, 1.0), aspect="equal")
+    axes.set(xlim=(-0.72, 0.72), ylim=(-0.2, 1.1), aspect="equal")
     axes.set_axis_off()
-    sides = (("left", "center", -60, "← {}"), ("right", "bottom", 60, "← {}"), ("right", "top", 0, "{} →"))
-    for k, (ha, va, turn, arrow) in enumerate(sides):
-        before, other = CORNERS[k - 1], CORNERS[(k + 1) % 3]
-        axes.plot(*np.transpose([before, CORNERS[k]]), color=style.FAINT, lw=1, zorder=2)
+    write = partial(axes.text, ha="center", va="center", rotation_mode="anchor")
+    for k, (turn, arrow) in enumerate(((-60, "← {}"), (60, "← {}"), (0, "{} →"))):
+        before, own, other = CORNERS[k - 1], CORNERS[k], CORNERS[(k + 1) % 3]
+        axes.plot(*np.transpose([before, own]), color=style.FAINT, lw=1, zorder=2)
         for weight in (0.2, 0.4, 0.6, 0.8):
-            start, end = weight * CORNERS[k] + (1 - weight) * np.array([before, other])
+            start, end = weight * own + (1 - weight) * np.array([before, other])
             axes.plot(*np.transpose([start, end]), color=style.GRID, lw=0.8, zorder=1)
-            x, y = start + (radius + 0.01) * (before - other)
-            axes.text(x, y, f"{weight:g}", ha=ha, va=va, size=8.5, color=style.MUTED)
-        middle = (CORNERS[k] + before) / 2
-        away = middle - CORNERS.mean(axis=0)
-        x, y = middle + (radius + 0.09) * away / np.linalg.norm(away)
-        edge = axes.text(x, y, arrow.format(names[k]), size=9, color=style.MUTED, rotation=turn)
-        edge.set(rotation_mode="anchor", ha="center", va="center")
-        x, y = CORNERS[k] + (radius + 0.05) * np.array([0, -1 if k else 1])
-        axes.text(x, y, names[k], ha="center", va="top" if k else "bottom", size=11, weight="bold")
+            x, y = start + (radius + 0.05) * (before - other)
+            write(x, y, f"{weight:g}", size=8.5, color=style.MUTED)
+        away = (own + before) / 2 - CORNERS.mean(axis=0)
+        x, y = (own + before) / 2 + (radius + 0.13) * away / np.linalg.norm(away)
+        write(x, y, arrow.format(names[k]), size=9, color=style.MUTED, rotation=turn)
+        write(own[0], own[1] + (radius + 0.08) * (-1 if k else 1), names[k], size=11, weight="bold")
 
 
-def _draw_parallel(axes: Axes, sweep: Sweep, panel: int) -> None:
+def _draw_parallel(axes: Axes, sweep: WeightMap, panel: int) -> None:
     """Draw a panel's configurations as lines over an axis per teacher and one for the metric, the best on top."""
     K, rows = len(sweep.names), sweep.ranked(panel)
     points = np.column_stack([sweep.weights, sweep.goodness])
     near = sweep.plateau[rows]
     for own, width, zorder, gid in ((rows[~near], 0.7, 2, "lines"), (rows[near], 1.3, 3, "plateau lines")):
         lines = [np.column_stack([np.arange(K + 1), points[row]]) for row in own]
-        look: dict[str, Any] = {"linewidths": width, "alpha": 0.7, "zorder": zorder, "gid": gid}
-        axes.add_collection(LineCollection(lines, colors=style.SHADES(sweep.goodness[own]), **look))
+        colours = style.SHADES(sweep.goodness[own])
+        axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, alpha=0.7, zorder=zorder, gid=gid))
     within = points[sweep.plateau & (sweep.panel == panel)]
     if len(within):
         axes.vlines(range(K + 1), within.min(axis=0), within.max(axis=0), colors=style.VERMILLION, lw=4, **_PLATEAU)
-    best = sweep.best_of(panel)
-    if best is not None:
+    if (best := sweep.best_of(panel)) is not None:
         colour = _draw_star(axes, sweep, best, K, points[best, K])
         axes.plot(points[best], "o-", lw=3, color=colour, ms=6, mec=style.INK, zorder=7, gid="best line")
-    axes.plot([0, K - 1], [1 / K, 1 / K], **style.LINE, zorder=6, gid="equal weights", label="equal weights")
+    axes.plot([0, K - 1], [1 / K, 1 / K], **style.LINE, **_EQUAL, zorder=6)
     axes.set(xlim=(-0.1, K + 0.1), ylim=(-0.03, 1.03), ylabel="weight")
     axes.set_xticks(range(K + 1), [*sweep.names, sweep.metric], rotation=30, ha="right", rotation_mode="anchor")
     axes.spines["left"].set_visible(False)

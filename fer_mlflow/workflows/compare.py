@@ -124,12 +124,7 @@ def _log(
     run.log_metrics(metrics)
     run.log_table("differences", table)
     run.log_table("changed_rows", changed_rows(comparison, a, shared))
-    figure = draw_differences(
-        table["metric"].tolist(),
-        *(table[key].to_numpy() for key in ("difference", "low", "high", "p_value")),
-        runs=(a.name, b.name),
-    )
-    run.log_figure("differences.png", figure)
+    run.log_figure("differences.png", draw_differences(table, runs=(a.name, b.name)))
 
 
 def changed_rows(comparison: Comparison, a: Source, shared: SharedRows) -> pd.DataFrame:

@@ -63,16 +63,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         table = sharpness_table(sharpness, soft_labels.classes)
         run.log_metrics(_metrics(table, recommended))
         run.log_table("sharpness", table)
-        figure = draw_sharpness(
-            sharpness.temperatures,
-            {name: getattr(sharpness, name) for name in ("mean", "median", "p90", "p99")},
-            sharpness.entropy,
-            sharpness.nearly_sure,
-            classes=soft_labels.classes,
-            mean_by_class=sharpness.mean_by_class,
-            band=low_and_high,
-            recommended=recommended,
-        )
+        figure = draw_sharpness(sharpness, soft_labels.classes, band=low_and_high, recommended=recommended)
         run.log_figure("sharpness.png", figure)
         run.set_tags(source.tags())
     return InspectResult(

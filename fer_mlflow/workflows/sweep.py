@@ -9,7 +9,7 @@ import pandas as pd
 
 from fer_mlflow.calibration.temperature import stratified_folds
 from fer_mlflow.errors import ContractError
-from fer_mlflow.figures import draw_pareto, draw_weight_map
+from fer_mlflow.figures import WeightMap, draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names
 from fer_mlflow.search.choice import (
@@ -312,17 +312,16 @@ def _log_figures(run: TrackedRun, result: SweepResult) -> None:
     shown = np.array([m for m, panel in enumerate(every) if panel in drawn])
     panels = [every[m] for m in shown]
     if result.metric in table:
-        figure = draw_weight_map(
+        weight_map = WeightMap(
             result.configurations.weights[shown],
             result.values[shown],
             panels,
             result.fitted.names,
             metric=result.metric,
-            title=title,
             best=int(np.searchsorted(shown, result.best)),
             plateau=result.plateau[shown],
         )
-        run.log_figure("weights.png", figure)
+        run.log_figure("weights.png", draw_weight_map(weight_map, title))
     x, y = result.axes
     if x in table and y in table:
         figure = draw_pareto(

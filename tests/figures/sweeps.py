@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
+from fer_mlflow.figures import WeightMap, draw_weight_map
 from fer_mlflow.search.plateau import pareto_front
 
 NAMES = ("RN18", "RN50", "ViT", "B0", "CNX")
@@ -34,6 +35,11 @@ def sweep(K=3, n=5, P=1, seed=0, **changes):
     given.setdefault("best", int(np.nanargmax(scores)))
     given.setdefault("plateau", scores > np.nanmax(scores) - 0.003)
     return given
+
+
+def weight_map(title, **given):
+    """Draw a map from the arguments that `sweep` returns."""
+    return draw_weight_map(WeightMap(**given), title)
 
 
 def trade(seed=0, M=60, P=2, **changes):

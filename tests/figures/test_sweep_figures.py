@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from sweeps import AWKWARD, NAMES, PANELS, simplex, sweep, trade
+from sweeps import AWKWARD, NAMES, PANELS, simplex, sweep, trade, weight_map
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.figures import draw_pareto, draw_weight_map, style
+from fer_mlflow.figures import draw_pareto, style
 from fer_mlflow.figures.weight_map import CORNERS, outline
 from fer_mlflow.search.plateau import pareto_front
 
@@ -36,7 +36,7 @@ def position(artist) -> np.ndarray:
 @pytest.mark.parametrize(("K", "P"), [(1, 1), (2, 4), (3, 1), (3, 2), (5, 4)])
 def test_no_text_leaves_the_page_whatever_teachers_are_called(K, P, figure_of):
     panels = [AWKWARD[p] for p in np.arange(P).repeat(len(simplex(K, 3)))]
-    figure = figure_of(draw_weight_map, **sweep(K, 3, P, names=AWKWARD[-K:], panels=panels, title="a title " * 30))
+    figure = figure_of(weight_map, **sweep(K, 3, P, names=AWKWARD[-K:], panels=panels, title="a title " * 30))
     figure.draw_without_rendering()
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > 0
@@ -47,7 +47,7 @@ def test_what_is_found_is_written(figure_of):
     given["values"][4] = NAN
     best = int(np.flatnonzero((given["weights"] == [0.6, 0.3, 0.1]).all(axis=1))[0])
     given["values"][best] = 0.91236
-    figure = figure_of(draw_weight_map, **given | {"best": best, "plateau": np.arange(66) < 3})
+    figure = figure_of(weight_map, **given | {"best": best, "plateau": np.arange(66) < 3})
     assert {
         "Sweep of faces",
         "66 configurations · 3 others within one paired standard error of the best · 1 not scored",
@@ -60,7 +60,7 @@ def test_what_is_found_is_written(figure_of):
 
 @pytest.mark.parametrize("K", [3, 5])
 def test_panels_stand_in_the_order_in_which_they_appear(K, figure_of):
-    figure = figure_of(draw_weight_map, **sweep(K, 2, 4))
+    figure = figure_of(weight_map, **sweep(K, 2, 4))
     assert [axes.get_title("left").split("\n")[0] for axes in figure.axes[:4]] == list(PANELS)
 
 
@@ -68,7 +68,7 @@ def test_a_cell_stands_where_its_weights_say_and_better_is_darker_and_on_top(fig
     for metric, sign in (("f1/Fear", 1), ("ece_adaptive", -1)):
         values = 0.5 + 0.1 * np.random.default_rng(4).permutation(21) / 20
         given = sweep(metric=metric, values=values, best=int((sign * values).argmax()))
-        (cells,) = named(figure_of(draw_weight_map, **given), "cells")
+        (cells,) = named(figure_of(weight_map, **given), "cells")
         order = np.argsort(sign * values)
         middles = [path.vertices[:6].mean(axis=0) for path in cells.get_paths()]
         np.testing.assert_allclose(middles, given["weights"][order] @ CORNERS, atol=1e-9)
@@ -76,7 +76,7 @@ def test_a_cell_stands_where_its_weights_say_and_better_is_darker_and_on_top(fig
 
 
 def test_the_first_teacher_is_on_top_and_the_others_follow_anticlockwise(figure_of):
-    figure = figure_of(draw_weight_map, **sweep(3, 5))
+    figure = figure_of(weight_map, **sweep(3, 5))
     at = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
     assert at["RN18"][1] > at["RN50"][1] == at["ViT"][1]
     assert at["RN50"][0] < at["RN18"][0] < at["ViT"][0]
@@ -85,7 +85,7 @@ def test_the_first_teacher_is_on_top_and_the_others_follow_anticlockwise(figure_
 def test_the_star_is_at_the_best_and_open_ones_at_other_panels_best(figure_of):
     given = sweep(3, 4, 3)
     given["values"][[3, 15 + 7, 30 + 9]] = 0.9, 0.95, 0.8
-    figure = figure_of(draw_weight_map, **given | {"best": 22})
+    figure = figure_of(weight_map, **given | {"best": 22})
     (best,) = named(figure, "best")
     assert best.get_color() == style.ORANGE
     for star, row in zip([best, *named(figure, "best of its panel")], (22, 3, 39), strict=True):
@@ -107,7 +107,7 @@ def test_the_plateau_is_outlined_as_a_whole(rows, edges, figure_of):
     plateau = (given["weights"][:, None] == np.array(rows) / 10).all(axis=2).any(axis=1)
     plateau[66:] = False
     given |= {"plateau": plateau, "best": int(np.argmax(plateau))}
-    borders = [len(border.get_segments()) for border in named(figure_of(draw_weight_map, **given), "plateau")]
+    borders = [len(border.get_segments()) for border in named(figure_of(weight_map, **given), "plateau")]
     assert borders == [edges, 0]
     assert outline(np.zeros((0, 6, 2))).shape == (0, 2, 2)
 
@@ -115,7 +115,7 @@ def test_the_plateau_is_outlined_as_a_whole(rows, edges, figure_of):
 def test_what_is_not_scored_is_grey_and_below(figure_of):
     given = sweep(3, 5)
     given["values"][[2, 9]] = NAN
-    colours = named(figure_of(draw_weight_map, **given), "cells")[0].get_facecolor()[:, :3]
+    colours = named(figure_of(weight_map, **given), "cells")[0].get_facecolor()[:, :3]
     assert np.ptp(colours[:2], axis=1).max() < 0.02  # no blue
     assert np.ptp(colours[3:], axis=1).min() > 0.02
 
@@ -124,7 +124,7 @@ def test_a_few_far_worse_values_do_not_take_the_colours(figure_of):
     values = np.linspace(0.70, 0.72, 66)
     values[:3] = 0.1
     for metric, given in (("macro_f1", values), ("nll", 1 - values)):
-        figure = figure_of(draw_weight_map, **sweep(3, 10, values=given, metric=metric, best=65))
+        figure = figure_of(weight_map, **sweep(3, 10, values=given, metric=metric, best=65))
         light = named(figure, "cells")[0].get_facecolor()[:, :3].mean(axis=1)
         assert np.ptp(light[3:]) > 0.5
         assert figure.axes[-1].get_xlim() == pytest.approx(sorted(np.abs([given[65], given[6]])))  # the seventh value
@@ -136,7 +136,7 @@ def test_two_teachers_are_a_line_over_the_first_ones_weight(figure_of):
     mixed = np.random.default_rng(0).permutation(22)
     mixed = np.concatenate([mixed[mixed < 11], mixed[mixed >= 11]])
     shuffled = {name: given[name][mixed] for name in ("weights", "values", "plateau")}
-    figure = figure_of(draw_weight_map, **given | shuffled | {"best": int(np.flatnonzero(mixed == given["best"])[0])})
+    figure = figure_of(weight_map, **given | shuffled | {"best": int(np.flatnonzero(mixed == given["best"])[0])})
     lines = named(figure, "line")
     assert [line.get_label() for line in lines] == ["logit", "prob"]
     for line, rows in zip(lines, (slice(0, 11), slice(11, 22)), strict=True):
@@ -153,7 +153,7 @@ def test_many_teachers_have_parallel_axes_with_the_best_on_top(metric, figure_of
     given = sweep(4, 4)
     if metric == "nll":
         given |= {"metric": "nll", "values": 1 - given["values"]}
-    figure = figure_of(draw_weight_map, **given)
+    figure = figure_of(weight_map, **given)
     lines = [
         line for gid in ("lines", "plateau lines") for group in named(figure, gid) for line in group.get_segments()
     ]
@@ -187,7 +187,7 @@ def test_degenerate_sweeps_are_drawn(K, kind):
         given |= {"values": values * 1e12, "metric": "nll", "best": 0}
     elif kind == "no scores":  # in the second panel
         given |= {"panels": ["a"] * 5 + ["b"] * 4, "best": 4, "values": np.where(np.arange(M) < 5, values, NAN)}
-    image = draw_weight_map(**{"names": NAMES[:K], "metric": "accuracy", "title": "", **given})
+    image = weight_map(**{"names": NAMES[:K], "metric": "accuracy", "title": "", **given})
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -208,7 +208,7 @@ def test_degenerate_sweeps_are_drawn(K, kind):
 )
 def test_a_sweep_that_cannot_be_drawn_is_one_error(changes, message):
     with pytest.raises(ContractError, match=message):
-        draw_weight_map(**sweep() | changes)
+        weight_map(**sweep() | changes)
 
 
 # trade-offs
@@ -254,7 +254,8 @@ def test_marks_are_ringed_and_named_once_each_also_at_the_edge(figure_of):
     low = figure.axes[0].get_ylim()[0]
     assert low > 0.5
     np.testing.assert_allclose(np.transpose(rings.get_data()), [[given["x"][7], given["y"][7]], [given["x"][9], low]])
-    assert {"equal weights = chosen", f"best macro_f1 ({given['x'][9]:.4g}, 0.05)"} <= set(texts(figure))
+    names = "1: equal weights = chosen", f"2: best macro_f1 ({given['x'][9]:.4g}, 0.05)"
+    assert {*names, "1", "2"} <= set(texts(figure))
     beyond = (given["y"] < low).sum()
     assert any(f"{beyond} beyond the axes, drawn at their edge" in text for text in texts(figure))
 

@@ -1,15 +1,20 @@
-"""Figures of single classes and images: confusion matrix, scores of each class, contact sheet of mistakes."""
+"""Figures of scores: confusion matrix, scores of each class, contact sheet of mistakes, differences of two runs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
-from fer_mlflow.figures.inputs import check_classes, check_counts, check_fractions
+from fer_mlflow.scoring.metrics import is_lower_better
 
 MOST_IMAGES = 36
+SIGNIFICANT = 0.05
+_UNSURE = "p ≥ 0.05 or n/a"
+_COLOURS = {"B better": (style.BLUE,) * 2, "A better": (style.VERMILLION,) * 2, _UNSURE: (style.MUTED, "white")}
 
 
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
@@ -20,16 +25,11 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
 
     Parameters
     ----------
-    confusion : (C, C) int, label (row) against prediction (column)
+    confusion : (C, C) int, label (row) against prediction (column), at least one row
     classes : C names
-
-    Raises
-    ------
-    ContractError
-        fewer than two classes, another shape or type, a negative count, or no row at all
     """
-    C = check_classes(classes)
-    confusion = check_counts("confusion", confusion, (C, C))
+    C = len(classes)
+    confusion = style.check_array("confusion", confusion, (C, C), "iu", bounds=(0, np.inf))
     names, support = style.readable_names(classes), confusion.sum(axis=1)
     N, hits = int(support.sum()), int(np.trace(confusion))
     shares = confusion / np.where(support, support, np.nan)[:, None]
@@ -72,21 +72,13 @@ def draw_class_scores(
     precision, recall, f1, f1_low, f1_high : (C,) float in [0, 1] or NaN
     support : (C,) int, labelled rows
     classes : C names
-
-    Raises
-    ------
-    ContractError
-        fewer than two classes, shapes disagree, a score outside [0, 1], or no row at all
     """
-    C = check_classes(classes)
+    C = len(classes)
     given = {"precision": precision, "recall": recall, "f1": f1, "f1_low": f1_low, "f1_high": f1_high}
     precision, recall, f1, low, high = (
-        check_fractions(name, values, (C,), gaps=True) for name, values in given.items()
+        style.check_array(name, values, (C,), gaps=True, bounds=(0, 1)) for name, values in given.items()
     )
-    support = check_counts("support", support, (C,))
-    scored = f1[(support > 0) & ~np.isnan(f1)]
-    if not len(scored):
-        raise ContractError("f1 is NaN for every class with a labelled row: there is nothing to draw")
+    scored = f1[~np.isnan(f1)]
     macro, y = float(np.mean(scored)), np.arange(C)
     detail = f"macro-F1 {macro:.3f} over {len(scored)} of {C} classes   N {support.sum():,}"
     table = {
@@ -123,19 +115,11 @@ def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns
     ----------
     images : 1 to 36 of (h, w, 3) uint8 RGB, each of any size
     captions : one for each image: a line above it and up to two below; lines that are too long lose their middle
-
-    Raises
-    ------
-    ContractError
-        no image, more than 36, another shape or type, or another number of captions
     """
-    if not 1 <= len(images) <= MOST_IMAGES:
-        raise ContractError(f"{len(images)} images; a sheet of mistakes has 1 to {MOST_IMAGES}")
-    if len(captions) != len(images):
-        raise ContractError(f"{len(images)} images and {len(captions)} captions")
-    for number, image in enumerate(images):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ContractError(f"image {number} is {image.dtype} of shape {image.shape}; it must be uint8, (h, w, 3)")
+    if not 1 <= len(images) <= MOST_IMAGES or len(captions) != len(images):
+        raise ContractError(
+            f"{len(images)} images and {len(captions)} captions; a sheet has 1 to {MOST_IMAGES} of each"
+        )
     rows = -(-len(images) // columns)
     with style.page(1.6 * columns, 0.8 + 2.05 * rows, "Most confident mistakes", f"{len(images)} shown") as figure:
         for axes in figure.subplots(rows, columns, squeeze=False).flat:
@@ -147,3 +131,61 @@ def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns
             axes.set_title(first, loc="center", size=9.5, weight="bold")
             axes.set_xlabel("\n".join(others), size=8.5, color=style.MUTED)
         return style.png(figure)
+
+
+def draw_differences(table: pd.DataFrame, runs: tuple[str, str] | None = None) -> bytes:
+    """Draw B - A of each score with its 95 % interval; filled marks are significant (p < 0.05); return a PNG.
+
+    Losses, where less is better, have a plot of their own below. Each plot is symmetric about 0. The page is 1350
+    pixels wide; its height depends on the rows alone.
+
+    Parameters
+    ----------
+    table : str column metric; float columns difference, low, high, NaN where a score has no difference, or no interval;
+        p_value, NaN where none was computed (such a difference is not called significant)
+    runs : the names of A and B
+    """
+    values = {name: table[name].to_numpy(float) for name in ("difference", "low", "high", "p_value")}
+    for name, each in values.items():
+        style.check_array(name, each, (len(table),), gaps=True)
+    less = np.array([is_lower_better(name) for name in table["metric"]])
+    named = pd.DataFrame(values, index=style.readable_names(table["metric"].tolist()))
+    groups = [(named[less == lower], lower) for lower in (False, True) if (less == lower).any()]
+    rows = [len(group) + 1.0 for group, _ in groups]  # and the columns' titles
+    height = 1.4 + 0.7 * len(groups) + min(0.4, 9 / sum(rows)) * sum(rows)
+    run_names = [f"{letter}: {name}" for letter, name in zip("AB", runs or (), strict=False)]
+    with style.page(9, height, "Difference B − A", *run_names) as figure:
+        grid = figure.subplots(len(groups), height_ratios=rows, squeeze=False)
+        for axes, (group, lower) in zip(grid.flat, groups, strict=True):
+            _draw_group(axes, group, lower)
+        style.draw_legend(figure)
+        return style.png(figure)
+
+
+def _draw_group(axes: Axes, group: pd.DataFrame, lower: bool) -> None:
+    limit = 1.05 * float(group[["difference", "low", "high"]].abs().fillna(0).to_numpy().max()) or 1.0
+    axes.axvline(0, color=style.INK, lw=1.1)
+    for verdict, (edge, face) in _COLOURS.items():
+        axes.plot([], [], "o-", ms=7.5, color=edge, mfc=face, mew=1.6, lw=2.2, label=verdict)
+    intervals = []
+    for y, row in enumerate(group.itertuples()):
+        better = "A better" if (row.difference > 0) == lower else "B better"
+        edge, face = _COLOURS[better if row.p_value < SIGNIFICANT else _UNSURE]
+        axes.plot([row.low, row.high], [y, y], color=edge, lw=2.2, solid_capstyle="butt", zorder=3)
+        dot: dict[str, Any] = {"color": edge, "mfc": face, "mew": 1.6, "zorder": 4, "gid": f"difference {row.Index}"}
+        axes.plot([row.difference], [y], "o", ms=7.5, **dot)
+        text = "none" if np.isnan(row.difference) else f"{row.difference:+.3f}"
+        has_interval = not np.isnan(row.low + row.high)
+        intervals.append((f"{text} [{row.low:+.3f}, {row.high:+.3f}]" if has_interval else text).replace("-", "−"))
+    columns = {"B − A [95 %]": intervals, "p": [_p(value) for value in group["p_value"]]}
+    style.draw_columns(axes, list(group.index), columns)
+    axes.set(xlim=(-limit, limit), xlabel=f"B − A, {'less' if lower else 'more'} is better")
+
+
+def _p(value: float) -> str:
+    """Return a p-value as text.
+
+    >>> _p(0.0004), _p(0.0312), _p(float("nan"))
+    ('<0.001', '0.031', 'n/a')
+    """
+    return "n/a" if np.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
