@@ -243,7 +243,10 @@ def fit_of(method: str, per_teacher: bool, weights: Mapping[str, float], space: 
     one set of coefficients.
     """
     if per_teacher:
-        return fit_coefficients if space == "logit" else partial(fit_pool, weights=weights)
+        fits: dict[str, Callable] = {"logit": fit_coefficients, "prob": partial(fit_pool, weights=weights)}
+        if space not in fits:
+            raise ContractError(f"space {space}: temperatures of single teachers are known for {', '.join(fits)} only")
+        return fits[space]
     methods = {"bias-corrected": fit_bias_corrected_temperature, "vector": fit_vector_scaling}
     return {"temperature": fit_temperature, **methods}[method]
 

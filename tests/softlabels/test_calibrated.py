@@ -38,6 +38,8 @@ def test_a_method_means_its_fit():
     assert fit_of("bias-corrected", False, weights, "prob") is fit_bias_corrected_temperature
     assert fit_of("vector", False, weights, "logit") is fit_vector_scaling
     assert fit_of("temperature", True, weights, "logit") is fit_coefficients
+    with pytest.raises(ContractError, match="space power: temperatures of single teachers are known for logit, prob"):
+        fit_of("temperature", True, weights, "power")
     teachers, labels = draw_teachers()
     pooled = fit_of("temperature", True, {"A": 0.2, "B": 0.3, "C": 0.5}, "prob")(teachers, labels)
     assert pooled.temperatures.shape == (3,)
