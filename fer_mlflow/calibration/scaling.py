@@ -16,6 +16,7 @@ from fer_mlflow.calibration.temperature import (
     TemperatureFit,
     fit_temperature,
 )
+from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_labels, check_logits, stack_logits
 
