@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from fer_mlflow.settings import Settings, renamed
+from fer_mlflow.softlabels.bundle import SoftLabels
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
@@ -56,7 +57,23 @@ class RunResult:
 
     def __repr__(self) -> str:
         """Return one line: the numbers, names and run ids, not the arrays, tables and the way to the UI."""
-        shown = {
-            name: each for name, each in vars(self).items() if name != "ui" and isinstance(each, str | int | float)
-        }
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        values = {**vars(self), "name": getattr(self, "name", None), "ui": None}
+        shown = [f"{name}={each!r}" for name, each in values.items() if isinstance(each, str | int | float)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SoftLabelsResult(RunResult):
+    """What a workflow on soft labels returns.
+
+    Attributes
+    ----------
+    soft_labels : the soft labels, verified
+    """
+
+    soft_labels: SoftLabels
+
+    @property
+    def name(self) -> str:
+        """The configuration and the benchmark, for people."""
+        return self.soft_labels.name

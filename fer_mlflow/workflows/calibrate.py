@@ -16,16 +16,15 @@ from fer_mlflow.figures import draw_reliability
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, expected_calibration_error
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.ensemble import calibrated
 from fer_mlflow.tracking.bundles import publish_bundle
-from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.tracking.runs import TrackedRun, metric_key
+from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
-from fer_mlflow.workflows.sources import Source, opened_source, read_run_or_folder, read_source
+from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source, source_run
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,17 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class CalibrateResult(RunResult):
+class CalibrateResult(SoftLabelsResult):
     """A calibration of soft labels.
 
     Attributes
     ----------
-    name : the configuration and the benchmark
     method : what was fitted
     calibration : the fit, and scores before and after
     metrics : name -> number, as they are logged
     exported_run : the run with the calibrated soft labels; empty where they were not exported
     """
 
-    name: str
-    soft_labels: SoftLabels
     method: str
     calibration: Calibration
     metrics: dict[str, float]
@@ -85,21 +81,14 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
     TrackingError
         the server cannot be reached
     """
-    found, params = read_source(settings), params_of(settings)
+    found = read_source(settings)
     other = read_run_or_folder(settings.fit_run) if settings.fit_run else None
     if other is not None:
         check_fit_source(found, other)
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in settings.by}
-    name = settings.name or f"calibrate · {found.name}"
-    with (
-        open_run("calibrate", name, settings.experiment) as run,
-        opened_source(found, run, params, progress) as source,
-    ):
+    with source_run("calibrate", settings, found, progress) as (run, source):
         bundle = source.bundle
-        run.log_params(source.params_with(params))
-        benchmark = bundle.benchmark
-        run.log_benchmark(benchmark, bundle)
         inputs = _inputs(source, settings.per_teacher)
         result = _calibrate(source, inputs, known, parts, other, settings)
         metrics = calibration_metrics(result, bundle)
@@ -113,7 +102,6 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
             run.log_figure("reliability.png", figure)
         run.set_tags(
             {
-                **source.tags(),
                 "fer.temperature_status": result.fit.status,
                 "fer.temperature_explanation": result.fit.explanation,
                 "fer.calibration_protocol": result.protocol,
@@ -124,7 +112,6 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
     return CalibrateResult(
         run_id=run.run_id,
         ui=run.ui,
-        name=source.name,
         soft_labels=bundle,
         method=settings.method,
         calibration=result,
@@ -281,7 +268,7 @@ def _export(
     tags |= {"fer.source_run": source.run_id} if source.run_id else {}
     made = calibrated(bundle, result.fit.apply(inputs), calibration)
     with run.sibling(made.configuration.name, time.time()) as exported:
-        exported.log_params(source.params_with({}))
+        exported.log_params(source.inputs)
         with tempfile.TemporaryDirectory(prefix="calibrated.") as folder:
             publish_bundle(exported, made.write(Path(folder) / FOLDER), config_key, tags)
     return exported.run_id

@@ -13,13 +13,12 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, class_scores, evaluate as evaluate_logits
 from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.scoring.significance import Interval
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import EvaluateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.runs import metric_key, open_run
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.tracking.runs import metric_key
+from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
-from fer_mlflow.workflows.sources import Source, opened_source, read_source
+from fer_mlflow.workflows.sources import Source, read_source, source_run
 
 MOST_SLICES = 50
 MOST_MISTAKES = 30
@@ -28,12 +27,11 @@ SEED = 0  # of the resampling: the same bundle gives the same intervals
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class EvaluateResult(RunResult):
+class EvaluateResult(SoftLabelsResult):
     """Scores of soft labels.
 
     Attributes
     ----------
-    name : the configuration and the benchmark
     temperature : what the logits were divided by
     evaluation : scores of the labelled rows, with intervals
     slices : column -> value -> metrics and the number of rows
@@ -42,8 +40,6 @@ class EvaluateResult(RunResult):
     predictions_location : where the table of every row's prediction is
     """
 
-    name: str
-    soft_labels: SoftLabels
     temperature: float
     evaluation: Evaluation
     slices: dict[str, dict[str, dict[str, float]]]
@@ -63,20 +59,13 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
     TrackingError
         the server cannot be reached
     """
-    found, params = read_source(settings), params_of(settings)
+    found = read_source(settings)
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in settings.by}
     temperature = settings.temperature
     at = f" · T {temperature:g}" if temperature != 1 else ""
-    name = settings.name or f"evaluate · {found.name}{at}"
-    with (
-        open_run("evaluate", name, settings.experiment) as run,
-        opened_source(found, run, params, progress) as source,
-    ):
+    with source_run("evaluate", settings, found, progress, at) as (run, source):
         bundle = source.bundle
-        run.log_params(source.params_with(params))
-        benchmark = bundle.benchmark
-        run.log_benchmark(benchmark, bundle)
         logits = bundle.logits.astype(np.float64) / temperature
         evaluation = evaluate_logits(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
         sliced = _score_slices(logits, bundle.labels, bundle.classes, parts)
@@ -89,13 +78,11 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         figures |= {} if mistakes is None else {"mistakes.png": mistakes}
         for file, png in figures.items():
             run.log_figure(file, png)
-        run.set_tags(source.tags())
     if unlabelled := len(bundle) - len(evaluation.predictions):
         warn(f"{unlabelled:,} rows have no label and are left out")
     return EvaluateResult(
         run_id=run.run_id,
         ui=run.ui,
-        name=source.name,
         soft_labels=bundle,
         temperature=temperature,
         evaluation=evaluation,

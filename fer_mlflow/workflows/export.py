@@ -12,7 +12,7 @@ from fer_mlflow.settings.scoring import ExportSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import (
     Ensemble,
     bundle_folder,
@@ -27,12 +27,11 @@ from fer_mlflow.workflows.ensemble import (
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ExportResult(RunResult):
+class ExportResult(SoftLabelsResult):
     """Soft labels that were exported.
 
     Attributes
     ----------
-    name : the configuration and the benchmark
     metrics : name -> number; empty where no row has a label
     teacher_runs : teacher name -> the run that has its logits
     computed : names of the teachers whose logits were computed, not reused
@@ -40,8 +39,6 @@ class ExportResult(RunResult):
     out : the folder that has a copy
     """
 
-    name: str
-    soft_labels: SoftLabels
     metrics: dict[str, float]
     teacher_runs: dict[str, str]
     computed: tuple[str, ...]
@@ -86,7 +83,6 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     return ExportResult(
         run_id=run.run_id,
         ui=run.ui,
-        name=ensemble.name,
         soft_labels=bundle,
         metrics=dict(bundle.metrics),
         teacher_runs={name: gathered.run_ids[name] for name in ensemble.configuration.teachers},

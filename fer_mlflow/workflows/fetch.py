@@ -17,24 +17,22 @@ from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.selection import choose_run, find_best
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import copy_bundle, read_rows, warn
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FetchResult(RunResult):
+class FetchResult(SoftLabelsResult):
     """Soft labels on this disk.
 
     Attributes
     ----------
-    soft_labels : the verified bundle, in its folder
     source_run, source_sha256 : the run that has them, and the digest of that run's bundle
     chosen : how the run was chosen, in words; empty where it was named
     how : how the bundle came into the folder, in words
     proofs : `manifest`, `images` -> what was proved, in words
     """
 
-    soft_labels: SoftLabels
     source_run: str
     source_sha256: str
     chosen: str

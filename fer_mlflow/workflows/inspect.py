@@ -8,30 +8,25 @@ import pandas as pd
 from fer_mlflow.figures import draw_sharpness
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.sharpness import Sharpness, measure_sharpness, recommended_temperatures
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import InspectSettings
-from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.runs import metric_key, open_run
-from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.sources import opened_source, read_source
+from fer_mlflow.tracking.runs import metric_key
+from fer_mlflow.workflows import SoftLabelsResult, workflow
+from fer_mlflow.workflows.sources import read_source, source_run
 
 COLUMNS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class InspectResult(RunResult):
+class InspectResult(SoftLabelsResult):
     """How peaked soft labels are.
 
     Attributes
     ----------
-    name : the configuration and the benchmark
     sharpness : statistics of the top probability at each temperature
     band : the mean top probabilities that suit distillation, lowest and highest
     recommended : temperatures whose mean top probability lies in the band; None where there are none
     """
 
-    name: str
-    soft_labels: SoftLabels
     sharpness: Sharpness
     band: tuple[float, ...]
     recommended: tuple[float, float] | None
@@ -48,28 +43,18 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
     TrackingError
         the server cannot be reached
     """
-    found, params = read_source(settings), params_of(settings)
-    name = settings.name or f"inspect · {found.name}"
-    with (
-        open_run("inspect", name, settings.experiment) as run,
-        opened_source(found, run, params, progress) as source,
-    ):
+    with source_run("inspect", settings, read_source(settings), progress) as (run, source):
         soft_labels, low_and_high = source.bundle, (settings.band[0], settings.band[1])
         recommended = recommended_temperatures(soft_labels.logits, low_and_high)
         sharpness = measure_sharpness(soft_labels.logits, np.array(settings.temperatures))
-        run.log_params(source.params_with(params))
-        benchmark = soft_labels.benchmark
-        run.log_benchmark(benchmark, soft_labels)
         table = sharpness_table(sharpness, soft_labels.classes)
         run.log_metrics(_metrics(table, recommended))
         run.log_table("sharpness", table)
         figure = draw_sharpness(sharpness, soft_labels.classes, band=low_and_high, recommended=recommended)
         run.log_figure("sharpness.png", figure)
-        run.set_tags(source.tags())
     return InspectResult(
         run_id=run.run_id,
         ui=run.ui,
-        name=source.name,
         soft_labels=soft_labels,
         sharpness=sharpness,
         band=settings.band,

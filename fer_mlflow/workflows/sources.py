@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from fer_mlflow.data.manifest import read_column
-from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
+from fer_mlflow.errors import BundleError, ContractError, FerError
 from fer_mlflow.files import cache_folder, sha256_of_file
-from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.progress import Progress
+from fer_mlflow.settings import params_of
 from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
-from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.workflows.ensemble import Ensemble, fuse_and_track, read_ensemble, warn
 
 _TEACHER_RUN = "fer.teacher_run/"
+_FILES = ("manifest", "root", "split", "teachers")
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,11 @@ class Source:
         """The configuration and the benchmark, for people."""
         return self.bundle.name
 
-    def params_with(self, params: Mapping[str, str]) -> dict[str, object]:
-        """Return a run's params: the given ones, and what the bundle adds to them."""
-        return {
-            **{key: self.params[key] for key in ("manifest", "root", "split", "teachers") if self.params.get(key)},
-            **self.bundle.configuration.options,
-            **derived_params(self.bundle),
-            **params,
-        }
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The params that say what the soft labels were made from, and how."""
+        files = {name: self.params[name] for name in _FILES if self.params.get(name)}
+        return files | self.bundle.configuration.options
 
     def tags(self) -> dict[str, str]:
         """Return the tags by which a run is found beside the others on its benchmark."""
@@ -139,7 +138,7 @@ def read_run_source(run_id: str) -> Source:
                     if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
                         raise BundleError(f"run {teacher_run} has other rows or classes")
                     found[name] = teacher.logits
-                except (FerError, RunError) as error:
+                except FerError as error:
                     warn(f"teacher {name} is left out: {error}")
         return found
 
@@ -152,14 +151,24 @@ def read_run_or_folder(name: str) -> Source:
 
 
 @contextmanager
-def opened_source(
-    found: "Source | Ensemble", run: TrackedRun, params: Mapping[str, str], progress: Progress = no_progress
-) -> Iterator[Source]:
-    """Give the soft labels for a block; an ensemble's are fused from teacher runs, which are made where they lack."""
-    if isinstance(found, Source):
-        yield found
-        return
-    bundle, gathered = fuse_and_track(found, run, params, progress)
-    logits = {name: each.logits for name, each in gathered.teachers.items()}
-    files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
-    yield Source(bundle, "", files, lambda: logits)
+def source_run(
+    kind: str, settings: SourceSettings, found: "Source | Ensemble", progress: Progress, suffix: str = ""
+) -> Iterator[tuple[TrackedRun, Source]]:
+    """Open the run of a workflow on soft labels for a block, with their params, tags and benchmark.
+
+    An ensemble's soft labels are fused from teacher runs, which are made where they lack.
+    """
+    params = params_of(settings)
+    with open_run(kind, settings.name or f"{kind} · {found.name}{suffix}", settings.experiment) as run:
+        if isinstance(found, Source):
+            source = found
+        else:
+            bundle, gathered = fuse_and_track(found, run, params, progress)
+            logits = {name: each.logits for name, each in gathered.teachers.items()}
+            files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
+            source = Source(bundle, "", files, lambda: logits)
+        bundle = source.bundle
+        run.log_params({**source.inputs, **derived_params(bundle), **params})
+        run.log_benchmark(bundle.benchmark, bundle)
+        run.set_tags(source.tags())
+        yield run, source
