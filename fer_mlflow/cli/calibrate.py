@@ -10,16 +10,13 @@ from fer_mlflow.settings.scoring import CalibrateSettings
 def command(result) -> Iterator[str]:
     """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on."""
     from fer_mlflow.scoring.metrics import CALIBRATION_METRICS, metric_names
-    from fer_mlflow.workflows.calibrate import describe_fit
 
-    calibration, soft_labels = result.calibration, result.soft_labels
-    fit = calibration.fit
+    calibration, fit, described = result.calibration, result.calibration.fit, result.calibration.fitted
     yield f"{result.name}, {len(calibration.before.predictions):,} labelled rows"
     yield f"{result.method}, {calibration.protocol}\n"
     yield f"  status  {fit.status}: {fit.explanation}"
     if calibration.fitted_on["classes"] == 1:
         yield "          all rows have one label, so this fits the confidence in that class alone"
-    described = describe_fit(fit, soft_labels)
     if "temperature" in described:
         error = f" ± {described['temperature_se']:.4f} (standard error)" if "temperature_se" in described else ""
         yield f"  T       {described['temperature']:.4f}{error}"
@@ -34,25 +31,20 @@ def command(result) -> Iterator[str]:
     yield f"\n  {'':<{width}}   before" + "     after" * bool(after)
     for name in compared:
         yield f"  {name:<{width}} {before[name]:8.4f}" + (f"  {after[name]:8.4f}" if after else "")
-    yield from _slice_lines(calibration, soft_labels)
+    for column, values in calibration.by_slice.items():
+        yield from _slice_lines(column, values)
     yield ""
     yield from where_lines(result, export=result.exported_run)
 
 
-def _slice_lines(calibration, soft_labels) -> Iterator[str]:
+def _slice_lines(column: str, values) -> Iterator[str]:
     """Yield each slice's own temperature, and its scores before and after the common calibration."""
     from fer_mlflow.calibration.temperature import OK
-    from fer_mlflow.workflows.calibrate import slice_numbers
 
-    shown = None
-    for column, value, rows, fit, numbers in slice_numbers(calibration, soft_labels):
-        width = max(map(len, [column, *calibration.by_slice[column]]))
-        if column != shown:
-            names = "".join(f"  {name:>10}" for name in numbers)
-            yield f"\n  {column:<{width}}     rows         T  {'':>8}{names}"
-            shown = column
-        temperature = (
-            f"{fit.temperature:8.4f}  ± {fit.standard_error:<6.4f}" if fit.status == OK else f"{fit.status:>18}"
-        )
-        cells = "".join(f"  {number:10.4f}" for number in numbers.values())
-        yield f"  {value or '(empty)':<{width}}  {rows:7,}  {temperature}{cells}"
+    width = max(map(len, [column, *values]))
+    names = "".join(f"  {name:>10}" for name in next(iter(values.values()))[1] if name != "rows")
+    yield f"\n  {column:<{width}}     rows         T  {'':>8}{names}"
+    for value, (fit, numbers) in values.items():
+        found = f"{fit.temperature:8.4f}  ± {fit.standard_error:<6.4f}" if fit.status == OK else f"{fit.status:>18}"
+        cells = "".join(f"  {number:10.4f}" for name, number in numbers.items() if name != "rows")
+        yield f"  {value or '(empty)':<{width}}  {numbers['rows']:7,.0f}  {found}{cells}"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -49,6 +51,23 @@ def metric_key(*parts: str) -> str:
         longest = max(range(len(clean)), key=lambda at: len(clean[at]))
         clean[longest] = clean[longest][: max(1, len(clean[longest]) - over)]
     return "/".join(clean)
+
+
+def metric_keys(values: Mapping[str, Any], *path: str) -> dict[str, float]:
+    """Return the numbers of nested mappings under their keys, without those that are NaN.
+
+    Only in the innermost names does a `/` stand for itself; an empty name is `none`.
+
+    >>> metric_keys({"source": {"web/é!": {"f1/Sad": 0.5}, "": {"f1/Sad": float("nan"), "rows": 3}}})
+    {'source/web_é_/f1/Sad': 0.5, 'source/none/rows': 3}
+    """
+    keys: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            keys |= metric_keys(value, *path, name or "none")
+        elif not math.isnan(value):
+            keys[metric_key(*path, *name.split("/"))] = value
+    return keys
 
 
 class TrackedRun:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.ensemble import calibrated
 from fer_mlflow.tracking.bundles import publish_bundle
-from fer_mlflow.tracking.runs import TrackedRun, metric_key
+from fer_mlflow.tracking.runs import TrackedRun, metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
@@ -34,20 +34,23 @@ class Calibration:
     Attributes
     ----------
     fit : of all rows that may be fitted on; it has `status`, `explanation` and `apply`
+    fitted : the same as JSON-able values, see `describe_fit`
     protocol : how fitting and measuring were kept apart, in words
     is_in_sample : whether `after` is measured on the rows that were fitted on
     fitted_on : name, digest and number of the rows of `fit`, and how many classes they have
     before, after : scores of the labelled rows; no `after` where there was nothing to fit
-    by_slice : column -> value -> (rows, fit of these rows alone), for columns with several values
+    by_slice : column -> value -> fit of these rows alone, and how many they are with their nll and ece before and after
+        the common calibration; for columns with several values
     """
 
     fit: Any
+    fitted: dict[str, Any]
     protocol: str
     is_in_sample: bool
     fitted_on: dict[str, Any]
     before: Evaluation
     after: Evaluation | None
-    by_slice: dict[str, dict[str, tuple[np.ndarray, TemperatureFit]]]
+    by_slice: dict[str, dict[str, tuple[TemperatureFit, dict[str, float]]]]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -91,7 +94,7 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
         bundle = source.bundle
         inputs = _inputs(source, settings.per_teacher)
         result = _calibrate(source, inputs, known, parts, other, settings)
-        metrics = calibration_metrics(result, bundle)
+        metrics = _metrics(result)
         run.log_metrics(metrics)
         if result.after is not None:
             panels = {"before": result.before, "after": result.after}
@@ -168,85 +171,81 @@ def _calibrate(
     source: Source,
     inputs: np.ndarray,
     known: np.ndarray,
-    parts: Mapping,
+    parts: Mapping[str, Mapping[str, np.ndarray]],
     other: Source | None,
     settings: CalibrateSettings,
 ) -> Calibration:
-    """Fit, and measure on rows that were not fitted on unless that was asked for."""
-    bundle = source.bundle
-    configuration, labels = bundle.configuration, bundle.labels[known]
+    """Fit, and measure on rows that were not fitted on unless `in_sample` is set."""
+    bundle, fitted = source.bundle, (source if other is None else other).bundle
+    configuration, labels, mine = bundle.configuration, bundle.labels[known], inputs[..., known, :]
     fit_rows = fit_of(settings.method, settings.per_teacher, configuration.weights, configuration.space)
-    mine = inputs[..., known, :]
-    fitted_bundle = bundle
     if other is not None:
         check_fit_source(source, other)
-        fitted_bundle = other.bundle
         _warn_of_overlap(source, other)
-        theirs = other.bundle.labels >= 0
-        fit = fit_rows(_inputs(other, settings.per_teacher)[..., theirs, :], other.bundle.labels[theirs])
-        scaled = fit.apply(mine) if fit.status == OK else None
-        protocol = f"fitted on {other.bundle.benchmark}, measured here"
+        theirs = fitted.labelled
+        fit = fit_rows(_inputs(other, settings.per_teacher)[..., theirs, :], fitted.labels[theirs])
+        protocol = f"fitted on {fitted.benchmark}, measured here"
     else:
-        fit = fit_rows(mine, labels)
-        if settings.in_sample:
-            scaled = fit.apply(mine) if fit.status == OK else None
-            protocol = "fitted and measured on the same rows"
-        else:
-            k = settings.crossfit or 0
-            folds = stratified_folds(labels, k, np.random.default_rng(settings.seed))
-            scaled, fits = crossfit(fit_rows, mine, labels, folds)
-            protocol = f"cross-fitted: fitted on {k - 1} of {k} folds, measured on the other"
-            if fit.status == OK and scaled is None:
-                fit = next(each for each in fits if each.status != OK)
-    logits = bundle.logits[known].astype(np.float64)
-    classes = bundle.classes
-    before = evaluate_logits(logits, labels, classes, np.random.default_rng(SEED))
-    after = None if scaled is None else evaluate_logits(scaled, labels, classes, np.random.default_rng(SEED))
-    if after is not None and settings.method == "temperature" and not settings.per_teacher:
-        _check_unchanged(before, after)
+        fit, protocol = fit_rows(mine, labels), "fitted and measured on the same rows"
+    if other is None and not settings.in_sample:
+        k = settings.crossfit or 0
+        protocol = f"cross-fitted: fitted on {k - 1} of {k} folds, measured on the other"
+        folds = stratified_folds(labels, k, np.random.default_rng(settings.seed))
+        scaled, fits = crossfit(fit_rows, mine, labels, folds)
+        if fit.status == OK and scaled is None:
+            fit = next(each for each in fits if each.status != OK)
+    else:
+        scaled = fit.apply(mine) if fit.status == OK else None
+
+    def scored(logits: np.ndarray) -> Evaluation:
+        return evaluate_logits(logits, labels, bundle.classes, np.random.default_rng(SEED))
+
+    before, after = scored(bundle.logits[known].astype(np.float64)), None if scaled is None else scored(scaled)
+    # One temperature cannot move a prediction, so if it did something is wrong with the numbers.
+    moved = 0 if after is None else int((before.predictions != after.predictions).sum())
+    if moved and settings.method == "temperature" and not settings.per_teacher:
+        what = "predictions changed under a temperature: logits differ by less than float64 can tell"
+        raise JobError(f"{moved:,} {what}")
+    evaluations = {"before": before, "after": after}
     return Calibration(
         fit=fit,
+        fitted=describe_fit(fit, bundle),
         protocol=protocol,
         is_in_sample=settings.in_sample,
         fitted_on={
-            "name": fitted_bundle.benchmark,
-            "selection_sha256": fitted_bundle.selection_sha256,
-            "rows": int((fitted_bundle.labels >= 0).sum()),
-            "classes": len(np.unique(fitted_bundle.labels[fitted_bundle.labels >= 0])),
+            "name": fitted.benchmark,
+            "selection_sha256": fitted.selection_sha256,
+            "rows": int(fitted.labelled.sum()),
+            "classes": len(np.unique(fitted.labels[fitted.labelled])),
         },
         before=before,
         after=after,
-        by_slice=_fit_slices(bundle, known, parts),
+        by_slice={
+            column: {value: _calibrate_slice(bundle, known, rows, evaluations) for value, rows in values.items()}
+            for column, values in parts.items()
+            if values
+        },
     )
 
 
-def _check_unchanged(before: Evaluation, after: Evaluation) -> None:
-    """Check that one temperature moved no prediction: it cannot, so if it did something is wrong with the numbers."""
-    moved = int((before.predictions != after.predictions).sum())
-    if moved:
-        raise JobError(
-            f"{moved:,} predictions changed under a temperature: logits differ by less than float64 can tell"
-        )
+def _calibrate_slice(
+    bundle: SoftLabels, known: np.ndarray, rows: np.ndarray, evaluations: Mapping[str, Evaluation | None]
+) -> tuple[TemperatureFit, dict[str, float]]:
+    """Return the temperature of some rows on their own, and their scores in evaluations of all labelled rows."""
+    own = rows[known]
+    numbers = {"rows": float(own.sum())}
+    for when, each in evaluations.items():
+        if each is not None:
+            numbers[f"{when}/nll"] = float(each.losses[own].mean())
+            numbers[f"{when}/ece"] = expected_calibration_error(each.confidence[own], each.correct[own])
+    return fit_temperature(bundle.logits[rows], bundle.labels[rows]), numbers
 
 
 def _warn_of_overlap(source: Source, other: Source) -> None:
     """Say how many images were both fitted and measured on."""
-    fitted = other.bundle.index["image_sha256"][other.bundle.labels >= 0]
-    shared = int(source.bundle.index["image_sha256"].isin(fitted).sum())
-    if shared:
+    fitted = other.bundle.index["image_sha256"][other.bundle.labelled]
+    if shared := int(source.bundle.index["image_sha256"].isin(fitted).sum()):
         warn(f"--fit-run: {shared:,} images are in both benchmarks, so what is measured is partly in-sample")
-
-
-def _fit_slices(bundle: SoftLabels, known: np.ndarray, parts: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
-    """Return the temperature of each value of each column, on its own rows."""
-    return {
-        column: {
-            value: (rows[known], fit_temperature(bundle.logits[rows], bundle.labels[rows]))
-            for value, rows in values.items()
-        }
-        for column, values in parts.items()
-        if values
-    }
 
 
 def _export(
@@ -258,7 +257,7 @@ def _export(
     bundle = source.bundle
     calibration = {
         "method": settings.method + (" per teacher" if settings.per_teacher else ""),
-        **describe_fit(result.fit, bundle),
+        **result.fitted,
         "fitted_on": result.fitted_on,
         "in_sample": not settings.fit_run,
     }
@@ -274,7 +273,7 @@ def _export(
     return exported.run_id
 
 
-def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
+def describe_fit(fit: TemperatureFit | AffineFit | CoefficientsFit | PooledFit, bundle: SoftLabels) -> dict[str, Any]:
     """Return what was fitted as JSON-able values: temperatures, scales and biases, or coefficients."""
     if fit.status != OK:
         return {}
@@ -293,52 +292,18 @@ def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
             "coefficient": each,
             "teacher_temperature": {name: shares[name] / a for name, a in each.items() if a > 0},
         }
-    if isinstance(fit, PooledFit):
-        return {
-            "temperature": fit.pool.temperature,
-            "teacher_temperature": dict(zip(teachers, fit.temperatures.tolist(), strict=True)),
-        }
-    raise TypeError(f"no description of a {type(fit).__name__}")
+    temperatures = dict(zip(teachers, fit.temperatures.tolist(), strict=True))
+    return {"temperature": fit.pool.temperature, "teacher_temperature": temperatures}
 
 
-def calibration_metrics(result: Calibration, bundle: SoftLabels) -> dict[str, float]:
+def _metrics(result: Calibration) -> dict[str, float]:
     """Return the run's metrics: what was fitted, `before/` and `after/` of every score, and slices."""
-    metrics: dict[str, float] = {}
-    for name, value in describe_fit(result.fit, bundle).items():
-        if isinstance(value, dict):
-            metrics |= {metric_key(name, part): number for part, number in value.items()}
-        else:
-            metrics[name] = value
-    for when in ("before", "after"):
-        evaluation = getattr(result, when)
-        if evaluation is not None:
-            named = evaluation.named()
-            metrics |= {f"{when}/{name}": value for name, value in named.items() if not name.startswith("ci95/")}
-    for column, value, rows, fit, numbers in slice_numbers(result, bundle):
-        metrics[metric_key(column, value or "none", "rows")] = float(rows)
-        if fit.status == OK:
-            metrics[metric_key(column, value or "none", "temperature")] = fit.temperature
-            metrics[metric_key(column, value or "none", "temperature_se")] = fit.standard_error
-        for name, number in numbers.items():
-            metrics[metric_key(column, value or "none", *name.split("/"))] = number
-    return metrics
-
-
-def slice_numbers(
-    result: Calibration, bundle: SoftLabels
-) -> Iterator[tuple[str, str, int, TemperatureFit, dict[str, float]]]:
-    """Yield column, value, rows, fit, and nll and ece before and after of every slice.
-
-    What is after is the common calibration on the slice's rows, not the slice's own temperature.
-    """
+    metrics = metric_keys(result.fitted)
+    for when, each in (("before", result.before), ("after", result.after)):
+        named = {} if each is None else each.named()
+        metrics |= {f"{when}/{name}": value for name, value in named.items() if not name.startswith("ci95/")}
     for column, values in result.by_slice.items():
-        for value, (rows, fit) in values.items():
-            numbers = {}
-            for when in ("before", "after"):
-                evaluation = getattr(result, when)
-                if evaluation is not None:
-                    numbers[f"{when}/nll"] = float(evaluation.losses[rows].mean())
-                    numbers[f"{when}/ece"] = expected_calibration_error(
-                        evaluation.confidence[rows], evaluation.correct[rows]
-                    )
-            yield column, value, int(rows.sum()), fit, numbers
+        for value, (fit, numbers) in values.items():
+            own = {"temperature": fit.temperature, "temperature_se": fit.standard_error} if fit.status == OK else {}
+            metrics |= metric_keys(numbers | own, column, value or "none")
+    return metrics

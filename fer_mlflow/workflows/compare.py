@@ -12,10 +12,12 @@ from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CompareSettings
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
-from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
+from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.sources import Source, read_run_or_folder
+
+_LOGGED = ("benchmark", "weights", "space", "dtype", "calibration", "clahe")  # of each protocol, as params
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -58,7 +60,8 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
     comparison = table = None
     with open_run("compare", settings.name or f"compare · {a.name}  with  {b.name}", settings.experiment) as run:
         differ = [label for label in protocols[0] if protocols[0][label] != protocols[1][label]]
-        run.log_params({**params_of(settings), **_sides(a, b)})
+        sides = zip("ab", protocols, strict=True)
+        run.log_params(params_of(settings) | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
         if shared.is_comparable:
             comparison, table = _compare(a, b, shared)
@@ -76,16 +79,6 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         table=table,
         changed_rows_location=run.artifact_location("tables/changed_rows.parquet"),
     )
-
-
-def _sides(a: Source, b: Source) -> dict[str, str]:
-    """Return both ensembles as params."""
-    return {
-        f"{side}/{key}": text
-        for side, source in (("a", a), ("b", b))
-        for key, text in source.bundle.protocol.items()
-        if key in ("benchmark", "weights", "space", "dtype", "calibration", "clahe")
-    }
 
 
 def _compare(a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.DataFrame]:
@@ -117,21 +110,11 @@ def _log(
     bundle = a.bundle
     run.log_benchmark(bundle.benchmark, bundle)
     metrics = {"rows": float(len(comparison.labels)), "changed_rows": float(comparison.changed.sum())}
-    for row in table.to_dict("records"):
-        for key in ("a", "b", "difference", "low", "high", "p_value"):
-            if not np.isnan(row[key]):
-                metrics[metric_key(key, *row["metric"].split("/"))] = row[key]
-    run.log_metrics(metrics)
+    run.log_metrics(metrics | metric_keys(table.set_index("metric").to_dict()))
     run.log_table("differences", table)
-    run.log_table("changed_rows", changed_rows(comparison, a, shared))
+    changed, names = comparison.changed, np.array(bundle.classes, dtype=object)
+    rows = bundle.index.iloc[shared.rows_a[changed]][["row", "path", "label", "split", "source"]]
+    sides = {"a": comparison.predictions_a, "b": comparison.predictions_b}
+    predictions = {f"prediction_{side}": names[each[changed]] for side, each in sides.items()}
+    run.log_table("changed_rows", rows.reset_index(drop=True).assign(**predictions))
     run.log_figure("differences.png", draw_differences(table, runs=(a.name, b.name)))
-
-
-def changed_rows(comparison: Comparison, a: Source, shared: SharedRows) -> pd.DataFrame:
-    """Return the rows on which A and B predict different classes."""
-    names = np.array(a.bundle.classes, dtype=object)
-    changed = comparison.changed
-    table = a.bundle.index.iloc[shared.rows_a[changed]][["row", "path", "label", "split", "source"]]
-    return table.reset_index(drop=True).assign(
-        prediction_a=names[comparison.predictions_a[changed]], prediction_b=names[comparison.predictions_b[changed]]
-    )

@@ -15,7 +15,7 @@ from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.settings.scoring import EvaluateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.runs import metric_key
+from fer_mlflow.tracking.runs import metric_key, metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
 from fer_mlflow.workflows.sources import Source, read_source, source_run
@@ -68,8 +68,14 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         bundle = source.bundle
         logits = bundle.logits.astype(np.float64) / temperature
         evaluation = evaluate_logits(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
-        sliced = _score_slices(logits, bundle.labels, bundle.classes, parts)
-        metrics = evaluation.named() | _named_slices(sliced)
+        sliced = {
+            column: {
+                value: {"rows": float(rows.sum()), **score(logits[rows], bundle.labels[rows], bundle.classes)}
+                for value, rows in values.items()
+            }
+            for column, values in parts.items()
+        }
+        metrics = evaluation.named() | metric_keys(sliced)
         run.log_metrics(metrics)
         figures = _draw_figures(bundle, evaluation, known)
         predictions = predictions_table(source, logits)
@@ -127,42 +133,21 @@ def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dic
     return parts if len(parts) > 1 else {}
 
 
-def _score_slices(logits, labels, classes, parts) -> dict[str, dict[str, dict[str, float]]]:
-    """Return column -> value -> metrics, with the number of rows."""
-    return {
-        column: {
-            value: {"rows": float(rows.sum()), **score(logits[rows], labels[rows], classes)}
-            for value, rows in values.items()
-        }
-        for column, values in parts.items()
-    }
-
-
-def _named_slices(sliced) -> dict[str, float]:
-    """Return the metrics of slices under `<column>/<value>/<metric>`."""
-    named: dict[str, float] = {}
-    for column, values in sliced.items():
-        for value, metrics in values.items():
-            for name, number in metrics.items():
-                named[metric_key(column, value or "none", *name.split("/"))] = number
-    return named
-
-
 def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> dict[str, bytes]:
     """Return the figures under the names that every run has, so that the UI lays them side by side."""
     confusion, precision, recall = class_scores(bundle.labels[known], result.predictions, len(bundle.classes))
     of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
-    title = bundle.benchmark
-    null = {title: result.ece_null_p95}
+    intervals, title = [result.intervals.get(name, none) for name in of_class], bundle.benchmark
+    reliability = {title: (result.confidence, result.correct)}
     return {
-        "reliability.png": draw_reliability({title: (result.confidence, result.correct)}, null=null),
+        "reliability.png": draw_reliability(reliability, null={title: result.ece_null_p95}),
         "confusion_matrix.png": draw_confusion(confusion, bundle.classes),
         "class_scores.png": draw_class_scores(
             precision,
             recall,
             np.array([result.metrics.get(name, np.nan) for name in of_class]),
-            np.array([result.intervals.get(name, none).low for name in of_class]),
-            np.array([result.intervals.get(name, none).high for name in of_class]),
+            np.array([each.low for each in intervals]),
+            np.array([each.high for each in intervals]),
             confusion.sum(axis=1),
             bundle.classes,
         ),

@@ -9,7 +9,7 @@ from fer_mlflow.figures import draw_sharpness
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.sharpness import Sharpness, measure_sharpness, recommended_temperatures
 from fer_mlflow.settings.scoring import InspectSettings
-from fer_mlflow.tracking.runs import metric_key
+from fer_mlflow.tracking.runs import metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.sources import read_source, source_run
 
@@ -48,7 +48,10 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         recommended = recommended_temperatures(soft_labels.logits, low_and_high)
         sharpness = measure_sharpness(soft_labels.logits, np.array(settings.temperatures))
         table = sharpness_table(sharpness, soft_labels.classes)
-        run.log_metrics(_metrics(table, recommended))
+        metrics = metric_keys({f"T {row.pop('temperature'):g}": row for row in table.to_dict("records")})
+        if recommended is not None:
+            metrics["recommended_temperature_low"], metrics["recommended_temperature_high"] = recommended
+        run.log_metrics(metrics)
         run.log_table("sharpness", table)
         figure = draw_sharpness(sharpness, soft_labels.classes, band=low_and_high, recommended=recommended)
         run.log_figure("sharpness.png", figure)
@@ -70,14 +73,3 @@ def sharpness_table(sharpness: Sharpness, classes: tuple[str, ...]) -> pd.DataFr
     for name, column in zip(classes, sharpness.mean_by_class.T, strict=True):
         table[f"mean/{name}"] = column
     return table
-
-
-def _metrics(table: pd.DataFrame, recommended: tuple[float, float] | None) -> dict[str, float]:
-    """Return every number of the table under `T <temperature>/<name>`, and the recommended range."""
-    metrics: dict[str, float] = {}
-    for row in table.to_dict("records"):
-        at = f"T {row.pop('temperature'):g}"
-        metrics |= {metric_key(at, *str(name).split("/")): v for name, v in row.items() if not np.isnan(v)}
-    if recommended is not None:
-        metrics |= {"recommended_temperature_low": recommended[0], "recommended_temperature_high": recommended[1]}
-    return metrics
