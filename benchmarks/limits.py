@@ -7,8 +7,8 @@ _missed: list[str] = []
 
 def verdict(measured: float, limit: float, *, at_least: bool = False) -> str:
     """Return the limit and whether it was kept, as a line ends with it."""
-    said = f"{'>=' if at_least else '<='} {limit:g}"
-    return f"{said}  {judged(measured >= limit if at_least else measured <= limit, f'{measured:g} is not {said}')}"
+    wanted = f"{'>=' if at_least else '<='} {limit:g}"
+    return f"{wanted}  {judged(measured >= limit if at_least else measured <= limit, f'{measured:g} is not {wanted}')}"
 
 
 def judged(holds: bool, otherwise: str) -> str:

@@ -3,7 +3,7 @@
     python benchmarks/scoring.py
 
 Each line says ours, the peer or the limit, the ratio, and whether the claim in the docs holds. Peers that would
-take minutes are timed on a part of the work and scaled, which is said.
+take minutes are timed on a part of the work and scaled; the output says so.
 """
 
 import time
@@ -77,8 +77,8 @@ def main() -> None:
         ours = seconds(fit_temperature, z, labels)
         differ = abs(peer / found - 1)
         same = judged(differ <= 1e-6, f"T {found} is not {peer}")
-        said = f"scipy's bounded search: {took:.2f} s, T differs by {differ:.1e}  {same}"
-        line(f"temperature of 200,000 x 7 logits, made with T = {temperature:g}", ours, 1, said)
+        peer = f"scipy's bounded search: {took:.2f} s, T differs by {differ:.1e}  {same}"
+        line(f"temperature of 200,000 x 7 logits, made with T = {temperature:g}", ours, 1, peer)
     finish()
 
 

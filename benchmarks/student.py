@@ -64,10 +64,10 @@ def step(batches: Iterator, model, optimizer, temperature: float | None = None) 
     """Take one step and return its seconds of processor time."""
     began = time.process_time()
     images, labels, *logits = next(batches)
-    said = model(images)
-    loss = cross_entropy(said, labels)
+    outputs = model(images)
+    loss = cross_entropy(outputs, labels)
     if temperature is not None:
-        loss = loss + kd_loss(said, logits[0], temperature)
+        loss = loss + kd_loss(outputs, logits[0], temperature)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -3,7 +3,7 @@
     python benchmarks/sweep.py
 
 Limits are 60 s and 2 GiB on 2 cores. The peer fuses with NumPy and asks scikit-learn for accuracy, F1 and log-loss; it
-is timed on a few configurations and scaled, which is said.
+is timed on a few configurations and scaled; the output says so.
 """
 
 import os
@@ -34,7 +34,7 @@ def make_teachers(rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ask_scikit_learn(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Return the macro-F1 of one configuration in logit space, after everything that is asked of it."""
+    """Return the macro-F1 of one configuration in logit space, after all that a sweep computes of it."""
     fused = np.tensordot(weights, logits.astype(np.float64), axes=1)
     predictions = fused.argmax(axis=1)
     accuracy_score(labels, predictions)

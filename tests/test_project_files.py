@@ -197,3 +197,15 @@ def test_mlflow_keeps_no_file_store_here():
 
 def test_the_page_of_options_is_the_one_that_the_code_makes():
     assert (PROJECT / "docs/options.md").read_text() == reference(), "run `make reference`"
+
+
+def test_the_package_and_the_docs_use_the_terms_of_the_field():
+    own = "asker|ask|asked|asking|said|told|rivals?|tally|tallies|surroundings|unwatched|torn|mended"
+    texts = [*PROJECT.glob("fer_mlflow/**/*.py"), *PROJECT.glob("docs/*.md"), PROJECT / "README.md"]
+    found = [
+        f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"
+        for path in texts
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(rf"\b({own})\b", line, re.IGNORECASE)
+    ]
+    assert found == []

@@ -83,7 +83,7 @@ def derived_params(bundle: SoftLabels, configuration: Configuration | None = Non
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
     """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
 
-    The keys share the benchmark's digest as their first part, which is what is asked for. Runs that a person
+    The keys share the benchmark's digest as their first part, which the query is for. Runs that a person
     called bad are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the
     same, and a bundle is verified before it is used.
     """

@@ -45,7 +45,7 @@ def bundle_digest(run: Run) -> str:
 def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
     """Download the files of a run's bundle that are there into a folder, and return their names.
 
-    What a server lists is not trusted: only a bundle's own names are asked for, and a file that is larger than any
+    What a server lists is not trusted: only a bundle's own names are requested, and a file that is larger than any
     bundle's, or than what is free on the disk, is not. Files are copied even from a local store, where MLflow would
     hand out the originals. Nothing is verified.
 
