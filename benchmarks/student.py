@@ -23,9 +23,10 @@ from torchvision import transforms
 
 from fer_mlflow import SoftLabelDataset, kd_loss
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.images import describe_preprocessing, hash_images
+from fer_mlflow.data.images import describe_preprocessing
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
+from fer_mlflow.data.scan import hash_images
 from fer_mlflow.softlabels.ensemble import soft_labels_of_teacher
 from fer_mlflow.teachers.shards import TeacherLogits
 from fer_mlflow.tour.faces import write_faces

@@ -1,5 +1,20 @@
 """The exceptions that a user may see; `cli.py` turns each into one line and an exit status."""
 
+from collections.abc import Collection
+from itertools import islice
+
+SHOWN = 10  # rows, names or files that a message lists
+
+
+def listed(texts: Collection[str], separator: str = ", ") -> str:
+    """Return the first ten texts, and how many more there are.
+
+    >>> listed(["a"] * 12, "")
+    'aaaaaaaaaa and 2 more'
+    """
+    more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
+    return separator.join(islice(texts, SHOWN)) + more
+
 
 class FerError(Exception):
     """Something a user can mend: bad input, found before work starts. Exit status 2."""

@@ -267,7 +267,7 @@ def logits_of(part, name: str) -> np.ndarray:
 
 def write_soft_labels(folder: Path, part, *, space: str = "logit", dtype: str = "float32", shares=SHARES):
     """Write the soft labels of a benchmark as `export` would, of teachers whose logits are `logits_of`."""
-    from fer_mlflow.data.images import hash_images
+    from fer_mlflow.data.scan import hash_images
     from fer_mlflow.softlabels.configuration import Configuration
     from fer_mlflow.softlabels.ensemble import fuse_ensemble, soft_labels_of_teacher
     from fer_mlflow.teachers.shards import TeacherLogits

@@ -162,10 +162,7 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
     logits : (K, N, C) float, finite, one layer for each teacher
     labels : (N,) int in 0..C-1, N >= 1
 
-    Raises
-    ------
-    ContractError
-        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
     """
     stack = stack_logits(logits)
     K, N, C = stack.shape

@@ -63,10 +63,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
     -------
     the fit; its standard error is the sandwich estimate, which does not assume that z / T is the right model
 
-    Raises
-    ------
-    ContractError
-        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
 
     References
     ----------
@@ -144,10 +141,7 @@ def stratified_folds(labels: np.ndarray, k: int, rng: np.random.Generator) -> np
     labels : (N,) int, N >= k
     k : at least 2
 
-    Raises
-    ------
-    ContractError
-        fewer than two folds, or fewer rows than folds
+    Raises ContractError: fewer than two folds, or fewer rows than folds.
     """
     if k < 2 or len(labels) < k:
         raise ContractError(f"{len(labels)} labelled rows make no {k} folds; use 2 folds to as many as rows")

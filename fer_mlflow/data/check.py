@@ -9,9 +9,8 @@ import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
-from fer_mlflow.data.near_duplicates import near_duplicate_pairs
 from fer_mlflow.data.published import Support, compare_support, dataset_called
-from fer_mlflow.data.scan import Scan, scan_images
+from fer_mlflow.data.scan import Scan, near_duplicate_pairs, scan_images
 from fer_mlflow.errors import ManifestError
 from fer_mlflow.progress import Progress, no_progress
 
@@ -75,10 +74,7 @@ def run_checks(
     decode : decode every image; without it, files are hashed only
     near : bits in which the perceptual hashes of near-duplicates may differ; None looks for none
 
-    Raises
-    ------
-    ManifestError
-        the file cannot be read as a manifest at all
+    Raises ManifestError: the file cannot be read as a manifest at all.
     """
     refusals: list[Finding] = []
     refused: list[int] = []

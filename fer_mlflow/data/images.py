@@ -8,9 +8,7 @@ import errno
 import hashlib
 import os
 import re
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ from fer_mlflow.errors import ImageError
 
 # A marker that begins a segment, or ends the image: not stuffing (FF 00), a restart or a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-_PROBED = 256  # files that are hashed one after the other to see how fast they come
-_SLOW_FILE_S = 3e-4
 
 
 def read_image_bytes(root: str | Path, path: str) -> bytes:
@@ -177,35 +173,9 @@ def clahe_pattern(clahe: Clahe) -> str:
     return hashlib.sha256(apply_clahe(pattern, clahe).tobytes()).hexdigest()
 
 
-def hash_images(root: str | Path, paths: Sequence[str]) -> np.ndarray:
-    """Return the SHA-256 of each file's bytes, (N, 32) uint8; zeros where a file cannot be read.
-
-    Files on a local disk are read one after the other, which is fastest for small ones; where a file takes long
-    to come (a network, a sleeping disk), many are read at once.
-    """
-    paths = list(paths)
-    began = time.perf_counter()
-    first = [_digest(root, path) for path in paths[:_PROBED]]
-    is_slow = time.perf_counter() - began > _PROBED * _SLOW_FILE_S
-    if is_slow:
-        with ThreadPoolExecutor(16) as pool:
-            rest = list(pool.map(lambda path: _digest(root, path), paths[_PROBED:]))
-    else:
-        rest = [_digest(root, path) for path in paths[_PROBED:]]
-    return np.frombuffer(b"".join(first + rest), np.uint8).reshape(-1, 32)
-
-
 def image_prefixes(sha256: np.ndarray) -> np.ndarray:
     """Return the first 8 bytes of (N, 32) uint8 hashes as (N,) int64: enough to tell images apart.
 
     Two of a million different images share one with a probability of 3e-8.
     """
     return np.ascontiguousarray(sha256[:, :8]).view(">i8").ravel().astype(np.int64)
-
-
-def _digest(root: str | Path, path: str) -> bytes:
-    """Return the SHA-256 of one file, zeros where it cannot be read."""
-    try:
-        return hashlib.sha256(read_image_bytes(root, path)).digest()
-    except ImageError:
-        return bytes(32)

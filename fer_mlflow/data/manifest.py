@@ -1,5 +1,6 @@
 """A manifest: a CSV of labelled image paths, and the benchmark that a split of it makes."""
 
+import csv
 import hashlib
 import json
 import os
@@ -13,12 +14,17 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
-from fer_mlflow.data.columns import HEADERS, find_columns, read_csv
 from fer_mlflow.data.paths import find_unusable
-from fer_mlflow.errors import ManifestError
-from fer_mlflow.files import sha256_of_file
+from fer_mlflow.errors import ManifestError, listed
+from fer_mlflow.files import sha256_of_file, written_file
 
-SHOWN = 10  # offending rows named in a message
+# The header names that are understood for each column; where several are there, the first one counts.
+HEADERS = {
+    "path": ("path", "image", "image_path", "filepath", "file"),
+    "label": ("label", "class", "emotion", "expression"),
+    "split": ("split", "subset", "usage"),
+    "source": ("source", "dataset", "domain"),
+}
 _ODD_PATH = r"(?:^|/)\.{0,2}(?:/|$)"  # absolute, or with an empty, `.` or `..` part: needs normalising
 UNLABELLED = -1
 _UNKNOWN = -2
@@ -113,35 +119,29 @@ def read_benchmark(
     verify_paths : list each folder once and check that every path is a file there that stays under `root`
     on_refused : called with what would be raised because of rows, and how many; those rows are left out then
 
-    Raises
-    ------
-    ManifestError
-        the file cannot be read as a CSV with a path column; nothing is selected; or rows have unknown labels,
-        paths that leave the root, duplicate paths or no file: the first ten such rows and their count
+    Raises ManifestError: the file cannot be read as a CSV with a path column; nothing is selected; or rows have unknown
+    labels, paths that leave the root, duplicate paths or no file: the first ten such rows and their count.
     """
     manifest = Path(manifest)
-    raw = read_csv(manifest)
-    columns = find_columns(raw, manifest)
+    raw, columns = _read_csv(manifest)
     root = Path(root) if root else manifest.parent
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder; give the folder that the manifest's paths start from with --root")
 
-    frame = pd.DataFrame(
-        {name: raw[columns[name]] if name in columns else pd.Series("", raw.index, dtype=str) for name in HEADERS}
-    )
-    for name in raw.columns:
-        if name not in columns.values() and name not in frame:
-            frame[name] = raw[name]
+    frame = raw.drop(columns=[*columns.values(), *HEADERS], errors="ignore")
+    for at, name in enumerate(HEADERS):
+        frame.insert(at, name, raw[columns[name]] if name in columns else pd.Series("", raw.index, dtype=str))
     frame = _select(frame, manifest, split, limit)
 
     def drop(frame: pd.DataFrame, column: str, wrong: np.ndarray, problem: str, remedy: str) -> pd.DataFrame:
         """Refuse the rows marked in `wrong`, or leave them out."""
         if not wrong.any():
             return frame
-        error = _refusal(frame[column][wrong], manifest, problem, remedy)
+        texts = [f'row {row + 1} "{value}"' for row, value in frame[column][wrong].items()]
+        error = ManifestError(f"manifest {manifest}: {len(texts):,} x {problem}: {listed(texts)}; {remedy}")
         if on_refused is None:
             raise error
-        on_refused(error, int(np.count_nonzero(wrong)))
+        on_refused(error, len(texts))
         return frame[~wrong].copy()
 
     paths, is_outside = _normalise(frame["path"], root)
@@ -180,15 +180,12 @@ def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -
     ----------
     paths : (N,) paths as a `Benchmark` of this manifest and root has them
 
-    Raises
-    ------
-    ManifestError
-        the manifest cannot be read, has no such column or path, or several values for one
+    Raises ManifestError: the manifest cannot be read, has no such column or path, or several values for one.
     """
     manifest = Path(manifest)
-    raw = read_csv(manifest)
+    raw, columns = _read_csv(manifest)
     _check_column(name, raw, manifest)
-    own, _ = _normalise(raw[find_columns(raw, manifest)["path"]], root)
+    own, _ = _normalise(raw[columns["path"]], root)
     there = pd.DataFrame({"path": own, "value": raw[name]})[own.isin(paths)].drop_duplicates()
     if (again := there["path"].duplicated()).any():
         path = there["path"][again].iloc[0]
@@ -213,16 +210,9 @@ def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int |
         if frame.empty:
             raise ManifestError(f"manifest {manifest}: no rows below the header")
         counts = frame["split"].value_counts()
-        there = ", ".join(f"{name or '(empty)'} ({count})" for name, count in counts.head(SHOWN).items())
-        raise ManifestError(f'manifest {manifest}: no row has split "{split}"; its splits are {there}')
+        there = [f"{name or '(empty)'} ({count})" for name, count in counts.items()]
+        raise ManifestError(f'manifest {manifest}: no row has split "{split}"; its splits are {listed(there)}')
     return (selected if limit is None else selected.head(limit)).copy()
-
-
-def _refusal(values: pd.Series, manifest: Path, problem: str, remedy: str) -> ManifestError:
-    """Return an error with the first ten of the rows that are wrong, their values and the count of all."""
-    shown = ", ".join(f'row {row + 1} "{value}"' for row, value in values.head(SHOWN).items())
-    more = f" and {len(values) - SHOWN:,} more" if len(values) > SHOWN else ""
-    return ManifestError(f"manifest {manifest}: {len(values):,} x {problem}: {shown}{more}; {remedy}")
 
 
 def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
@@ -258,11 +248,52 @@ def read_labels(manifest: str | Path, split: str | None = None) -> list[str]:
     Raises ManifestError: the file cannot be read as a CSV with a path column.
     """
     manifest = Path(manifest)
-    raw = read_csv(manifest)
-    columns = find_columns(raw, manifest)
+    raw, columns = _read_csv(manifest)
     if "label" not in columns:
         return []
     labels = raw[columns["label"]].str.strip()
     if split is not None and "split" in columns:
         labels = labels[raw[columns["split"]].str.strip() == split]
     return labels.unique().tolist()
+
+
+def _read_csv(manifest: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Read all columns as text; return them with the file's own name of each column of `HEADERS` that is there."""
+    try:
+        raw = pd.read_csv(manifest, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"manifest {manifest}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"manifest {manifest}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"manifest {manifest}: not a CSV with a header line ({reason})") from error
+    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes surplus values for an index
+        raise ManifestError(
+            f"manifest {manifest}: rows have more values than the {raw.shape[1]} of the header; quote commas"
+        )
+    with manifest.open(encoding="utf-8-sig", newline="") as file:  # pandas fills short rows with empty values
+        lengths = np.fromiter((len(row) for row in csv.reader(file) if row), np.int64)
+    if (lengths < raw.shape[1]).any():
+        first = int(np.argmax(lengths < raw.shape[1])) - 1
+        raise ManifestError(
+            f"manifest {manifest} row {first + 1}: fewer values than the header's {raw.shape[1]}; complete the row"
+        )
+    folded = {str(name).strip().casefold(): name for name in reversed(raw.columns)}
+    columns = {}
+    for column, known in HEADERS.items():
+        if names := [folded[name] for name in known if name in folded]:
+            columns[column] = names[0]
+    if "path" not in columns:
+        raise ManifestError(
+            f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "
+            f"one of them must be named {' or '.join(HEADERS['path'])}"
+        )
+    return raw, columns
+
+
+def write_manifest(frame: pd.DataFrame, out: str | Path) -> None:
+    """Write rows as a manifest, whole or not at all: the four columns first, then the others as they come."""
+    columns = [*HEADERS, *(name for name in frame.columns if name not in HEADERS)]
+    with written_file(out) as file:
+        file.write(frame[columns].to_csv(index=False, lineterminator="\n").encode())

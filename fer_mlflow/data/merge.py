@@ -1,20 +1,21 @@
-"""The merge of several manifests: paths kept valid, each image once, leakage between splits reported."""
+"""Several manifests: their merge (each image once, leakage between splits reported), and the relation of two."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.manifest import Benchmark, read_benchmark, read_labels
+from fer_mlflow.data.manifest import HEADERS, Benchmark, read_benchmark, read_labels
 from fer_mlflow.data.paths import rebase_paths
 from fer_mlflow.data.scan import scan_images
-from fer_mlflow.errors import ContractError, ImageError, ManifestError
+from fer_mlflow.errors import ContractError, ImageError, ManifestError, listed
 from fer_mlflow.progress import Progress, no_progress
 
-_SHOWN = 10
+SAME, PERMUTED, SUBSET, SUPERSET, DIFFERENT = "same", "permuted", "subset", "superset", "different"
+_EXAMPLES = 5
 _TRAINED_ON = ("train", "training")
 
 
@@ -85,14 +86,8 @@ def merge(
     root : folder that the merged paths start from
     classes : None means the usual seven, and that all inputs must be of them
 
-    Raises
-    ------
-    ContractError
-        there is one input alone
-    ManifestError
-        an input cannot be read, inputs have different classes, lie outside of the root, or give one image two labels
-    ImageError
-        an image cannot be read
+    Raises ContractError: there is one input alone. ManifestError: an input cannot be read, inputs have different
+    classes, lie outside of the root, or give one image two labels. ImageError: an image cannot be read.
     """
     if len(inputs) < 2:
         raise ContractError("merge needs two or more manifests; `manifest split` and `check` take one")
@@ -129,7 +124,7 @@ def _check_classes(inputs: Sequence[Input]) -> None:
     if odd and plain:
         name, labels = next(iter(odd.items()))
         raise ManifestError(
-            f"{name} has rows labelled {', '.join(labels[:_SHOWN])}, which {plain[0]} has no class for: the class sets "
+            f"{name} has rows labelled {listed(labels)}, which {plain[0]} has no class for: the class sets "
             "differ; build both with the same --classes, or give the merged set's classes with --classes"
         )
 
@@ -171,12 +166,106 @@ def _check_labels(labelled: pd.DataFrame, image: pd.Series, origin: np.ndarray) 
     wrong = distinct.index[distinct > 1]
     if not len(wrong):
         return
-    shown = []
-    for number in wrong[:_SHOWN]:
-        rows = labelled[image == number]
-        each = zip(rows["label"], rows["path"], origin[rows.index], strict=True)
-        shown.append(" and ".join(f'"{label}" for {path} ({name})' for label, path, name in each))
-    more = f" and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else ""
+    where = labelled.assign(origin=origin[labelled.index])[image.isin(wrong)].groupby(image, sort=False)
+    texts = [
+        " and ".join(f'"{label}" for {path} ({name})' for label, path, name in zip(*rows, strict=True))
+        for rows in ((each["label"], each["path"], each["origin"]) for _, each in where)
+    ]
     raise ManifestError(
-        f"{len(wrong):,} images have two labels: {'; '.join(shown)}{more}; correct or remove one of the rows"
+        f"{len(wrong):,} images have two labels: {listed(texts, '; ')}; correct or remove one of the rows"
+    )
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How a manifest stands to another one.
+
+    Attributes
+    ----------
+    verdict : by rows of path, label, split and source: same benchmark, the same rows permuted, a subset, a
+        superset, or different
+    only_here, only_there : rows that the other has not
+    changed : column -> rows with the same path and another value
+    examples : where they differ
+    images_here, images_there, shared_images : different images by content; None where they were not hashed
+    shared : index split here, columns split there; images by content that both have
+    other_labels : shared images whose labels differ
+    other_label_examples : the first of them
+    """
+
+    verdict: str
+    only_here: int
+    only_there: int
+    changed: dict[str, int]
+    examples: tuple[str, ...]
+    images_here: int | None = None
+    images_there: int | None = None
+    shared_images: int | None = None
+    shared: pd.DataFrame | None = None
+    other_labels: int = 0
+    other_label_examples: tuple[str, ...] = ()
+
+
+def relate(
+    here: Benchmark, there: Benchmark, hashes_here: np.ndarray | None, hashes_there: np.ndarray | None
+) -> Relation:
+    """Compare two benchmarks by their rows, and by the content of their images where both were hashed.
+
+    Parameters
+    ----------
+    hashes_here, hashes_there : (N,) and (M,) bytes objects, zeros where a file cannot be read
+    """
+    own, other = (set(zip(*(each.frame[name] for name in HEADERS), strict=True)) for each in (here, there))
+    only_here, only_there = len(own - other), len(other - own)
+    if here.selection_sha256 == there.selection_sha256:
+        verdict = SAME
+    elif only_here and only_there:
+        verdict = DIFFERENT
+    else:
+        verdict = SUPERSET if only_here else SUBSET if only_there else PERMUTED
+    changed, examples = _changes(here.frame, there.frame)
+    relation = Relation(verdict, only_here, only_there, changed, tuple(examples))
+    if hashes_here is None or hashes_there is None:
+        return relation
+    return _with_images(relation, _by_image(here.frame, hashes_here), _by_image(there.frame, hashes_there))
+
+
+def _changes(here: pd.DataFrame, there: pd.DataFrame) -> tuple[dict[str, int], list[str]]:
+    """Count the rows with one path and two values per column, and describe the first differences."""
+    both = here[list(HEADERS)].merge(there[list(HEADERS)], on="path", suffixes=("", "_there"))
+    changed, examples = {}, []
+    for name in ("label", "split", "source"):
+        differs = both[both[name] != both[f"{name}_there"]]
+        if len(differs):
+            changed[name] = len(differs)
+            for row in differs.head(_EXAMPLES).to_dict("records"):
+                examples.append(f'{row["path"]}: {name} "{row[name]}" here, "{row[f"{name}_there"]}" there')
+    for own, other, where in ((here, there, "here"), (there, here, "there")):
+        alone = own["path"][~own["path"].isin(other["path"])]
+        examples += [f"{path}: only {where}" for path in alone.head(_EXAMPLES)]
+    return changed, examples
+
+
+def _by_image(frame: pd.DataFrame, hashes: np.ndarray) -> pd.DataFrame:
+    """Return the rows that could be read, with their image's hash."""
+    return frame[["path", "label", "split"]].assign(image=hashes)[hashes != bytes(32)]
+
+
+def _with_images(relation: Relation, own: pd.DataFrame, other: pd.DataFrame) -> Relation:
+    """Return the relation with what the images' content shows."""
+    both = own.merge(other, on="image", suffixes=("", "_there"))
+    pairs = both[["image", "split", "split_there"]].drop_duplicates()
+    is_labelled = (both["label"] != "") & (both["label_there"] != "")
+    relabelled = both[is_labelled & (both["label"] != both["label_there"])]
+    return replace(
+        relation,
+        images_here=own["image"].nunique(),
+        images_there=other["image"].nunique(),
+        shared_images=both["image"].nunique(),
+        shared=pd.crosstab(pairs["split"], pairs["split_there"]),
+        other_labels=relabelled["image"].nunique(),
+        other_label_examples=tuple(
+            f'{row["path"]} "{row["label"]}" here, {row["path_there"]} "{row["label_there"]}" there'
+            for row in relabelled.head(_EXAMPLES).to_dict("records")
+        ),
     )

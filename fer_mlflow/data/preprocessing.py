@@ -118,10 +118,7 @@ class Preprocessing:
 
         `img_size` may be `[3, S, S]` or `[S, S]`, as timm writes it.
 
-        Raises
-        ------
-        ContractError
-            an unknown field, or a value of the wrong kind
+        Raises ContractError: an unknown field, or a value of the wrong kind.
 
         Examples
         --------

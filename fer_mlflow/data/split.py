@@ -26,10 +26,7 @@ def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, grou
     shares : split -> share, summing to 1
     group : column whose equal values stay in one split; rows with an empty value are groups of their own
 
-    Raises
-    ------
-    ManifestError
-        there is no such column, or there are fewer groups than splits
+    Raises ManifestError: there is no such column, or there are fewer groups than splits.
     """
     strata = frame.groupby(["label", "source"], sort=True).ngroup().to_numpy()
     names = np.array(list(shares), object)

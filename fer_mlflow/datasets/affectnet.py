@@ -1,6 +1,5 @@
 """AffectNet, manually annotated: one .npy file for each image, or the older CSV files."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,8 @@ import pandas as pd
 
 from fer_mlflow.data.paths import find_unusable
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets.files import parse_code, parse_codes, read_table
-from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, nested, select_labels
+from fer_mlflow.datasets import listing
+from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 from fer_mlflow.progress import track
 
@@ -29,19 +28,19 @@ def list_rows(request: Request) -> Listing:
     Raises ManifestError: neither layout is there, or a label is out of range.
     """
     wanted = [f"{name}/annotations" for name in _SETS] + [*_TABLES, *(f"{_LISTS}/{name}" for name in _TABLES)]
-    folder = find_inside(request.folder, wanted, "AffectNet")
+    folder = listing.find_inside(request.folder, wanted, "AffectNet")
     if any((folder / name / "annotations").is_dir() for name in _SETS):
         return _list_sets(folder, request)
-    return _list_tables(folder, request)
+    return _list_tables(folder)
 
 
 def _list_sets(folder: Path, request: Request) -> Listing:
     """List the layout with ID_exp.npy files."""
-    parts, dropped, unlisted = [], Counter[str](), 0
+    parts, unlisted = [], 0
     for name, split in _SETS.items():
         if not (folder / name / "annotations").is_dir():
             continue
-        annotations = list(nested(folder / name, "annotations"))[-1]
+        annotations = list(listing.nested(folder / name, "annotations"))[-1]
         files = sorted(path.name for path in annotations.iterdir() if path.name.endswith(_ENDING))
         if not files:
             raise ManifestError(f"{annotations}: no ID{_ENDING} in it; unpack the annotations there")
@@ -49,16 +48,14 @@ def _list_sets(folder: Path, request: Request) -> Listing:
             _word_in(annotations / file)
             for file in track(files, f"reading labels of {name}", len(files), request.progress)
         ]
-        images = list(nested(folder / name, "images"))[-1:] or [folder / name / "images"]
+        images = list(listing.nested(folder / name, "images"))[-1:] or [folder / name / "images"]
         there = _by_stem(images[0])
         stems = [file.removesuffix(_ENDING) for file in files]
         prefix = images[0].relative_to(folder).as_posix()
         paths = [f"{prefix}/{there.get(stem, f'{stem}.jpg')}" for stem in stems]
         unlisted += len(there.keys() - set(stems))
-        labels = select_labels(words, request.classes, dropped)
-        parts.append(pd.DataFrame({"path": paths, "label": labels, "split": split}))
-    rows = pd.concat(parts, ignore_index=True).dropna(subset="label").reset_index(drop=True)
-    return Listing(rows, folder, skipped=dropped, unlisted=unlisted)
+        parts.append(pd.DataFrame({"path": paths, "label": words, "split": split}))
+    return Listing(pd.concat(parts, ignore_index=True), folder, unlisted=unlisted)
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
@@ -74,26 +71,22 @@ def _word_in(path: Path) -> str | None:
         raise ManifestError(f"{path}: not a .npy file of one label ({' '.join(str(error).split())})") from error
     if value.size != 1:
         raise ManifestError(f"{path}: found {value.size} values; the file of one image holds one label")
-    return parse_code(str(value.reshape(()).item()), CODES["affectnet"], path)
+    return listing.parse_code(str(value.reshape(()).item()), CODES["affectnet"], path)
 
 
-def _list_tables(folder: Path, request: Request) -> Listing:
+def _list_tables(folder: Path) -> Listing:
     """List the layout with CSV files."""
     lists = folder / _LISTS if (folder / _LISTS).is_dir() else folder
-    parts, dropped = [], Counter[str]()
-    for name, split in _TABLES.items():
-        path = lists / name
-        if not path.is_file():
-            continue
-        table = read_table(path, ["subDirectory_filePath", "expression"])
-        words = parse_codes(table["expression"], CODES["affectnet"], path)
-        labels = select_labels(words, request.classes, dropped)
-        parts.append(pd.DataFrame({"path": table["subDirectory_filePath"], "label": labels, "split": split}))
-    rows = pd.concat(parts, ignore_index=True).dropna(subset="label").reset_index(drop=True)
+    parts = []
+    for path, split in ((lists / name, split) for name, split in _TABLES.items() if (lists / name).is_file()):
+        table = listing.read_table(path, ["subDirectory_filePath", "expression"])
+        words = listing.parse_codes(table["expression"], CODES["affectnet"], path)
+        parts.append(pd.DataFrame({"path": table["subDirectory_filePath"], "label": words, "split": split}))
+    rows = pd.concat(parts, ignore_index=True)
     folders = [folder, folder.parent] if lists == folder else [folder]
-    folders += [each for top in tuple(folders) for name in _IMAGES for each in nested(top, name)]
-    folders += [each for top in tuple(folders) for name in _IMAGES for each in nested(top, name)]
-    images, _ = fullest((each, rows["path"].head(_TRIED)) for each in dict.fromkeys(folders))
+    folders += [each for top in tuple(folders) for name in _IMAGES for each in listing.nested(top, name)]
+    folders += [each for top in tuple(folders) for name in _IMAGES for each in listing.nested(top, name)]
+    images, _ = listing.fullest((each, rows["path"].head(_TRIED)) for each in dict.fromkeys(folders))
     if find_unusable(rows["path"].head(_TRIED), images)[0].all() and len(folders) > 2:
         images = folders[2]
-    return Listing(rows, images, skipped=dropped)
+    return Listing(rows, images)

@@ -1,15 +1,14 @@
 """CK+: sequences of frames with a label file each, or class-named folders of the last frames."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets.files import parse_code, read_lines
+from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.folder import list_classes
-from fer_mlflow.datasets.listing import IMAGE_ENDINGS, Listing, Request, find_inside, select_labels
+from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 
 _LABELS, _FRAMES = ("Emotion", "Emotion_labels"), ("cohn-kanade-images", "extended-cohn-kanade-images")
@@ -25,11 +24,11 @@ def list_rows(request: Request) -> Listing:
     Raises ManifestError: neither layout is there, or a label is out of range.
     """
     classes = [name for word in CODES["ckplus"].names for name in (word, word.title())]
-    folder = find_inside(request.folder, [*_LABELS, *classes], "CK+")
+    folder = listing.find_inside(request.folder, [*_LABELS, *classes], "CK+")
     label_folders = [folder / name for name in _LABELS if (folder / name).is_dir()]
     if not label_folders:
         return list_classes(folder, request.classes, identity_of=_subject_of)
-    return _list_sequences(folder, label_folders[0], request)
+    return _list_sequences(folder, label_folders[0])
 
 
 def _subject_of(name: str) -> str:
@@ -37,27 +36,23 @@ def _subject_of(name: str) -> str:
     return found[0] if found else ""
 
 
-def _list_sequences(folder: Path, labels: Path, request: Request) -> Listing:
+def _list_sequences(folder: Path, labels: Path) -> Listing:
     """List the layout with one _emotion.txt for each labelled sequence."""
     files = sorted(labels.rglob(f"*{_ENDING}"))
     if not files:
         raise ManifestError(f"{labels}: no file *{_ENDING} below it; unpack the emotion labels there")
     frames = _folder_of_frames(folder)
-    rows, words = [], []
+    entries = []
     for file in files:
-        number, line = next(read_lines(file))
-        words.append(parse_code(line, CODES["ckplus"], file, number))
+        number, line = next(listing.read_lines(file))
+        word = listing.parse_code(line, CODES["ckplus"], file, number)
         subject, sequence = file.name.split("_")[:2]
-        rows.append((_peak_of(frames, subject, sequence, file.name.removesuffix(_ENDING)), subject))
-    dropped: Counter[str] = Counter()
-    frame = pd.DataFrame(rows, columns=["path", "identity"], dtype=str)
-    frame.insert(1, "label", select_labels(words, request.classes, dropped))
-    frame.insert(2, "split", "")
-    labelled = {path.rpartition("/")[0] for path in frame["path"]}
+        entries.append((_peak_of(frames, subject, sequence, file.name.removesuffix(_ENDING)), word, "", subject))
+    rows = pd.DataFrame(entries, columns=["path", "label", "split", "identity"], dtype=str)
     sequences = {path.relative_to(frames).as_posix() for path in frames.glob("S*/*") if path.is_dir()}
-    if unlabelled := len(sequences - labelled):
-        dropped["sequences without a label file"] += unlabelled
-    return Listing(frame.dropna(subset="label").reset_index(drop=True), frames, skipped=dropped)
+    unlabelled = sequences - {path.rpartition("/")[0] for path in rows["path"]}
+    skipped = {"sequences without a label file": len(unlabelled)} if unlabelled else {}
+    return Listing(rows, frames, skipped=skipped)
 
 
 def _folder_of_frames(folder: Path) -> Path:
@@ -74,6 +69,6 @@ def _folder_of_frames(folder: Path) -> Path:
 def _peak_of(frames: Path, subject: str, sequence: str, named: str) -> str:
     """Return the path of a sequence's last frame; where the folder is empty, the frame that the label names."""
     folder = frames / subject / sequence
-    names = [path.name for path in folder.glob("*") if path.name.lower().endswith(IMAGE_ENDINGS)]
+    names = [path.name for path in folder.glob("*") if path.name.lower().endswith(listing.IMAGE_ENDINGS)]
     last = max((name for name in names if not name.startswith(".")), default=f"{named}.png")
     return f"{subject}/{sequence}/{last}"

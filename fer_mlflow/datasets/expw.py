@@ -1,6 +1,6 @@
 """ExpW: boxes of faces in photographs, whose crops are written out."""
 
-from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,8 @@ import pandas as pd
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets.files import on_all_cores, parse_code, read_lines, write_png
-from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, image_names, nested, select_labels
+from fer_mlflow.datasets import listing
+from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ImageError, ManifestError
 
 _LIST = "label.lst"
@@ -24,29 +24,21 @@ def list_rows(request: Request) -> Listing:
 
     Raises ManifestError: the list is not there or cut short, or a label or a box is none.
     """
-    folder = find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
+    folder = listing.find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
     path = folder / _LIST if (folder / _LIST).is_file() else folder / "label" / _LIST
     rows, boxes = _read_faces(path)
-    dropped: Counter[str] = Counter()
-    rows["label"] = select_labels(rows["label"], request.classes, dropped)
-    kept = rows["label"].notna().to_numpy(bool)
-    rows, boxes = rows[kept].reset_index(drop=True), boxes[kept]
     tops = (folder, folder / "data", folder / "image", folder / "data" / "image")
-    candidates = [folder, *(each for top in tops for name in ("image", "origin") for each in nested(top, name))]
-    photos, _ = fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
-    unlisted = max(len(image_names(photos)) - rows["photo"].nunique(), 0)
-
-    def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
-        own = boxes[rows["path"].isin(found["path"]).to_numpy(bool)]
-        return _write_crops(found, own, photos, request)
-
-    return Listing(rows, request.images, photos, rows["photo"], dropped, unlisted, write)
+    candidates = [folder, *(each for top in tops for name in ("image", "origin") for each in listing.nested(top, name))]
+    photos, _ = listing.fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
+    unlisted = max(len(listing.image_names(photos)) - rows["photo"].nunique(), 0)
+    write = partial(_write_crops, boxes=boxes, photos=photos, request=request)
+    return Listing(rows, request.images, searched=photos, tried="photo", unlisted=unlisted, write=write)
 
 
 def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the faces of a list, and their boxes, (N, 4) int64: top, left, right, bottom."""
     faces, boxes = [], []
-    for number, line in read_lines(path):
+    for number, line in listing.read_lines(path):
         fields = line.rsplit(maxsplit=7)
         try:
             photo, face, *box, confidence, code = fields
@@ -61,7 +53,7 @@ def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
             raise ManifestError(
                 f"{path} line {number}: box top {top}, left {left}, right {right}, bottom {bottom} holds no pixel"
             )
-        word = parse_code(code, CODES["expw"], path, number)
+        word = listing.parse_code(code, CODES["expw"], path, number)
         faces.append((f"{photo.rpartition('.')[0]}_{face}", word, "", photo, confidence))
         boxes.append((top, left, right, bottom))
     frame = pd.DataFrame(faces, columns=["path", "label", "split", "photo", "confidence"], dtype=str)
@@ -70,29 +62,26 @@ def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     return frame, np.array(boxes, np.int64)
 
 
-def _write_crops(
-    found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: Request
-) -> tuple[pd.DataFrame, Counter]:
-    """Write crops, each photograph decoded once; return the faces that have one, and why others have none."""
-    groups = list(found.groupby("photo", sort=False).indices.items())
+def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: Request) -> dict[int, str]:
+    """Write crops, each photograph decoded once; return the faces that have none, and why."""
+    groups = list(found.groupby("photo", sort=False)["path"])
 
-    def crop(group: tuple[str, np.ndarray]) -> list[tuple[int, str]]:
+    def crop(group: tuple[str, pd.Series]) -> list[tuple[int, str]]:
         """Return the rows that have no crop, and why."""
-        photo, rows = group
+        photo, paths = group
         try:
             image = decode_image(read_image_bytes(photos, photo))
         except ImageError:
-            return [(row, _UNREADABLE) for row in rows]
+            return [(row, _UNREADABLE) for row in paths.index]
         failed = []
-        for row in rows:
+        for row, path in paths.items():
             top, left, right, bottom = boxes[row].clip(0)
             pixels = image[top:bottom, left:right]
             if pixels.size:
-                write_png(request.images / found["path"].iloc[row], pixels)
+                listing.write_png(request.images / path, pixels)
             else:
                 failed.append((row, _OUTSIDE))
         return failed
 
-    results = on_all_cores(crop, groups, "cropping faces", len(groups), request.progress)
-    failed = dict(each for group in results for each in group)
-    return found.drop(index=list(failed)).reset_index(drop=True), Counter(failed.values())
+    results = listing.on_all_cores(crop, groups, "cropping faces", len(groups), request.progress)
+    return dict(each for group in results for each in group)

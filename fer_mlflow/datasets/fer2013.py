@@ -1,18 +1,17 @@
 """FER2013: a CSV of pixels, whose images are written out as PNG files; or class-named folders."""
 
-from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets.files import on_all_cores, parse_codes, read_table, write_png
+from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.folder import list_classes
-from fer_mlflow.datasets.listing import Listing, Request, find_inside, select_labels
+from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
-from fer_mlflow.progress import Progress
 
 TABLES = ("fer2013.csv", "icml_face_data.csv")
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -26,30 +25,16 @@ def list_rows(request: Request) -> Listing:
     Raises ManifestError: neither layout is there, a code or a usage is unknown, or (when images are written) pixels are
     not 48 × 48.
     """
-    folder = find_inside(request.folder, [*TABLES, "train"], "FER2013")
+    folder = listing.find_inside(request.folder, [*TABLES, "train"], "FER2013")
     table = find_table(folder)
     if table is None:
         return list_classes(folder, request.classes)
     usages = read_usages(table)
-    words = parse_codes(read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
-    dropped: Counter[str] = Counter()
-    numbers = np.arange(len(usages))
-    rows = pd.DataFrame(
-        {
-            "path": [f"{USAGES[usage]}/fer{number:07d}.png" for number, usage in zip(numbers, usages, strict=True)],
-            "label": select_labels(words, request.classes, dropped),
-            "split": [USAGES[usage] for usage in usages],
-        }
-    )
-    kept = rows["label"].notna()
-    rows = rows[kept].reset_index(drop=True)
-
-    def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
-        names = dict(zip(numbers[kept].tolist(), found["path"], strict=True))
-        write_pixels(table, len(usages), names, request.images, request.progress)
-        return found, Counter()
-
-    return Listing(rows, request.images, skipped=dropped, write=write)
+    words = listing.parse_codes(listing.read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
+    splits = [USAGES[usage] for usage in usages]
+    paths = [f"{split}/fer{number:07d}.png" for number, split in enumerate(splits)]
+    rows = pd.DataFrame({"path": paths, "label": words, "split": splits})
+    return Listing(rows, request.images, write=partial(write_pixels, table, len(rows), request))
 
 
 def find_table(folder: Path) -> Path | None:
@@ -59,7 +44,7 @@ def find_table(folder: Path) -> Path | None:
 
 def read_usages(table: Path) -> list[str]:
     """Return the usage of each row: Training, PublicTest or PrivateTest."""
-    usages = read_table(table, ["Usage"])["Usage"].str.strip()
+    usages = listing.read_table(table, ["Usage"])["Usage"].str.strip()
     unknown = ~usages.isin(list(USAGES)).to_numpy(bool)
     if unknown.any():
         row = int(np.argmax(unknown))
@@ -70,26 +55,21 @@ def read_usages(table: Path) -> list[str]:
     return usages.tolist()
 
 
-def write_pixels(table: Path, total: int, names: dict[int, str], folder: Path, progress: Progress) -> None:
-    """Write the images of some rows of a CSV of pixels as PNG files.
+def write_pixels(table: Path, total: int, request: Request, found: pd.DataFrame) -> dict[int, str]:
+    """Write the images of some of a CSV's `total` rows as PNG files; those found have their row, from 0, as index.
 
-    Parameters
-    ----------
-    total : rows of the CSV
-    names : row from 0 -> path of its file under `folder`
-
-    Raises
-    ------
-    ManifestError
-        a row's pixels are not 48 × 48 values from 0 to 255
+    No row is without an image. Raises ManifestError: a row's pixels are not 48 × 48 values from 0 to
+    255.
     """
+    names = found["path"].to_dict()
 
     def write(row: tuple[int, str]) -> None:
         number, text = row
         if number in names:
-            write_png(folder / names[number], _parse_pixels(text, table, number))
+            listing.write_png(request.images / names[number], _parse_pixels(text, table, number))
 
-    on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, progress)
+    listing.on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, request.progress)
+    return {}
 
 
 def _pixel_rows(table: Path) -> Iterator[tuple[int, str]]:

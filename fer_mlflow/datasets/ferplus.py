@@ -1,15 +1,16 @@
 """FER+: ten votes for each image of FER2013, of which the majority is the label."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.published import CODES
+from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.fer2013 import USAGES, find_table, read_usages, write_pixels
-from fer_mlflow.datasets.files import read_table
-from fer_mlflow.datasets.listing import Listing, Request, find_inside, fullest, select_labels
+from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 
 _VOTES = "fer2013new.csv"
@@ -25,38 +26,21 @@ def list_rows(request: Request) -> Listing:
 
     Raises ManifestError: a file is not there or cut short, or the two files are not of the same rows.
     """
-    folder = find_inside(request.folder, [_VOTES], "FER+")
+    folder = listing.find_inside(request.folder, [_VOTES], "FER+")
     path = folder / _VOTES
-    table = read_table(path, ["Usage", "Image name", *CODES["ferplus"].names, *CODES["ferplus"].not_faces])
+    table = listing.read_table(path, ["Usage", "Image name", *CODES["ferplus"].names, *CODES["ferplus"].not_faces])
     usages = table["Usage"].str.strip()
     words, agreement, skipped = _majorities(table, path, request.min_agreement)
-    dropped: Counter[str] = Counter()
-    kept_words = [word for word in words if word is not None]
-    labels = np.full(len(table), None, dtype=object)
-    labels[[word is not None for word in words]] = select_labels(kept_words, request.classes, dropped)
-    kept = np.array([label is not None for label in labels])
     names = usages.map(_FOLDERS).fillna("?") + "/" + table["Image name"].str.strip()
-    rows = pd.DataFrame(
-        {
-            "path": names[kept],
-            "label": labels[kept].astype(str),
-            "split": usages[kept].map(USAGES),
-            "agreement": [f"{share:.2g}" for share in agreement[kept]],
-        }
-    ).reset_index(drop=True)
-    skipped += dropped
+    rows = pd.DataFrame({"path": names, "label": words, "split": usages.map(USAGES)})
+    rows = rows.assign(agreement=np.char.mod("%.2g", agreement))[rows["label"].notna()]
     pixels = find_table(folder) or find_table(folder.parent)
     if pixels is None:
         folders = (folder, folder / "images", folder / "Images", folder / "data")
-        images, _ = fullest((each, rows["path"]) for each in folders)
+        images, _ = listing.fullest((each, rows["path"]) for each in folders)
         return Listing(rows, images, skipped=skipped)
     _check_same_rows(usages.tolist(), path, pixels)
-
-    def write(found: pd.DataFrame) -> tuple[pd.DataFrame, Counter]:
-        by_row = dict(zip(np.flatnonzero(kept).tolist(), found["path"], strict=True))
-        write_pixels(pixels, len(table), by_row, request.images, request.progress)
-        return found, Counter()
-
+    write = partial(write_pixels, pixels, len(table), request)
     return Listing(rows, request.images, skipped=skipped, write=write)
 
 
@@ -97,7 +81,5 @@ def _check_same_rows(usages: list[str], path: Path, pixels: Path) -> None:
         )
     for row, (usage, other) in enumerate(zip(usages, others, strict=True)):
         if usage != other:
-            raise ManifestError(
-                f'{path} line {row + 2}: Usage "{usage}", but "{other}" in {pixels}: '
-                "the files are not in the same order"
-            )
+            where = f'{path} line {row + 2}: Usage "{usage}", but "{other}" in {pixels}'
+            raise ManifestError(f"{where}: the files are not in the same order")

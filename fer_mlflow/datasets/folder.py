@@ -1,7 +1,6 @@
 """Folders named after classes, with folders named after splits above them or not."""
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,19 +29,16 @@ def list_classes(folder: Path, classes: ClassOrder, identity_of: Callable[[str],
     ----------
     identity_of : file name -> the person, for a column of that name
     """
-    rows, dropped, unlisted = [], Counter[str](), 0
+    rows, unlisted = [], 0
     for name in _folder_names(folder):
         split = SPLIT_WORDS.get(name.casefold())
         class_folders = _folder_names(folder / name) if split else [name]
         above = f"{name}/" if split else ""
         for word in class_folders:
-            label = _class_of(word, classes, folder / above.rstrip("/"))
-            if label is None:
-                dropped[f"of class {word}, which is not among the classes"] += _count_images(folder / above / word)
-                continue
+            _check_word(word, classes, folder / above.rstrip("/"))
             for path in _files_under(folder, f"{above}{word}"):
                 if path.lower().endswith(IMAGE_ENDINGS):
-                    rows.append((path, label, split or ""))
+                    rows.append((path, word, split or ""))
                 else:
                     unlisted += 1
     if not rows:
@@ -53,7 +49,7 @@ def list_classes(folder: Path, classes: ClassOrder, identity_of: Callable[[str],
     frame = pd.DataFrame(rows, columns=["path", "label", "split"], dtype=str)
     if identity_of is not None:
         frame["identity"] = [identity_of(path.rpartition("/")[2]) for path in frame["path"]]
-    return Listing(frame, folder, skipped=dropped, unlisted=unlisted)
+    return Listing(frame, folder, unlisted=unlisted)
 
 
 def _unwrapped(folder: Path, classes: ClassOrder) -> Path:
@@ -69,20 +65,18 @@ def _unwrapped(folder: Path, classes: ClassOrder) -> Path:
     return folder
 
 
-def _class_of(word: str, classes: ClassOrder, above: Path) -> str | None:
-    """Return the class that a folder is named after; None for an expression that is not among the classes."""
-    position = classes.index_of(word)
+def _check_word(word: str, classes: ClassOrder, above: Path) -> None:
+    """Refuse a folder that is named after neither a class nor another expression."""
     if word.isdecimal() and classes.integers:
         raise ManifestError(
             f'{above}: folder "{word}" is named by a number, and data sets number classes differently; '
             'define the numbers with --classes (a YAML file, such as Happy: ["4"])'
         )
-    if position is None and not is_expression(word):
+    if classes.index_of(word) is None and not is_expression(word):
         raise ManifestError(
             f'{above}: folder "{word}" is neither a class ({", ".join(classes.names)}) nor a split; '
             "move it away, or add the word with --classes"
         )
-    return None if position is None else classes.names[position]
 
 
 def _folder_names(folder: Path) -> list[str]:
@@ -99,7 +93,3 @@ def _files_under(top: Path, folder: str) -> list[str]:
         prefix = os.path.relpath(here, base).replace(os.sep, "/")
         found += [f"{prefix}/{name}" for name in names if not name.startswith(".")]
     return sorted(found)
-
-
-def _count_images(folder: Path) -> int:
-    return sum(path.lower().endswith(IMAGE_ENDINGS) for path in _files_under(folder, "."))

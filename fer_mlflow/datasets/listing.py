@@ -1,20 +1,29 @@
-"""The rows that a data set's label files name, and what builders need to find its files and read its labels."""
+"""The rows that a data set's label files name, and what builders need to find, read and write its files."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
+import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import SYNONYMS, ClassOrder
 from fer_mlflow.data.paths import find_unusable
-from fer_mlflow.errors import ManifestError
+from fer_mlflow.data.published import LabelCodes
+from fer_mlflow.errors import ContractError, ManifestError
+from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _EXPRESSIONS = frozenset(word for group in SYNONYMS for word in group)
+_BLOCK = 256
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Request:
     Attributes
     ----------
     folder : where the data set lies
+    classes : the classes of the manifest, for what else than `build` needs them
     images : folder for images that must be written first (pixels of a CSV, crops)
     min_agreement : least share of the votes for the label, where there are votes
     """
@@ -41,41 +51,24 @@ class Listing:
 
     Attributes
     ----------
-    rows : str columns path, label, split, then extra ones; in the order of the label files
+    rows : str columns path, label, split, then extra ones, in the order of the label files; `label` is the data set's
+        own word, or None for no expression
     folder : what `path` is relative to
-    searched, tried : the folder of the images that the rows are from, and (N,) paths in it, where these are not
-        the rows' own: whether those files are there decides about a row
+    searched, tried : the folder of the images that the rows are from, and the column of paths in it, where these are
+        not the rows' own: whether those files are there decides about a row
     skipped : reason -> rows that were left out on purpose
     unlisted : images that no label file names
-    write : given the rows that were found, writes their images and returns the rows that it could write, with
-        a Counter of reasons for the others
+    write : given the rows that were found, with their index in `rows`, writes their images and returns index -> reason
+        of those that it could not write
     """
 
     rows: pd.DataFrame
     folder: Path
     searched: Path | None = None
-    tried: pd.Series | None = None
+    tried: str = "path"
     skipped: Mapping[str, int] = field(default_factory=dict)
     unlisted: int = 0
-    write: Callable[[pd.DataFrame], tuple[pd.DataFrame, Counter]] | None = None
-
-
-def select_labels(names: Iterable[str | None], classes: ClassOrder, dropped: Counter) -> list[str | None]:
-    """Return the class name for each of a data set's words; None, counted in `dropped`, for those that are no class.
-
-    A word that means no class of the order (contempt among seven) leaves its row out; None stands for
-    no expression at all.
-    """
-    by_name: dict[str | None, str | None] = {None: None}
-    selected = []
-    for name in names:
-        if name is not None and name not in by_name:
-            position = classes.index_of(name)
-            by_name[name] = None if position is None else classes.names[position]
-        if by_name[name] is None:
-            dropped["of no expression" if name is None else f"of class {name}, which is not among the classes"] += 1
-        selected.append(by_name[name])
-    return selected
+    write: Callable[[pd.DataFrame], Mapping[int, str]] | None = None
 
 
 def is_expression(word: str) -> bool:
@@ -132,3 +125,98 @@ def image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_ENDINGS)]
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line) of the lines that are not blank.
+
+    Raises ManifestError: the file cannot be read, is not text, or holds nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: byte {error.start} is not UTF-8; is it a label file?") from error
+    if not any(map(str.strip, lines)):
+        raise ManifestError(f"{path}: no label in it; is the file complete?")
+    yield from ((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def parse_code(text: str, codes: LabelCodes, path: Path, line: int | None = None) -> str | None:
+    """Return the class that a label code means, None for no expression; an integer may be written as a float.
+
+    Raises ManifestError: it is no integer, or none of the data set's codes.
+    """
+    try:
+        number = float(text)
+        code = int(number) if number == int(number) else codes.first - 1
+    except (ValueError, OverflowError):
+        code = codes.first - 1
+    if not codes.first <= code <= codes.last:
+        where = f"{path} line {line}" if line is not None else f"{path}"
+        raise ManifestError(
+            f'{where}: label "{text}" is not a code from {codes.first} to {codes.last} ({", ".join(codes.names)})'
+        )
+    return codes.name_of(code)
+
+
+def parse_codes(texts: pd.Series, codes: LabelCodes, path: Path) -> list[str | None]:
+    """Return the class that each code of a table's column means; an error names the first line with a wrong one."""
+    numbers, distinct = pd.factorize(texts)
+    first = np.unique(numbers, return_index=True)[1]
+    words = [parse_code(text, codes, path, row + 2) for text, row in zip(distinct, first, strict=True)]
+    return [words[number] for number in numbers]
+
+
+def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    """Return some columns of a CSV as text, header names matched without case and surrounding blanks.
+
+    Raises ManifestError: the file cannot be read as a CSV, or lacks a column.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
+        there = {str(name).strip().casefold(): name for name in header}
+        lacking = [name for name in wanted if name.casefold() not in there]
+        if lacking:
+            raise ManifestError(
+                f"{path}: no column {', '.join(lacking)}; found {', '.join(map(str, header))}. Is its header complete?"
+            )
+        own = [there[name.casefold()] for name in wanted]
+        table = pd.read_csv(path, usecols=own, dtype=str, keep_default_na=False, encoding="utf-8-sig")[own]
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # pandas' own errors and those of decoding are ValueErrors
+        raise ManifestError(f"{path}: not a CSV with a header line ({' '.join(str(error).split())})") from error
+    if table.empty:
+        raise ManifestError(f"{path}: no row below the header; is the file complete?")
+    return table.set_axis(list(wanted), axis=1)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an image as PNG, whole or not at all; a file that holds it already stays as it is.
+
+    Files are not flushed one by one, which would take longer than all else: `on_all_cores` does it for all.
+    """
+    encoded, buffer = cv2.imencode(".png", image)
+    if not encoded:
+        raise ContractError(f"an image of shape {image.shape} cannot be written as PNG")
+    data = buffer.tobytes()
+    if not path.exists() or path.read_bytes() != data:
+        with written_file(path, flush=False) as file:
+            file.write(data)
+
+
+def on_all_cores(
+    write: Callable[[Item], Result], items: Iterable[Item], description: str, total: int, progress: Progress
+) -> list[Result]:
+    """Return the result of each item in order, once all that was written is on disk; a few hundred are in hand."""
+    items = iter(items)
+    results: list[Result] = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress(description, total) as count:
+        while block := list(islice(items, _BLOCK)):
+            results += pool.map(write, block)
+            count(len(block))
+    if hasattr(os, "sync"):
+        os.sync()  # so that a manifest never outlives its images
+    return results

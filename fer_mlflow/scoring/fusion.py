@@ -28,10 +28,7 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     -------
     (N, C) float64
 
-    Raises
-    ------
-    ContractError
-        unknown space or teacher, shapes disagree, weights do not sum to 1, or a value is not finite
+    Raises ContractError: unknown space or teacher, shapes disagree, weights do not sum to 1, or a value is not finite.
 
     Examples
     --------

@@ -276,10 +276,7 @@ def score(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> d
     labels : (N,) int in 0..C-1
     classes : C names
 
-    Raises
-    ------
-    ContractError
-        shapes disagree, N = 0, a label is out of range, or a value is not finite
+    Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
 
     Examples
     --------

@@ -46,10 +46,7 @@ def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness
     logits : (N, C) float, finite, N >= 1
     temperatures : (R,) float > 0
 
-    Raises
-    ------
-    ContractError
-        a value is not finite, no row, or a temperature that is not above 0
+    Raises ContractError: a value is not finite, no row, or a temperature that is not above 0.
     """
     logits = _check_rows(logits)
     temperatures = np.asarray(temperatures, dtype=np.float64)
@@ -86,10 +83,7 @@ def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> t
     -------
     the lowest and the highest temperature; None where no temperature reaches the band (constant logits)
 
-    Raises
-    ------
-    ContractError
-        a value is not finite, no row, or a band that is not two rising numbers in (1/C, 1)
+    Raises ContractError: a value is not finite, no row, or a band that is not two rising numbers in (1/C, 1).
     """
     logits = _check_rows(logits)
     z = logits - logits.max(axis=1, keepdims=True)

@@ -142,10 +142,7 @@ def bootstrap_intervals(
     labels, predictions : (N,) int in 0..C-1, N >= 1
     classes : C names
 
-    Raises
-    ------
-    ContractError
-        no row, lengths that differ, or a value out of range
+    Raises ContractError: no row, lengths that differ, or a value out of range.
 
     References
     ----------

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.images import hash_images
-from fer_mlflow.data.manifest import SHOWN, Benchmark
-from fer_mlflow.errors import BundleError, ContractError
+from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.data.scan import hash_images
+from fer_mlflow.errors import BundleError, ContractError, listed
 from fer_mlflow.softlabels.bundle import SoftLabels
 
 FIELDS = ("label", "split", "source")
@@ -89,13 +89,8 @@ class Alignment:
 
 def name_rows(rows: Sequence[int] | np.ndarray, paths: pd.Series, why: Sequence[str] = ()) -> str:
     """Return the first ten rows, counted from 1, with their paths and what is wrong with them, and how many follow."""
-    rows, count = rows[:SHOWN], len(rows)
-    notes = [f" ({each})" for each in why[:SHOWN]] or [""] * len(rows)
-    return _listed([f'row {row + 1} "{paths[row]}"{note}' for row, note in zip(rows, notes, strict=True)], count)
-
-
-def _listed(texts: Sequence[str], count: int) -> str:
-    return ", ".join(texts[:SHOWN]) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
+    notes = [f" ({each})" for each in why] or [""] * len(rows)
+    return listed([f'row {row + 1} "{paths[row]}"{note}' for row, note in zip(rows, notes, strict=True)])
 
 
 def align(soft_labels: SoftLabels, benchmark: Benchmark, *, subset: bool = False) -> Alignment:
@@ -126,7 +121,7 @@ def align(soft_labels: SoftLabels, benchmark: Benchmark, *, subset: bool = False
     if not subset and (len(extra) or len(absent)):
         only = {
             "manifest": (len(extra), name_rows(extra, benchmark.paths)),
-            "soft labels": (len(absent), _listed([f'"{path}"' for path in absent], len(absent))),
+            "soft labels": (len(absent), listed([f'"{path}"' for path in absent])),
         }
         what = [f"{count:,} rows are only in the {who} ({named})" for who, (count, named) in only.items() if count]
         raise BundleError(
@@ -143,7 +138,7 @@ def align(soft_labels: SoftLabels, benchmark: Benchmark, *, subset: bool = False
     if len(wrong):
         why = [
             ", ".join(f'{n} "{ours[n].iloc[i]}", then "{theirs[n].iloc[i]}"' for n in decisive if differ[n][i])
-            for i in wrong[:SHOWN]
+            for i in wrong
         ]
         raise BundleError(
             f"{where}: {len(wrong):,} of {len(found):,} rows are not what they were when the soft labels were "

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from fer_mlflow.errors import ContractError, RunError, TrackingError
+from fer_mlflow.errors import ContractError, RunError, TrackingError, listed
 from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import read_run
@@ -21,7 +21,6 @@ from fer_mlflow.tracking.store import connect, redact
 
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
-_SHOWN = 10
 
 
 def fetch_soft_labels(source: str, *, where: str = "", even_bad: bool = False) -> SoftLabels:
@@ -188,9 +187,8 @@ def runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
     if not everything:
         raise RunError(f"{uri} has no finished runs with soft labels; export some, or look at MLFLOW_TRACKING_URI")
     counts = Counter(run.data.tags.get("fer.benchmark", "(no name)") for run in everything)
-    names = [f"{name} ({count:,} run{'s' * (count > 1)})" for name, count in counts.most_common(_SHOWN)]
-    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
-    raise RunError(f"benchmark {benchmark}: {uri} has no run on it; there are {', '.join(names)}{more}")
+    names = [f"{name} ({count:,} run{'s' * (count > 1)})" for name, count in counts.most_common()]
+    raise RunError(f"benchmark {benchmark}: {uri} has no run on it; there are {listed(names)}")
 
 
 def describe_selections(runs: Iterable[Run]) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
+from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import BundleError, ImageError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress

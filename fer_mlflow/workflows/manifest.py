@@ -11,15 +11,25 @@ import pandas as pd
 
 from fer_mlflow.data.check import ERROR, NOTE, WARNING, ManifestCheck, run_checks
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.columns import write_manifest
-from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.merge import Input, Merged, merge, parse_input
+from fer_mlflow.data.manifest import read_benchmark, write_manifest
+from fer_mlflow.data.merge import (
+    DIFFERENT,
+    PERMUTED,
+    SAME,
+    SUBSET,
+    SUPERSET,
+    Input,
+    Merged,
+    Relation,
+    merge,
+    parse_input,
+    relate,
+)
 from fer_mlflow.data.paths import rebase_paths
 from fer_mlflow.data.published import CODES, compare_support, dataset_called
-from fer_mlflow.data.relation import DIFFERENT, PERMUTED, SAME, SUBSET, SUPERSET, Relation, relate
 from fer_mlflow.data.scan import scan_images
 from fer_mlflow.data.split import split_rows
-from fer_mlflow.datasets.build import Built, build
+from fer_mlflow.datasets import Built, build
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fer_mlflow.data import images
-from fer_mlflow.data.images import describe_preprocessing, hash_images, prepare_image, prepare_images, read_image_bytes
+from fer_mlflow.data import images, scan
+from fer_mlflow.data.images import describe_preprocessing, prepare_image, prepare_images, read_image_bytes
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
+from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import ImageError
 
 RNG = np.random.default_rng(7)
@@ -267,7 +268,7 @@ def test_what_cannot_be_read_says_why(linked, path, reason):
 @pytest.mark.parametrize("slow", [False, True])
 def test_hashes_are_hashlibs_and_zeros_for_what_cannot_be_read(linked, monkeypatch, count, slow):
     if slow:  # as if every file took long: the rest is then read by threads
-        monkeypatch.setattr(images, "_SLOW_FILE_S", 0.0)
+        monkeypatch.setattr(scan, "_FAST_FILE_S", 0.0)
     for number in range(count):
         (linked / f"{number}.jpg").write_bytes(b"%d" % number)
     found = hash_images(linked, [*(f"{number}.jpg" for number in range(count)), "out.jpg", "sub", "none.jpg"])

@@ -5,8 +5,7 @@ import toys
 from trees import put
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.columns import write_manifest
-from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.data.manifest import read_benchmark, write_manifest
 from fer_mlflow.data.merge import Input, merge, parse_input
 from fer_mlflow.data.paths import rebase_paths
 from fer_mlflow.errors import ContractError, ImageError, ManifestError

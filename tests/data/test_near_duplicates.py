@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import toys
 
-from fer_mlflow.data.near_duplicates import near_duplicate_pairs, perceptual_hash
+from fer_mlflow.data.scan import near_duplicate_pairs, perceptual_hash
 
 
 def all_pairs(hashes, distance) -> list[list[int]]:
@@ -31,7 +31,7 @@ def test_the_pairs_are_those_of_comparing_all_with_all(distance):
 
 
 def test_buckets_that_are_compared_in_parts(monkeypatch):
-    monkeypatch.setattr("fer_mlflow.data.near_duplicates._MOST_PAIRS", 50)
+    monkeypatch.setattr("fer_mlflow.data.scan._MOST_PAIRS", 50)
     hashes = np.random.default_rng(0).integers(0, 30, 60, dtype=np.uint64)
     assert near_duplicate_pairs(hashes, 2).tolist() == all_pairs(hashes, 2)
 

@@ -20,7 +20,7 @@ from trees import (
 )
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.datasets.build import build
+from fer_mlflow.datasets import build
 from fer_mlflow.errors import ContractError, ManifestError
 
 EIGHT = ClassOrder.of(CONTEMPT_TOO)

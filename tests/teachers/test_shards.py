@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.images import hash_images
 from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import no_progress
 from fer_mlflow.teachers import forward

@@ -10,8 +10,9 @@ import torch
 from toys import write_faces
 
 from fer_mlflow.data.classes import FER7
-from fer_mlflow.data.images import hash_images, image_prefixes
+from fer_mlflow.data.images import image_prefixes
 from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import ContractError, ImageError, JobError, TeacherError
 from fer_mlflow.settings.training import Recipe
 from fer_mlflow.teachers.checkpoint import load_teacher

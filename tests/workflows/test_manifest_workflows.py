@@ -56,8 +56,8 @@ def test_a_builder_is_a_module_and_a_word(folder, monkeypatch):
 
     import pandas as pd
 
+    from fer_mlflow import datasets
     from fer_mlflow.data.classes import FER7
-    from fer_mlflow.datasets import build
     from fer_mlflow.datasets.listing import Listing
 
     def list_rows(request):
@@ -66,7 +66,7 @@ def test_a_builder_is_a_module_and_a_word(folder, monkeypatch):
     planted = types.ModuleType("fer_mlflow.datasets.planted")
     planted.list_rows = list_rows
     monkeypatch.setitem(sys.modules, planted.__name__, planted)
-    monkeypatch.setattr(build, "DATASETS", (*build.DATASETS, "planted"))
+    monkeypatch.setattr(datasets, "DATASETS", (*datasets.DATASETS, "planted"))
     put(folder / "set/1.jpg", 1)
-    built = build.build("planted", folder / "set", FER7, folder / "images", root=folder)
+    built = datasets.build("planted", folder / "set", FER7, folder / "images", root=folder)
     assert built.frame.to_dict("records") == [{"path": "set/1.jpg", "label": "Sad", "split": "", "source": "planted"}]
