@@ -78,7 +78,7 @@ def _record_failure(command: str, message: str, status: int) -> None:
     """Leave the message on the run that `mlflow run` opened, if it did, whatever stage the command had reached."""
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         with suppress(Exception):  # the first error is the one to report, and it is on stderr
-            from fer_mlflow.tracking.failures import record_failure
+            from fer_mlflow.tracking.store import record_failure
 
             record_failure(run_id, command, message, "KILLED" if status > 128 else "FAILED")
 

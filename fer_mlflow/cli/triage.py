@@ -64,8 +64,8 @@ def leaderboard_lines(result) -> Iterator[str]:
 
 def _summary(result) -> Iterator[str]:
     """Yield how many runs have each status, the reasons for bad ones and doubts, and what was done."""
+    from fer_mlflow.tracking.triage.records import BAD, STATUSES, WARN
     from fer_mlflow.tracking.triage.rules import RULES
-    from fer_mlflow.tracking.triage.tags import BAD, STATUSES, WARN
 
     judgements, explained = list(result.judgements.values()), {rule.name: rule.explanation for rule in RULES}
     counts = Counter(each.status for each in judgements)

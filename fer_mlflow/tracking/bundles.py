@@ -1,43 +1,46 @@
-"""Bundles in the tracking store: published with everything a reader compares, trusted only when verified."""
+"""Bundles in the tracking store: published with everything a reader compares, downloaded by name, trusted verified."""
 
+import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from fer_mlflow.errors import RunError
-from fer_mlflow.files import sha256_of_file
+from fer_mlflow.errors import BundleError, JobError, RunError
+from fer_mlflow.files import cache_folder, sha256_of_file, written_folder
+from fer_mlflow.softlabels import files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.softlabels.files import HASHES
-from fer_mlflow.tracking.downloads import downloaded_bundle
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
-from fer_mlflow.tracking.searching import search_runs
-from fer_mlflow.tracking.store import redact, tracking_errors
-from fer_mlflow.tracking.triage.tags import BAD, STATUS, is_by_person
+from fer_mlflow.tracking.store import TEACHER_RUN, redact, search_finished, search_runs, tracking_errors
+from fer_mlflow.tracking.triage.records import BAD, STATUS, is_by_person
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MIB = 1 << 20
+# What the largest file may be: ten million rows of an index, and beside arrays and index no file of a bundle is large.
+_MOST_BYTES = dict.fromkeys(files.FILES, 64 * _MIB) | dict.fromkeys((files.ARRAYS, files.INDEX), 4096 * _MIB)
 
 
 def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
     """Log a bundle to a run: dataset, metrics, files, and last the tags by which it is found and trusted."""
-    run.log_params({**derived_params(bundle)})
+    run.log_params(derived_params(bundle))
     run.log_benchmark(bundle.benchmark, bundle)
-    if bundle.metrics:
-        run.log_metrics(bundle.metrics)
+    run.log_metrics(bundle.metrics)
     assert bundle.folder is not None  # a run gets what is on disk
-    run.log_folder(bundle.folder, FOLDER, last=HASHES)
-    found = [check for check in bundle.report["checks"] if check["verdict"] == "warn" and check["kind"] != "protocol"]
-    warned = [check["name"] for check in found]
-    prefix = "fer.teacher_run/"
-    teacher_runs = {name.removeprefix(prefix): text for name, text in tags.items() if name.startswith(prefix)}
+    run.log_folder(bundle.folder, FOLDER, last=files.HASHES)
+    checks = [check for check in bundle.report["checks"] if check["kind"] != "protocol"]
+    warned = [check["name"] for check in checks if check["verdict"] == "warn"]
     run.set_tags(
         {
-            "mlflow.note.content": describe_run(bundle, teacher_runs, run.experiment_id),
+            "mlflow.note.content": describe_run(bundle, tags, run.experiment_id),
             **tags,
             "fer.benchmark": bundle.benchmark,
             "fer.selection_sha256": bundle.selection_sha256,
@@ -49,15 +52,16 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     )
 
 
-def describe_run(bundle: SoftLabels, teacher_runs: dict[str, str], experiment_id: str) -> str:
-    """Return a run's description in Markdown: its benchmark and settings, its metrics, and its teachers' runs."""
+def describe_run(bundle: SoftLabels, tags: Mapping[str, str], experiment_id: str) -> str:
+    """Return a run's description in Markdown: benchmark and settings, metrics, and the teachers' runs of its tags."""
     protocol = bundle.protocol
     settings = "\n".join(f"| {name} | {text.replace('|', ' ')} |" for name, text in protocol.items())
     metrics = "\n".join(f"| {name.replace('|', ' ')} | {value:.4f} |" for name, value in bundle.metrics.items())
     parts = [f"**{protocol['benchmark']}**, {protocol['rows']} rows", f"| setting | |\n| --- | --- |\n{settings}"]
     parts += [f"| metric | |\n| --- | ---: |\n{metrics}"] if metrics else []
-    links = (f"[{name}](#/experiments/{experiment_id}/runs/{run_id})" for name, run_id in sorted(teacher_runs.items()))
-    parts += ["Teachers: " + ", ".join(links)] if teacher_runs else []
+    runs = {tag.removeprefix(TEACHER_RUN): text for tag, text in sorted(tags.items()) if tag.startswith(TEACHER_RUN)}
+    links = [f"[{name}](#/experiments/{experiment_id}/runs/{run_id})" for name, run_id in runs.items()]
+    parts += ["Teachers: " + ", ".join(links)] if links else []
     return "\n\n".join(parts)
 
 
@@ -83,29 +87,22 @@ def derived_params(bundle: SoftLabels, configuration: Configuration | None = Non
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
     """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
 
-    The keys share the benchmark's digest as their first part, which the query is for. Runs that a person
-    called bad are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the
-    same, and a bundle is verified before it is used.
+    The keys share the benchmark's digest as their first part, which the query names. Runs that a person called bad
+    are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the same, and a
+    bundle is verified before it is used.
     """
-    keys = list(config_keys)
-    found: dict[str, list[Run]] = {key: [] for key in keys}
-    (prefix,) = {key.partition(".")[0] for key in keys}
-    condition = (
-        f"tags.`fer.kind` = '{kind}' AND tags.`fer.config_key` LIKE '{prefix}.%' AND attributes.status = 'FINISHED'"
-    )
-    for run in search_runs(client, condition):
+    found: dict[str, list[Run]] = {key: [] for key in config_keys}
+    (prefix,) = {key.partition(".")[0] for key in found}
+    for run in search_finished(client, kind, f"tags.`fer.config_key` LIKE '{prefix}.%'"):
         tags = run.data.tags
-        called_bad = tags.get(STATUS) == BAD and is_by_person(tags)
-        if tags["fer.config_key"] in found and not called_bad:
+        if tags["fer.config_key"] in found and not (tags.get(STATUS) == BAD and is_by_person(tags)):
             found[tags["fer.config_key"]].append(run)
     return found
 
 
 def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> list[Run]:
     """Return the finished runs of a kind that have these params, newest first."""
-    conditions = [f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"]
-    conditions += [f"params.`{name}` = '{text}'" for name, text in params.items()]
-    return search_runs(client, " AND ".join(conditions))
+    return search_finished(client, kind, *(f"params.`{name}` = '{text}'" for name, text in params.items()))
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
@@ -130,11 +127,134 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
     if len(found) > 1:
         others = ", ".join(run.info.run_id for run in found[:10])
         raise RunError(f"run {run_id}: several runs begin so ({others}); give more digits")
-    if found[0].info.lifecycle_stage == "deleted":
-        raise RunError(
-            f"run {found[0].info.run_id} was deleted; bring it back with `mlflow runs restore`, or name another"
+    (run,) = found
+    if run.info.lifecycle_stage == "deleted":
+        raise RunError(f"run {run.info.run_id} was deleted; bring it back with `mlflow runs restore`, or name another")
+    return run
+
+
+def bundle_digest(run: Run) -> str:
+    """Return the digest of the bundle that a run is tagged with.
+
+    Raises
+    ------
+    RunError
+        the run has no bundle (the message says where its numbers are from)
+    """
+    tags = run.data.tags
+    if "fer.bundle_sha256" not in tags:
+        kind = tags.get("fer.kind", "foreign")
+        what = f"run {run.info.run_id} ({kind}, {run.info.status}) has no soft labels"
+        source = f"; they are in run {tags['fer.source_run']}" if "fer.source_run" in tags else ""
+        raise RunError(f"{what}{source or '; name an export or a teacher run'}")
+    if not _SHA256.fullmatch(tags["fer.bundle_sha256"]):  # it becomes the name of a folder
+        raise RunError(f"run {run.info.run_id}: its tag fer.bundle_sha256 is not 64 hex digits; export it again")
+    return tags["fer.bundle_sha256"]
+
+
+def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
+    """Download the files of a run's bundle that are there into a folder, and return their names.
+
+    What a server lists is not trusted: only a bundle's own names are requested, and a file that is larger than any
+    bundle's, or than what is free on the disk, is not. Files are copied even from a local store, where MLflow would
+    hand out the originals. Nothing is verified.
+
+    Raises
+    ------
+    BundleError
+        a file is too large
+    JobError
+        the disk has no room
+    TrackingError
+        the server cannot be reached, or a download broke off
+    """
+    run_id = run.info.run_id
+    with tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
+        listed = {each.path: each.file_size or 0 for each in client.list_artifacts(run_id, FOLDER) if not each.is_dir}
+    sizes = {name: listed[f"{FOLDER}/{name}"] for name in files.FILES if f"{FOLDER}/{name}" in listed}
+    for name, size in sizes.items():
+        _check_size(run_id, name, size)
+    free = shutil.disk_usage(into).free
+    if sum(sizes.values()) > free:
+        raise JobError(
+            f"{into.parent}: {sum(sizes.values()) / _MIB:,.0f} MiB are to be downloaded, {free / _MIB:,.0f} are free; "
+            "make room"
         )
-    return found[0]
+    for name in sizes:
+        with tracking_errors(f"downloading {FOLDER}/{name} of run {run_id}"):
+            path = Path(client.download_artifacts(run_id, f"{FOLDER}/{name}", dst_path=str(into)))
+        _check_size(run_id, name, path.stat().st_size)
+        os.replace(path, into / name)
+    shutil.rmtree(into / FOLDER, ignore_errors=True)
+    return list(sizes)
+
+
+def _check_size(run_id: str, name: str, size: int) -> None:
+    if size > _MOST_BYTES[name]:
+        raise BundleError(
+            f"run {run_id}: {FOLDER}/{name} has {size:,} bytes, more than any bundle's; it is not downloaded"
+        )
+
+
+@contextmanager
+def downloaded_bundle(client: MlflowClient, run: Run, folder: Path) -> Iterator[SoftLabels]:
+    """Download a run's bundle for a block; when the block has accepted it, it is put in the place of `folder`.
+
+    Until then it is in a temporary folder beside, so that what is under the final name is whole and verified, after a
+    kill too. An exception of the block removes it.
+
+    Raises
+    ------
+    RunError
+        the run has no bundle
+    BundleError
+        files are missing, do not verify, or are not the ones that the run is tagged with
+    TrackingError, JobError
+        see `download_files`
+    """
+    where, expected = f"run {run.info.run_id}: its bundle", bundle_digest(run)
+    with written_folder(folder) as temporary:
+        download_files(client, run, temporary)
+        try:
+            bundle = SoftLabels.open(temporary)
+        except files.BrokenFileError as error:
+            raise BundleError(f"{where} is broken: {error.found}; export it again") from error
+        if (own := bundle.sha256) != expected:
+            tagged = f"not the one that it is tagged with, {expected[:12]}…"
+            raise BundleError(f"{where} {own[:12]}… is {tagged}; export it again")
+        yield bundle
+
+
+def open_if_sound(folder: Path, digest: str) -> SoftLabels | None:
+    """Return the bundle in a folder where it verifies and has this digest, else None."""
+    try:
+        bundle = SoftLabels.open(folder)
+    except BundleError:
+        return None
+    return bundle if bundle.sha256 == digest else None
+
+
+def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
+    """Return a run's bundle from the cache folder, after a download where it is not there or is damaged.
+
+    Bundles are kept by their digest, so a run that was exported anew is downloaded anew, and two runs with the same
+    bundle share it. Each is verified every time.
+
+    Raises
+    ------
+    RunError, BundleError, TrackingError, JobError
+        see `downloaded_bundle`
+    """
+    digest = bundle_digest(run)
+    folder = cache_folder() / "downloads" / digest
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # two processes that want one bundle download it once
+        bundle = open_if_sound(folder, digest)
+        if bundle is None:
+            with downloaded_bundle(client, run, folder):
+                pass
+            bundle = SoftLabels.open(folder)
+    return bundle
 
 
 def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
@@ -144,12 +264,8 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
 
     Raises
     ------
-    RunError
-        the run has no bundle (the message says where its numbers are from)
-    BundleError
-        files are missing, do not verify, or are not the ones the run was tagged with
-    TrackingError
-        the server cannot be reached
+    RunError, BundleError, TrackingError, JobError
+        see `downloaded_bundle`
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (

@@ -12,11 +12,9 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
 from fer_mlflow.scoring.significance import bootstrap_intervals, holm
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.searching import BUNDLED_KINDS, search_runs
+from fer_mlflow.tracking.store import BUNDLED_KINDS, search_runs
 from fer_mlflow.tracking.triage.evidence import SEED, SIGNIFICANT, Evidence, difference_p_value
-from fer_mlflow.tracking.triage.judgement import Judgement
-from fer_mlflow.tracking.triage.records import RunRecord, record_of
-from fer_mlflow.tracking.triage.tags import BAD, GOOD, STATUS
+from fer_mlflow.tracking.triage.records import BAD, GOOD, STATUS, Judgement, RunRecord, record_of
 
 BOARD = "selection_sha256"  # runs on the same rows stand on one leaderboard
 SETTINGS = ("ensemble", "space", "clahe", "calibration")  # two runs that share them have the same configuration
@@ -51,14 +49,7 @@ def build_leaderboard(
     ContractError
         runs are there, and none has the metric
     """
-    eligible = [
-        run
-        for run in runs
-        if run.kind in BUNDLED_KINDS
-        and run.status == "FINISHED"
-        and run.selection
-        and judgements[run.run_id].status in statuses
-    ]
+    eligible = [run for run in runs if run.is_bundled and run.selection and judgements[run.run_id].status in statuses]
     boards: dict[str, list[RunRecord]] = {}
     for run in eligible:
         if metric in run.metrics:

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +25,19 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.context import is_joined, owns_process, source_commit
-from fer_mlflow.tracking.store import HELD, connect, describe_way_to_ui, experiment_id_of, redact, tracking_errors
+from fer_mlflow.tracking.store import (
+    HELD,
+    TAG_LENGTH,
+    connect,
+    describe_way_to_ui,
+    experiment_id_of,
+    redact,
+    tracking_errors,
+)
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 60
-_TAG_LENGTH = 5000
 _KEY_LENGTH = 250
 _NOT_IN_KEYS = re.compile(r"[^\w. :-]")
 PARENT = "mlflow.parentRunId"
@@ -104,9 +111,8 @@ class TrackedRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, credentials of URIs in them left out."""
         with tracking_errors("setting tags"):
-            self.client.log_batch(
-                self.run_id, tags=[RunTag(key, redact(str(value))[:_TAG_LENGTH]) for key, value in tags.items()]
-            )
+            entities = [RunTag(key, redact(str(value))[:TAG_LENGTH]) for key, value in tags.items()]
+            self.client.log_batch(self.run_id, tags=entities)
 
     @property
     def ui(self) -> str:
@@ -135,32 +141,24 @@ class TrackedRun:
 
     def log_figure(self, name: str, png: bytes) -> None:
         """Upload an image to the root of the artifacts: the UI lays only those side by side."""
-        with self._temporary_file(name) as path:
-            path.write_bytes(png)
-            self.log_file(path)
+        self._log_new(name, lambda path: path.write_bytes(png))
 
     def log_table(self, name: str, frame: pd.DataFrame) -> None:
         """Upload a table as `tables/<name>.parquet`."""
-        with self._temporary_file(f"{name}.parquet") as path:
-            frame.to_parquet(path, index=False)
-            self.log_file(path, "tables")
+        self._log_new(f"{name}.parquet", lambda path: frame.to_parquet(path, index=False), "tables")
 
     def log_csv(self, name: str, frame: pd.DataFrame) -> None:
         """Upload a table as `tables/<name>.csv`."""
-        with self._temporary_file(f"{name}.csv") as path:
-            frame.to_csv(path, index=False)
-            self.log_file(path, "tables")
+        self._log_new(f"{name}.csv", lambda path: frame.to_csv(path, index=False), "tables")
 
     def log_text(self, name: str, text: str) -> None:
         """Upload a text file to the root of the artifacts."""
-        with self._temporary_file(name) as path:
-            path.write_text(text, encoding="utf-8")
-            self.log_file(path)
+        self._log_new(name, lambda path: path.write_text(text, encoding="utf-8"))
 
-    @contextmanager
-    def _temporary_file(self, name: str) -> Iterator[Path]:
+    def _log_new(self, name: str, write: Callable[[Path], object], artifact_path: str | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
-            yield Path(folder) / name
+            write(path := Path(folder) / name)
+            self.log_file(path, artifact_path)
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Upload one file."""
@@ -193,22 +191,19 @@ class TrackedRun:
             with _heartbeat(other) if nested else nullcontext():
                 yield other
         except BaseException as error:
+            status, tags = _ending(error)
             with suppress(Exception):
-                other.set_tags({"fer.error": _sentence(error)})
-                self.client.set_terminated(other.run_id, _status_after(error))
+                other.set_tags(tags)
+                self.client.set_terminated(other.run_id, status)
             raise
         with tracking_errors("ending a run"):
             self.client.set_terminated(other.run_id, "FINISHED")
 
 
-def _sentence(error: BaseException) -> str:
-    """Return what a tag says of an exception."""
-    return redact(str(error) or type(error).__name__)
-
-
-def _status_after(error: BaseException) -> str:
-    """Return the status of a run that an exception ended."""
-    return "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+def _ending(error: BaseException) -> tuple[str, dict[str, str]]:
+    """Return the status of a run that an exception ended, and the tag with its reason."""
+    status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+    return status, {"fer.error": str(error) or type(error).__name__}
 
 
 @contextmanager
@@ -220,7 +215,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
 
     On the command line the run is the one that `mlflow run` opened, if it did, and SIGINT, SIGTERM and SIGHUP leave
     the block as `Interrupted`. Called from Python it is a new run: below the caller's active run, else below the run
-    of a surrounding `mlflow run`, else on its own; the process's experiment and signal handlers are left alone.
+    of an enclosing `mlflow run`, else on its own; the process's experiment and signal handlers are left alone.
 
     Parameters
     ----------
@@ -247,23 +242,19 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
             active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen)
         run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
         try:
-            run.set_tags({"fer.kind": kind, "mlflow.runName": name} | _commit_of(active.data.tags))
+            commit = source_commit() if COMMIT not in active.data.tags else None  # MLflow searches beside the command
+            run.set_tags({"fer.kind": kind, "mlflow.runName": name} | ({COMMIT: commit} if commit else {}))
             with _heartbeat(run):
                 yield run
         except BaseException as error:
+            status, tags = _ending(error)
             with suppress(Exception):  # the first error is the one to report
-                run.set_tags({"fer.error": _sentence(error)})
+                run.set_tags(tags)
             with suppress(Exception):
-                mlflow.end_run(_status_after(error))
+                mlflow.end_run(status)
             raise
         with tracking_errors("ending the run"):
             mlflow.end_run("FINISHED")
-
-
-def _commit_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the tag of the source's commit where MLflow found none, which looks beside the installed command."""
-    commit = None if COMMIT in tags else source_commit()
-    return {COMMIT: commit} if commit else {}
 
 
 def _outer_run(client: MlflowClient) -> TrackedRun | None:
@@ -273,7 +264,7 @@ def _outer_run(client: MlflowClient) -> TrackedRun | None:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if not run_id or owns_process():
         return None
-    with tracking_errors("reading the surrounding run"):
+    with tracking_errors("reading the enclosing run"):
         return TrackedRun(client, run_id, client.get_run(run_id).info.experiment_id)
 
 

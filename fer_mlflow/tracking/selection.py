@@ -14,10 +14,9 @@ from mlflow.exceptions import MlflowException
 from fer_mlflow.errors import ContractError, RunError, TrackingError, listed
 from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.tracking.bundles import read_run
-from fer_mlflow.tracking.downloads import cached_bundle
-from fer_mlflow.tracking.searching import TEACHING_KINDS, search_runs
-from fer_mlflow.tracking.store import connect, redact
+from fer_mlflow.tracking.bundles import cached_bundle, read_run
+from fer_mlflow.tracking.store import TEACHING_KINDS, connect, redact, search_finished
+from fer_mlflow.tracking.triage.records import BAD, REASONS, STATUS
 
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
@@ -88,8 +87,8 @@ def choose_run(client: MlflowClient, source: str, *, where: str = "", even_bad: 
             raise ContractError(f"{source!r}: soft labels are under runs:/{run_id}/{FOLDER}")
     run = read_run(client, run_id)
     if is_bad(run) and not even_bad:
-        reasons = run.data.tags.get("triage.reasons")
-        because = f" ({' '.join(reasons.split())})" if reasons else ""
+        reasons = " ".join(run.data.tags.get(REASONS, "").split())
+        because = f" ({reasons})" if reasons else ""
         raise RunError(
             f"run {run.info.run_id}: triage called it bad{because}; take it all the same with --even-bad true"
         )
@@ -98,7 +97,7 @@ def choose_run(client: MlflowClient, source: str, *, where: str = "", even_bad: 
 
 def is_bad(run: Run) -> bool:
     """Return whether triage, or a person, called a run bad."""
-    return run.data.tags.get("triage.status") == "bad"
+    return run.data.tags.get(STATUS) == BAD
 
 
 def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str = "", even_bad: bool = False) -> Chosen:
@@ -127,7 +126,6 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
     runs = runs_on(client, benchmark)
     fit = [run for run in runs if even_bad or not is_bad(run)]
     n_bad = len(runs) - len(fit)
-    left_out = f"{n_bad} bad left out" if n_bad else ""
     if not fit:
         raise RunError(
             f"benchmark {benchmark}: triage called all {n_bad} of its runs bad; take one all the same with "
@@ -151,7 +149,7 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
         )
     best = min(measured, key=lambda run: _rank(run, metric))
     name = best.data.tags["fer.benchmark"]
-    notes = "; ".join(filter(None, [f"where {where}" if where else "", left_out]))
+    notes = "; ".join(filter(None, [f"where {where}" if where else "", f"{n_bad} bad left out" if n_bad else ""]))
     among = f"best of {len(measured)} on {name}" + (f" ({notes})" if notes else "")
     return Chosen(best, f"{metric} {best.data.metrics[metric]:.4f}, {among}")
 
@@ -173,7 +171,6 @@ def newest_of_each(runs: Iterable[Run]) -> Iterable[Run]:
 
 def runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
     """Return the finished runs with soft labels on a benchmark, the bad ones too."""
-    found: list[Run] = []
     if _PLAIN.fullmatch(benchmark):
         found = search_soft_labels(client, f"tags.`fer.benchmark` = '{benchmark}'")
         if not found and _DIGEST.fullmatch(benchmark):
@@ -182,25 +179,24 @@ def runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
         found = [run for run in search_soft_labels(client) if run.data.tags.get("fer.benchmark") == benchmark]
     if found:
         return found
-    everything = search_soft_labels(client)
-    uri = redact(mlflow.get_tracking_uri())
+    everything, uri = search_soft_labels(client), redact(mlflow.get_tracking_uri())
     if not everything:
         raise RunError(f"{uri} has no finished runs with soft labels; export some, or look at MLFLOW_TRACKING_URI")
     counts = Counter(run.data.tags.get("fer.benchmark", "(no name)") for run in everything)
-    names = [f"{name} ({count:,} run{'s' * (count > 1)})" for name, count in counts.most_common()]
+    names = [f"{name} ({_count(count)})" for name, count in counts.most_common()]
     raise RunError(f"benchmark {benchmark}: {uri} has no run on it; there are {listed(names)}")
 
 
 def describe_selections(runs: Iterable[Run]) -> str:
     """Return the digests that one name means, each with its rows and runs."""
-    counts = Counter(
-        (run.data.tags["fer.selection_sha256"], run.data.tags["fer.benchmark"], run.data.params.get("rows", "?"))
-        for run in runs
-    )
-    return ", ".join(
-        f"{digest[:12]} ({name}, {rows} rows, {count} run{'s' * (count > 1)})"
-        for (digest, name, rows), count in sorted(counts.items())
-    )
+    of_runs = ((run.data.tags, run.data.params.get("rows", "?")) for run in runs)
+    counts = Counter((tags["fer.selection_sha256"], tags["fer.benchmark"], rows) for tags, rows in of_runs)
+    words = (f"{each[:12]} ({name}, {rows} rows, {_count(n)})" for (each, name, rows), n in sorted(counts.items()))
+    return ", ".join(words)
+
+
+def _count(runs: int) -> str:
+    return f"{runs:,} run{'s' * (runs > 1)}"
 
 
 def _search_where(client: MlflowClient, where: str) -> list[Run]:
@@ -217,9 +213,7 @@ def _search_where(client: MlflowClient, where: str) -> list[Run]:
 
 def search_soft_labels(client: MlflowClient, condition: str = "") -> list[Run]:
     """Return the finished runs of every experiment that have a bundle and fulfil a condition."""
-    found: list[Run] = []
-    for kind in TEACHING_KINDS:  # MLflow's filters have no OR
-        own = f"tags.`fer.kind` = '{kind}' AND attributes.status = 'FINISHED'"
-        runs = search_runs(client, f"{own} AND {condition}" if condition else own)
-        found += [run for run in runs if {"fer.bundle_sha256", "fer.selection_sha256"} <= set(run.data.tags)]
-    return found
+    conditions = [condition] if condition else []
+    kinds = (search_finished(client, kind, *conditions) for kind in TEACHING_KINDS)  # MLflow's filters have no OR
+    needed = {"fer.bundle_sha256", "fer.selection_sha256"}
+    return [run for runs in kinds for run in runs if needed <= run.data.tags.keys()]

@@ -1,8 +1,10 @@
-"""The way to MLflow's tracking store: opened once, safely; its errors as one line, its secrets left out."""
+"""The tracking store: opened once, safely, searched page by page; its errors as one line, its secrets left out."""
 
+import gc
 import logging
 import os
 import re
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -12,10 +14,16 @@ from pathlib import Path
 import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from fer_mlflow.errors import Interrupted, TrackingError
 
+TEACHING_KINDS = ("export", "teacher")  # kinds of runs whose soft labels a student may learn from
+BUNDLED_KINDS = (*TEACHING_KINDS, "student")  # kinds that have a bundle, and stand in leaderboards
+TEACHER_RUN = "fer.teacher_run/"  # begins the tags that name the runs of an ensemble's teachers
+TAG_LENGTH = 5000  # MLflow's limit
+_PAGE = 1000
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _SQLITE = "sqlite:///"
 
@@ -53,9 +61,9 @@ def tracking_errors(doing: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         reason = " ".join(str(error).split())[:500]
-        uri = mlflow.get_tracking_uri()
         # How long MLflow tries is up to MLFLOW_HTTP_REQUEST_MAX_RETRIES and _TIMEOUT: minutes, by default.
-        tried = f"; tried for {time.monotonic() - began:.0f} s" if uri.startswith(("http://", "https://")) else ""
+        tried = f"; tried for {time.monotonic() - began:.0f} s" if _server() else ""
+        uri = mlflow.get_tracking_uri()
         raise TrackingError(redact(f"tracking server {uri}: {doing} failed ({reason}{tried})")) from error
     finally:
         HELD.depth -= is_main
@@ -80,9 +88,13 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with tracking_errors("opening the store"), _first_touch():
-        client = MlflowClient()  # makes and migrates a SQLite store
-        client.search_experiments(max_results=1)
+    path = _sqlite_path()
+    with tracking_errors("opening the store"):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock") if path is not None else nullcontext():
+            client = MlflowClient()  # makes and migrates a SQLite store
+            client.search_experiments(max_results=1)
     return client
 
 
@@ -110,45 +122,114 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
         return experiment.experiment_id
 
 
-def _first_touch():
-    """Return a lock for a SQLite store's file, or nothing for a server, which makes its own store."""
-    path = sqlite_path(mlflow.get_tracking_uri())
-    if path is None:
-        return nullcontext()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{path}.lock")
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause Python's cyclic garbage collector while a block makes many objects, which halves the time.
 
-
-def sqlite_path(uri: str) -> Path | None:
-    """Return the file of a SQLite URI, None for another.
-
-    >>> sqlite_path("sqlite:////data/mlflow.db").as_posix(), sqlite_path("http://host:5000")
-    ('/data/mlflow.db', None)
+    For short blocks only: cycles that were made within are collected after.
     """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def search_runs(client: MlflowClient, condition: str = "", *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Return the runs of all active experiments that fulfil a condition, newest first.
+
+    Parameters
+    ----------
+    condition : in MLflow's filter language; empty for all runs
+
+    Raises
+    ------
+    TrackingError
+        the server cannot be reached, or does not take the condition
+    """
+    with tracking_errors("searching runs"):
+        experiments = [each.experiment_id for each in _pages(client.search_experiments)]
+        order = ["attributes.start_time DESC"]
+        arguments = experiments, condition, view, _PAGE
+        return list(_pages(client.search_runs, *arguments, order_by=order)) if experiments else []
+
+
+def search_finished(client: MlflowClient, kind: str, *conditions: str) -> list[Run]:
+    """Return the finished runs of a kind that fulfil all conditions, newest first; see `search_runs`."""
+    own = f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"
+    return search_runs(client, " AND ".join([*own, *conditions]))
+
+
+def _pages(search, *arguments, **more) -> Iterator:
+    """Yield everything that one of MLflow's searches returns, a page at a time."""
+    token = None
+    while True:
+        with collector_paused():
+            page = search(*arguments, **more, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def record_failure(
+    run_id: str, command: str, reason: str, status: str = "FAILED", client: MlflowClient | None = None
+) -> None:
+    """End a run with the reason in the tag `fer.error`; a run whose reason is known is left as it is.
+
+    A run without `fer.kind` was never taken over by its command: it gets the command as its kind, and a name that says
+    what went wrong in place of MLflow's random one.
+
+    Parameters
+    ----------
+    command : name of the command, "" when it is not known
+    status : FAILED, or KILLED for an interruption
+    client : None in a process that is about to end: then a server that is away costs 5 s
+    """
+    if client is None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        client = MlflowClient()
+    known = client.get_run(run_id).data.tags
+    if "fer.error" in known:
+        return
+    reason = redact(reason)
+    tags = {"fer.error": reason[:TAG_LENGTH]}
+    if "fer.kind" not in known:
+        name = textwrap.shorten(f"{command}: {reason}" if command else reason, 100, placeholder=" …")
+        tags |= {"fer.kind": command or "unknown", "mlflow.runName": name}
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    client.set_terminated(run_id, status)
+
+
+def _server() -> str | None:
+    """Return the address of the tracking server without credentials, None where the store is none."""
+    uri = mlflow.get_tracking_uri()
+    return redact(uri.rstrip("/")) if uri.startswith(("http://", "https://")) else None
+
+
+def _sqlite_path() -> Path | None:
+    """Return the file of a SQLite store, None for another store."""
+    uri = mlflow.get_tracking_uri()
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
 
 
 def run_address(experiment_id: str, run_id: str) -> str | None:
     """Return the address of a run's page where the tracking URI is a server, else None."""
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith(("http://", "https://")):
-        return None
-    return f"{redact(uri.rstrip('/'))}/#/experiments/{experiment_id}/runs/{run_id}"
+    server = _server()
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server else None
 
 
 def ui_address(experiment_id: str, view: str) -> str:
     """Return how to see an experiment's saved view: its address, and for a local store the command before it."""
-    uri = mlflow.get_tracking_uri()
-    is_server = uri.startswith(("http://", "https://"))
-    base = redact(uri.rstrip("/")) if is_server else "http://127.0.0.1:5000"
-    address = f"{base}/#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
-    return address if is_server else f"{describe_way_to_ui(experiment_id, '')}, then {address}"
+    page = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
+    server = _server()
+    return f"{server}{page}" if server else f"{describe_way_to_ui(experiment_id, '')}, then http://127.0.0.1:5000{page}"
 
 
 def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
     """Return the command, or for a server the address, that shows a run in MLflow's UI."""
-    if address := run_address(experiment_id, run_id):
-        return address
-    uri = mlflow.get_tracking_uri()
-    path = sqlite_path(uri)
-    return f"mlflow ui --backend-store-uri {_SQLITE}{path}" if path else f"mlflow ui --backend-store-uri {redact(uri)}"
+    path = _sqlite_path()
+    store = f"{_SQLITE}{path}" if path else redact(mlflow.get_tracking_uri())
+    return run_address(experiment_id, run_id) or f"mlflow ui --backend-store-uri {store}"

@@ -13,7 +13,7 @@ from fer_mlflow.settings.scoring import FetchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.files import FILES, HASHES
 from fer_mlflow.softlabels.rows import Alignment, align, reordered
-from fer_mlflow.tracking.downloads import bundle_digest, downloaded_bundle, open_if_sound
+from fer_mlflow.tracking.bundles import bundle_digest, downloaded_bundle, open_if_sound
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.selection import choose_run, find_best
 from fer_mlflow.tracking.store import connect

@@ -8,9 +8,7 @@ import pandas as pd
 
 from fer_mlflow.tables import Cell, Section, Table, csv_text, format_cell, report_markdown, text_lines
 from fer_mlflow.tracking.leaderboard import BOARD, SETTINGS, SHOWN_METRICS, TESTED
-from fer_mlflow.tracking.triage.judgement import Judgement
-from fer_mlflow.tracking.triage.records import RunRecord
-from fer_mlflow.tracking.triage.tags import BAD
+from fer_mlflow.tracking.triage.records import BAD, Judgement, RunRecord
 
 LEVEL_MARK = "≈"
 LEGEND = (

@@ -17,10 +17,9 @@ from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import connect
+from fer_mlflow.tracking.store import TEACHER_RUN, connect
 from fer_mlflow.workflows.ensemble import Ensemble, fuse_and_track, read_ensemble, warn
 
-_TEACHER_RUN = "fer.teacher_run/"
 _FILES = ("manifest", "root", "split", "teachers")
 
 
@@ -131,8 +130,8 @@ def read_run_source(run_id: str) -> Source:
             return {next(iter(bundle.checkpoints)): bundle.logits}
         found = {}
         for tag, teacher_run in sorted(run.data.tags.items()):
-            if tag.startswith(_TEACHER_RUN):
-                name = tag.removeprefix(_TEACHER_RUN)
+            if tag.startswith(TEACHER_RUN):
+                name = tag.removeprefix(TEACHER_RUN)
                 try:
                     teacher = fetch_bundle(client, read_run(client, teacher_run), cache)
                     if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):

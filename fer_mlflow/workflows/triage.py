@@ -14,17 +14,13 @@ from fer_mlflow.progress import Progress, no_progress, track
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.triage import TriageSettings
 from fer_mlflow.tracking.bundles import read_run
-from fer_mlflow.tracking.failures import record_failure
 from fer_mlflow.tracking.leaderboard import BOARD, add_significance, build_leaderboard, rank_across
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.searching import BUNDLED_KINDS
-from fer_mlflow.tracking.store import connect, run_address, tracking_errors, ui_address
+from fer_mlflow.tracking.store import BUNDLED_KINDS, connect, record_failure, run_address, tracking_errors, ui_address
 from fer_mlflow.tracking.triage.evidence import Evidence, EvidenceStore
-from fer_mlflow.tracking.triage.judgement import Judgement, changes, judge, parse_reasons, wanted_tags
-from fer_mlflow.tracking.triage.records import ENTRY, RunRecord, read_records, record_of
-from fer_mlflow.tracking.triage.rules import NEVER_STARTED, Context, build_context, last_alive_ms
-from fer_mlflow.tracking.triage.tags import (
+from fer_mlflow.tracking.triage.records import (
     BAD,
+    ENTRY,
     GOOD,
     OVERRULED,
     REASONS,
@@ -32,9 +28,17 @@ from fer_mlflow.tracking.triage.tags import (
     STATUSES,
     TAGS,
     WRITTEN,
+    Judgement,
+    RunRecord,
+    changes,
     is_by_person,
+    parse_reasons,
+    read_records,
+    record_of,
+    wanted_tags,
     write_tags,
 )
+from fer_mlflow.tracking.triage.rules import NEVER_STARTED, Context, build_context, judge, last_alive_ms
 from fer_mlflow.tracking.ui_views import furnish_experiment
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.leaderboards import (
@@ -183,7 +187,7 @@ def _is_of(selection: str, name: str, named: str | None) -> bool:
 
 def _read_evidence(runs: Sequence[RunRecord], store: EvidenceStore, deep: str, progress) -> dict[str, Evidence]:
     """Return the evidence on runs, from the cache folder, and from the bundles that `deep` has read now."""
-    bundled = [run for run in runs if run.kind in BUNDLED_KINDS and run.status == "FINISHED"]
+    bundled = [run for run in runs if run.is_bundled]
     evidence = {run.run_id: known for run in bundled if (known := store.load(run)) is not None}
     # A run that was never judged is compared with the others of its benchmark, so their bundles have to be known, too.
     new = {run.selection for run in bundled if STATUS not in run.tags}
@@ -201,7 +205,7 @@ def _read_evidence(runs: Sequence[RunRecord], store: EvidenceStore, deep: str, p
 
 def _is_called_broken(run: RunRecord) -> bool:
     """Return whether another triage has called a run's bundle broken, which was sound when it was read here."""
-    reasons = dict(parse_reasons(run.tags.get(REASONS, "")))
+    reasons = parse_reasons(run.tags.get(REASONS, ""))
     return not is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
 
 

@@ -19,8 +19,7 @@ from fer_mlflow.softlabels.files import HASHES, Reading, read_parts
 from fer_mlflow.softlabels.rows import align
 from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
 from fer_mlflow.teachers.spec import read_teachers
-from fer_mlflow.tracking.bundles import read_run
-from fer_mlflow.tracking.downloads import bundle_digest, download_files
+from fer_mlflow.tracking.bundles import bundle_digest, download_files, read_run
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.workflows import RunResult, workflow

@@ -15,7 +15,7 @@ from toys import CLASSES
 import fer_mlflow
 from fer_mlflow import SoftLabels, fetch_soft_labels
 from fer_mlflow.errors import BundleError, ContractError, RunError
-from fer_mlflow.tracking import downloads
+from fer_mlflow.tracking import bundles
 
 
 def content(folder):
@@ -358,8 +358,8 @@ def test_fetch_soft_labels_takes_an_id_a_uri_or_the_best(at_place, place, runs, 
 def test_fetch_soft_labels_downloads_once_and_again_what_is_damaged(at_place, logit, tmp_path, monkeypatch):
     bundle = fetch_soft_labels(logit)
     assert bundle.folder == tmp_path / "cache/downloads" / bundle.sha256
-    real, calls = downloads.download_files, []
-    monkeypatch.setattr(downloads, "download_files", lambda *a: (calls.append(1), real(*a))[1])
+    real, calls = bundles.download_files, []
+    monkeypatch.setattr(bundles, "download_files", lambda *a: (calls.append(1), real(*a))[1])
     assert (fetch_soft_labels(logit).sha256, calls) == (bundle.sha256, [])
     (bundle.folder / "softlabels.npz").write_bytes(flipped((bundle.folder / "softlabels.npz").read_bytes()))
     np.testing.assert_array_equal(fetch_soft_labels(logit).logits, bundle.logits)

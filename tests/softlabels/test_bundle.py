@@ -224,11 +224,11 @@ def assert_refused(folder: Path, name: str, message: str = "") -> None:
     """The bundle is refused in one line that names the folder, the file and what to do."""
     with pytest.raises(BundleError) as caught:
         SoftLabels.open(folder)
-    said = str(caught.value)
-    assert said.startswith(f"bundle {folder}: {name}: ")
-    assert said.endswith("; export or fetch the bundle again")
-    assert message in said
-    assert "\n" not in said
+    text = str(caught.value)
+    assert text.startswith(f"bundle {folder}: {name}: ")
+    assert text.endswith("; export or fetch the bundle again")
+    assert message in text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize("name", [ARRAYS, INDEX, CLASSES, REPORT, METRICS])

@@ -81,7 +81,7 @@ def test_classes_in_another_order_are_the_same_labels(bundle, manifest):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (ROWS[1:], 'has 4 rows, the soft labels 5: 1 rows are only in the soft labels ("a.jpg")'),
         ([*ROWS, ("f.jpg", "")], '1 rows are only in the manifest (row 6 "f.jpg")'),
@@ -100,10 +100,10 @@ def test_classes_in_another_order_are_the_same_labels(bundle, manifest):
         ),
     ],
 )
-def test_other_rows_are_refused(bundle, manifest, rows, said):
+def test_other_rows_are_refused(bundle, manifest, rows, message):
     with pytest.raises(BundleError) as caught:
         align(bundle, manifest(rows))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_classes_that_the_manifest_does_not_have_are_refused(bundle, manifest):

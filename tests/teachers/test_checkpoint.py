@@ -89,7 +89,7 @@ def test_the_checkpoint_fills_what_the_file_leaves_open(tmp_path):
     assert teacher.assumed == ()
 
 
-def test_what_nobody_says_is_assumed_and_said(tmp_path):
+def test_what_no_file_gives_is_assumed_and_listed(tmp_path):
     teacher = load_teacher(TeacherSpec("A", saved(tmp_path, STATE), arch=ARCH), FER7)
     assert teacher.preprocessing.img_size == 224
     assert teacher.preprocessing.mean == (0.5, 0.5, 0.5)  # timm's configuration of the test models
@@ -122,24 +122,24 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("fc.weight"), "1 missing (fc.weight)"),
         (lambda s: s.update(more=torch.zeros(1)), "1 left over (more)"),
         (lambda s: s.update({"fc.weight": torch.zeros(8, 96)}), "fc.weight (8, 96) where test_resnet has (7, 96)"),
     ],
 )
-def test_tensors_that_do_not_fit_are_listed(tmp_path, change, said):
+def test_tensors_that_do_not_fit_are_listed(tmp_path, change, message):
     state = dict(STATE)
     change(state)
     with pytest.raises(TeacherError) as caught:
         load_teacher(spec(saved(tmp_path, {"model": state})), FER7)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "correct arch or classes" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("fields", "carried", "said"),
+    ("fields", "carried", "message"),
     [
         ({"arch": "resnet_18"}, {}, "has no model 'resnet_18'; did you mean resnet18"),
         ({"arch": None}, {}, "no arch; name a timm model"),
@@ -149,10 +149,10 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path, change, said):
         ({}, {"img_size": "large"}, "img_size 'large' is not the side"),
     ],
 )
-def test_contradictions_and_unknown_values_are_errors(tmp_path, fields, carried, said):
+def test_contradictions_and_unknown_values_are_errors(tmp_path, fields, carried, message):
     with pytest.raises(TeacherError) as caught:
         load_teacher(spec(saved(tmp_path, {"model": STATE, **carried}), **fields), FER7)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "teacher A (" in str(caught.value)
 
 

@@ -49,7 +49,7 @@ def test_one_clahe_is_given_to_all(teachers):
     assert specs["A"].preprocessing.img_size == 224
 
 
-def test_only_the_named_teachers_are_looked_at(teachers):
+def test_only_the_named_teachers_are_read(teachers):
     path = teachers(FULL + "C: {checkpoint: not-there.pt, colour: blue}\n")
     assert list(read_teachers(path, ["A"])) == ["A"]
 
@@ -61,7 +61,7 @@ def test_img_size_may_be_written_as_timm_does(teachers, size):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("A: {checkpoint: none.pt}", "no checkpoint file"),
         ("A: {arch: resnet18}", "no checkpoint; write A:"),
@@ -82,10 +82,10 @@ def test_img_size_may_be_written_as_timm_does(teachers, size):
         ("X: {checkpoint: b.pt}", "no teacher A among X"),
     ],
 )
-def test_what_is_wrong_is_said_and_where(teachers, text, said):
+def test_what_is_wrong_is_named_and_where(teachers, text, message):
     with pytest.raises(TeacherError) as caught:
         read_teachers(teachers(text), ["A"])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "teachers.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -57,7 +57,7 @@ def test_runs_of_every_experiment_are_found(client, place):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("abcd", f"run abcd: several runs begin so ({IDS[1]}, {IDS[0]}); give more digits"),
         ("dead", f"run {IDS[2]} was deleted; bring it back with `mlflow runs restore`, or name another"),
@@ -70,18 +70,18 @@ def test_runs_of_every_experiment_are_found(client, place):
         ("", "a run id is 4 to 32 digits of 0-9a-f"),
     ],
 )
-def test_a_run_that_is_not_one_is_refused(client, name, said):
+def test_a_run_that_is_not_one_is_refused(client, name, expected):
     with pytest.raises(RunError) as caught:
         read_run(client, name)
     message = str(caught.value)
     assert "\n" not in message
-    if "several" in said:
-        assert sorted(message) == sorted(said)  # in any order
+    if "several" in expected:
+        assert sorted(message) == sorted(expected)  # in any order
     else:
-        assert said in message
+        assert expected in message
 
 
-def test_the_store_that_was_asked_is_named_without_its_password(place, monkeypatch):
+def test_the_store_that_was_searched_is_named_without_its_password(place, monkeypatch):
     client = MlflowClient(place.uri)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://ann:secret@host:5000")
     with pytest.raises(RunError) as caught:
@@ -126,7 +126,7 @@ def test_derived_params_follow_from_the_bundle(published):
 
 
 @pytest.mark.parametrize(
-    ("tags", "said"),
+    ("tags", "message"),
     [
         ({}, f"run {IDS[3]} (foreign, RUNNING) has no soft labels; name an export or a teacher run"),
         ({"fer.kind": "train"}, f"run {IDS[3]} (train, RUNNING) has no soft labels; name an export or a teacher run"),
@@ -136,12 +136,12 @@ def test_derived_params_follow_from_the_bundle(published):
         ),
     ],
 )
-def test_a_run_without_a_bundle_says_where_it_is(client, tmp_path, tags, said):
+def test_a_run_without_a_bundle_says_where_it_is(client, tmp_path, tags, message):
     for key, value in tags.items():
         client.set_tag(IDS[3], key, value)
     with pytest.raises(RunError) as caught:
         fetch_bundle(client, read_run(client, IDS[3]), tmp_path)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 def test_a_bundle_that_does_not_verify_is_named_by_its_run(client, place, tmp_path):

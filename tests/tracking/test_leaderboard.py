@@ -23,7 +23,7 @@ from fer_mlflow.tracking.leaderboard import (
     read_leaderboard,
 )
 from fer_mlflow.tracking.triage.evidence import Evidence, difference_p_value
-from fer_mlflow.tracking.triage.judgement import Judgement
+from fer_mlflow.tracking.triage.records import Judgement
 
 GOOD = Judgement("good")
 
@@ -177,7 +177,7 @@ def test_a_metric_that_no_run_has_is_refused_and_the_others_are_named():
     assert found["benchmark"].tolist() == ["faces:test"]
 
 
-def test_every_selection_has_its_board_and_two_of_one_name_are_told_apart():
+def test_every_selection_has_its_board_and_two_of_one_name_have_two_names():
     runs = [run("a"), run("b", selection="cd" * 32), run("c", benchmark="other", selection="ef" * 32)]
     for some in itertools.permutations(runs):
         frame = frame_of(*some)

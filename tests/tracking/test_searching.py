@@ -6,8 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import TrackingError
-from fer_mlflow.tracking import searching
-from fer_mlflow.tracking.searching import collector_paused, search_runs
+from fer_mlflow.tracking import store
+from fer_mlflow.tracking.store import collector_paused, search_runs
 
 
 class Away:
@@ -39,7 +39,7 @@ def test_a_collector_that_is_off_stays_off():
 def test_all_pages_of_runs_and_experiments_are_read(workplace, monkeypatch):
     client = MlflowClient(workplace.uri)
     inner = client.search_experiments
-    monkeypatch.setattr(searching, "_PAGE", 2)
+    monkeypatch.setattr(store, "_PAGE", 2)
     monkeypatch.setattr(client, "search_experiments", lambda page_token: inner(max_results=2, page_token=page_token))
     experiments = [client.create_experiment(name, artifact_location="x") for name in "abc"]
     made = {client.create_run(each).info.run_id for each in [*experiments, *experiments]}

@@ -1,4 +1,4 @@
-"""The run that is meant is found, in a local store and on a server, and what is not there is said."""
+"""The run that is meant is found, in a local store and on a server, and what is not there is named."""
 
 import pytest
 from mlflow import MlflowClient
@@ -91,7 +91,7 @@ def test_the_best_run_is_found(in_store, client, metric, benchmark, options, nam
 
 
 @pytest.mark.parametrize(
-    ("metric", "benchmark", "options", "said"),
+    ("metric", "benchmark", "options", "message"),
     [
         ("macro_f1", "none:sel", {}, ["benchmark none:sel: ", " has no run on it; there are ", "raf:sel (7 runs)"]),
         ("macro_f1", "raf:sel%", {}, ["has no run on it"]),
@@ -105,10 +105,10 @@ def test_the_best_run_is_found(in_store, client, metric, benchmark, options, nam
         ("macro_f1", "spoilt:sel", {}, ["triage called all 1 of its runs bad", "--even-bad true"]),
     ],
 )
-def test_what_is_not_there_is_said(in_store, client, metric, benchmark, options, said):
+def test_what_is_not_there_is_named(in_store, client, metric, benchmark, options, message):
     with pytest.raises(RunError) as caught:
         find_best(client, metric, benchmark, **options)
-    assert all(part in str(caught.value) for part in said), caught.value
+    assert all(part in str(caught.value) for part in message), caught.value
 
 
 @pytest.mark.parametrize("where", ["space", "params.space = 'a' OR params.space = 'b'", "params.space ="])
@@ -128,7 +128,7 @@ def test_a_run_is_named_by_its_id_its_first_digits_or_its_uri(in_store, client):
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "error", "said"),
+    ("source", "options", "error", "message"),
     [
         ("best:macro_f1", {}, ContractError, "write best:METRIC@BENCHMARK"),
         ("best:@raf:sel", {}, ContractError, "write best:METRIC@BENCHMARK"),
@@ -139,8 +139,8 @@ def test_a_run_is_named_by_its_id_its_first_digits_or_its_uri(in_store, client):
         ("abcdef", {"where": "params.a = 'b'"}, ContractError, "leave it out"),
     ],
 )
-def test_a_text_that_means_no_run_is_refused(in_store, client, source, options, error, said):
-    with pytest.raises(error, match=said):
+def test_a_text_that_means_no_run_is_refused(in_store, client, source, options, error, message):
+    with pytest.raises(error, match=message):
         choose_run(client, source, **options)
 
 
@@ -162,7 +162,7 @@ def test_a_server_gives_the_same(server_place, monkeypatch):
         find_best(client, "macro_f1", "raf:sel", where="params.space =")
 
 
-def test_an_empty_store_is_said(workplace, monkeypatch):
+def test_an_empty_store_is_reported(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", workplace.uri)
     with pytest.raises(RunError, match="has no finished runs with soft labels; export some, or look at MLFLOW_TRACK"):
         find_best(MlflowClient(workplace.uri), "macro_f1", "raf")

@@ -184,7 +184,9 @@ LOGITS, LABELS = draw_logits(40, seed=1)
 
 def test_a_run_says_its_benchmark_settings_metrics_and_teachers(tmp_path):
     bundle = write_bundle(tmp_path / "b", LOGITS, LABELS, weights={"A": 0.4, "B": 0.6}, space="prob")
-    text = describe_run(bundle, {"B": "bb" * 16, "A": "aa" * 16}, "7")
+    text = describe_run(
+        bundle, {"fer.teacher_run/B": "bb" * 16, "fer.kind": "export", "fer.teacher_run/A": "aa" * 16}, "7"
+    )
     lines = text.splitlines()
     assert lines[0] == "**faces:test**, 40 rows"
     assert {"| setting | |", "| space | prob |", "| weights | A=0.4,B=0.6 |", "| calibration | none |"} <= set(lines)

@@ -1,18 +1,19 @@
-"""Triage rules. Each rule is a function of a run and its context that returns a reason or None."""
+"""Triage rules, and the judgement of runs by them. Each rule is a function of a run and its context."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
 
 from fer_mlflow.tracking.runs import metric_key
-from fer_mlflow.tracking.searching import BUNDLED_KINDS
+from fer_mlflow.tracking.store import BUNDLED_KINDS, TEACHER_RUN
+from fer_mlflow.tracking.triage import records
 from fer_mlflow.tracking.triage.evidence import SIGNIFICANT, Evidence, difference_p_value
-from fer_mlflow.tracking.triage.records import RunRecord, infinite_metrics
-from fer_mlflow.tracking.triage.tags import BAD, WARN
+from fer_mlflow.tracking.triage.records import BAD, GOOD, WARN, Judgement, RunRecord
 
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
@@ -54,44 +55,30 @@ def build_context(
     runs: Iterable[RunRecord], evidence: Mapping[str, Evidence], now_ms: int, stale_after_s: float
 ) -> Context:
     """Return the context of runs: the most common row count and class order of each benchmark, and its majority."""
-    runs = list(runs)
-    rows: dict[str, Counter] = {}
-    classes: dict[str, Counter] = {}
-    selections_of: dict[str, set[str]] = {}
+    by_id = {run.run_id: run for run in runs}
+    rows: dict[str, Counter] = defaultdict(Counter)
+    classes: dict[str, Counter] = defaultdict(Counter)
+    selections_of: dict[str, set[str]] = defaultdict(set)
     majority: dict[str, float] = {}
-    for run in runs:
+    for run in by_id.values():
         if run.kind not in BUNDLED_KINDS or not run.selection:
             continue
-        selections_of.setdefault(run.benchmark, set()).add(run.selection)
+        selections_of[run.benchmark].add(run.selection)
         own = evidence.get(run.run_id)
-        if own is not None and (own.problem or own.selection not in ("", run.selection)):
-            own = None  # it is no evidence on this benchmark
-        if own is not None or (_is_bundled(run) and "rows" in run.params):
-            count = run.params["rows"] if own is None else str(own.rows)
-            rows.setdefault(run.selection, Counter())[count] += 1
-        if own is not None:
-            classes.setdefault(run.selection, Counter())[own.classes] += 1
+        if own is not None and not own.problem and own.selection in ("", run.selection):
+            rows[run.selection][str(own.rows)] += 1
+            classes[run.selection][own.classes] += 1
             if len(own.labels):
                 majority[run.selection] = float(np.bincount(own.labels).max() / len(own.labels))
-    return Context(
-        now_ms,
-        stale_after_s,
-        {run.run_id: run for run in runs},
-        evidence,
-        {key: _most_common(counts) for key, counts in rows.items()},
-        {key: _most_common(counts) for key, counts in classes.items()},
-        selections_of,
-        majority,
-    )
+        elif run.is_bundled and "rows" in run.params:
+            rows[run.selection][run.params["rows"]] += 1
+    usual_rows, usual_classes = ({key: _most_common(each) for key, each in found.items()} for found in (rows, classes))
+    return Context(now_ms, stale_after_s, by_id, evidence, usual_rows, usual_classes, selections_of, majority)
 
 
 def _most_common(counts: Counter):
     """Return the most common value, of several the first in order, so that the order of runs has no effect."""
     return min(counts, key=lambda value: (-counts[value], value))
-
-
-def _is_bundled(run: RunRecord) -> bool:
-    return run.kind in BUNDLED_KINDS and run.status == "FINISHED"
 
 
 @dataclass(frozen=True)
@@ -139,7 +126,7 @@ def last_alive_ms(run: RunRecord) -> int:
 
 
 def _no_bundle(run: RunRecord, _: Context) -> str | None:
-    return "no bundle was logged" if _is_bundled(run) and "fer.bundle_sha256" not in run.tags else None
+    return "no bundle was logged" if run.is_bundled and "fer.bundle_sha256" not in run.tags else None
 
 
 def _bundle_incomplete(run: RunRecord, context: Context) -> str | None:
@@ -154,7 +141,7 @@ def _bundle_broken(run: RunRecord, context: Context) -> str | None:
 
 def _other_rows(run: RunRecord, context: Context) -> str | None:
     usual = context.usual_rows.get(run.selection)
-    if not _is_bundled(run) or usual is None or run.params.get("rows", "") == usual:
+    if not run.is_bundled or usual is None or run.params.get("rows", "") == usual:
         return None
     return f"{run.params.get('rows') or 'no'} rows, the benchmark has {usual}"
 
@@ -180,7 +167,8 @@ def _rows_left_out(run: RunRecord, context: Context) -> str | None:
 
 
 def _not_finite(run: RunRecord, _: Context) -> str | None:
-    return ", ".join(infinite_metrics(run)) or None
+    largest = sys.float_info.max  # which MLflow stores for infinity
+    return ", ".join(sorted(name for name, value in run.metrics.items() if not abs(value) < largest)) or None
 
 
 def _class_order(run: RunRecord, context: Context) -> str | None:
@@ -205,7 +193,7 @@ def _metrics_differ(run: RunRecord, context: Context) -> str | None:
 
 def _below_majority(run: RunRecord, context: Context) -> str | None:
     majority, accuracy = context.majority.get(run.selection), run.metrics.get("accuracy")
-    if not _is_bundled(run) or majority is None or accuracy is None or not accuracy <= majority:
+    if not run.is_bundled or majority is None or accuracy is None or not accuracy <= majority:
         return None
     return f"accuracy {accuracy:.4f}, always predicting the most frequent class gives {majority:.4f}"
 
@@ -221,7 +209,7 @@ def _one_class(run: RunRecord, context: Context) -> str | None:
 
 def _worse_than_a_teacher(run: RunRecord, context: Context) -> str | None:
     evidence = context.sound_evidence(run)
-    ids = [text for tag, text in run.tags.items() if tag.startswith("fer.teacher_run/")]
+    ids = [text for tag, text in run.tags.items() if tag.startswith(TEACHER_RUN)]
     teachers = [context.runs[each] for each in ids if each in context.runs and each in context.evidence]
     best = max(teachers, key=lambda each: each.metrics.get("macro_f1", 0.0), default=None)
     if evidence is None or best is None or len(ids) < 2:
@@ -241,7 +229,7 @@ def _alignment(run: RunRecord, _: Context) -> str | None:
 
 def _name_clash(run: RunRecord, context: Context) -> str | None:
     selections = context.selections_of.get(run.benchmark, set())
-    if not _is_bundled(run) or len(selections) < 2:
+    if not run.is_bundled or len(selections) < 2:
         return None
     others = ", ".join(sorted(each[:12] for each in selections - {run.selection}))
     return f"{run.benchmark} is {run.selection[:12]} here and {others} in other runs"
@@ -265,3 +253,40 @@ RULES = (
     Rule("alignment", WARN, "statistics doubt that logits and labels belong together", False, _alignment),
     Rule("name clash", WARN, "one name for several benchmarks", False, _name_clash),
 )
+
+
+def judge(runs: Sequence[RunRecord], context: Context) -> dict[str, Judgement]:
+    """Return run id -> judgement.
+
+    `superseded` are runs whose configuration a newer run has, unless that one is bad.
+    """
+    judgements = {run.run_id: judge_one(run, context) for run in runs}
+    newest: dict[tuple[str, str], RunRecord] = {}
+    for run in sorted(runs, key=lambda each: (each.start_ms, each.run_id), reverse=True):
+        key = run.kind, run.tags.get("fer.config_key", "")
+        if not key[1] or run.status != "FINISHED" or judgements[run.run_id].status == BAD:
+            continue
+        newer = newest.setdefault(key, run)
+        if newer is not run and not judgements[run.run_id].by_person:
+            reason = f"superseded: run {newer.run_id} has the same configuration and is newer"
+            judgements[run.run_id] = Judgement(records.SUPERSEDED, (reason,))
+    return judgements
+
+
+def judge_one(run: RunRecord, context: Context) -> Judgement:
+    """Return the judgement of one run, apart from newer runs of its configuration."""
+    before = run.tags.get(records.REASONS, "")
+    if records.is_by_person(run.tags):
+        return Judgement(run.tags[records.STATUS], (before,) if before else (), by_person=True)
+    earlier = records.parse_reasons(before)
+    reasons: list[str] = []
+    severities = set()
+    for rule in RULES:
+        reason = rule.check(run, context)
+        if reason is None and rule.needs_bundle and run.run_id not in context.evidence:
+            reason = earlier.get(rule.name)  # the bundle was read before, or elsewhere, and not now
+        if reason is not None:
+            reasons.append(f"{rule.name}: {reason}".replace(records.BETWEEN, ", "))
+            severities.add(rule.severity)
+    status = BAD if BAD in severities else WARN if WARN in severities else GOOD
+    return Judgement(status, tuple(reasons))

@@ -6,9 +6,8 @@ import pytest
 from runs import evidence_of, record
 
 from fer_mlflow.tracking.triage.evidence import Evidence
-from fer_mlflow.tracking.triage.judgement import Judgement, changes, judge, judge_one, parse_reasons, wanted_tags
-from fer_mlflow.tracking.triage.rules import build_context
-from fer_mlflow.tracking.triage.tags import is_by_person
+from fer_mlflow.tracking.triage.records import Judgement, changes, is_by_person, parse_reasons, wanted_tags
+from fer_mlflow.tracking.triage.rules import build_context, judge, judge_one
 
 NOW_MS = 10_000_000
 SOUND = evidence_of([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 0])
@@ -120,7 +119,7 @@ def test_a_run_that_a_person_kept_is_not_superseded_and_supersedes():
     ],
 )
 @pytest.mark.parametrize("run_status", ["FINISHED", "FAILED", "RUNNING"])
-def test_what_a_person_said_stays(tags, status, run_status):
+def test_what_a_person_set_stays(tags, status, run_status):
     run = sound(tags=tags | {"triage.reasons": "wrong crop; and late"}, status=run_status)
     assert is_by_person(run.tags)
     assert judged(run, r1=BROKEN)["r1"] == Judgement(status, ("wrong crop; and late",), by_person=True)
@@ -137,7 +136,7 @@ def test_what_triage_wrote_itself_does_not_stay():
 # --- bundles that are not looked at now --------------------------------------------------------------------------
 
 
-def test_what_a_bundle_said_before_stays_where_it_is_not_read_again():
+def test_a_reason_from_a_bundle_stays_where_it_is_not_read_again():
     reasons = "softlabels.npz: SHA-256 is 12: bad"
     own = {"triage.status": "bad", "triage.written": "bad"}
     run = sound(tags=own | {"triage.reasons": f"ended badly: FAILED; bundle broken: {reasons}; alignment: blocks"})
@@ -157,8 +156,8 @@ def test_verdicts_are_the_same_when_they_are_read_from_their_tag():
 
 
 def test_reasons_are_taken_apart_as_they_were_put_together():
-    assert list(parse_reasons("a: 1: 2; b; c: ")) == [("a", "1: 2"), ("b", ""), ("c", "")]
-    assert list(parse_reasons("")) == []
+    assert parse_reasons("a: 1: 2; b; c: ") == {"a": "1: 2", "b": "", "c": ""}
+    assert parse_reasons("") == {}
 
 
 # --- tags --------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Run records: which runs are read, and what is taken of each."""
+"""Run records: which runs are read, what is taken of each, and how their tags are written."""
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from fer_mlflow.tracking.triage.records import RunRecord, infinite_metrics, read_records
+from fer_mlflow.errors import TrackingError
+from fer_mlflow.tracking.triage.records import RunRecord, read_records, write_tags
 from fer_mlflow.tracking.triage.rules import RULES, build_context
 
 OURS = "https://example.org/fer_mlflow.git"
@@ -78,7 +79,8 @@ def test_metrics_that_are_not_finite_are_known_although_the_store_has_the_larges
     client.log_metric(run_id, "nll", value)
     client.log_metric(run_id, "ece", 0.5)
     (record,) = read_records(client)
-    assert infinite_metrics(record) == ["nll"]
+    (rule,) = (rule for rule in RULES if rule.name == "not finite")
+    assert rule.check(record, build_context([record], {}, 0, 60)) == "nll"
 
 
 def test_a_store_without_runs_or_experiments_is_empty(client):
@@ -108,3 +110,57 @@ def test_they_are_stale_after_a_while_and_the_reason_says_why(client):
     (stale,) = (rule for rule in RULES if rule.name == "stale")
     assert stale.check(run, build_context(runs, {}, 1_000 + 59_000, 60)) is None
     assert "1970-01-01 00:00 UTC, the command never started" in stale.check(run, build_context(runs, {}, 62_000, 60))
+
+
+# --- tags ---------------------------------------------------------------------------------------------------------
+
+# Texts as people and errors give them; a rank that is deleted where it is, and where it is not.
+TEXT = 'ended badly: it\'s "x" %s ? :x 🙂\nend'
+BEFORE = {"fer.kind": "export", "triage.status": "good", "triage.rank": "1"}
+
+
+@pytest.fixture
+def runs(client) -> list[str]:
+    return [client.create_run("0", tags=BEFORE).info.run_id for _ in range(3)]
+
+
+def tags_of(client, run_id: str) -> dict[str, str]:
+    return {name: text for name, text in client.get_run(run_id).data.tags.items() if not name.startswith("mlflow.")}
+
+
+def test_tags_are_set_and_deleted(client, runs):
+    changes = {
+        runs[0]: {"triage.status": "bad", "triage.reasons": TEXT, "triage.rank": None},
+        runs[1]: {"triage.overruled": None, "triage.rank": None},
+    }
+    counted = []
+    for _ in range(2):  # again changes nothing, and a tag that is gone already is no error
+        write_tags(client, changes, counted.append)
+        assert tags_of(client, runs[0]) == {"fer.kind": "export", "triage.status": "bad", "triage.reasons": TEXT}
+        assert tags_of(client, runs[1]) == {"fer.kind": "export", "triage.status": "good"}
+        assert tags_of(client, runs[2]) == BEFORE
+    assert counted == [1] * 4
+
+
+def test_what_was_counted_before_the_store_refused_is_written_and_no_more(client, runs, monkeypatch):
+    inner, counted = client.log_batch, []
+
+    def refuse(run_id, **more):
+        if run_id == runs[1]:
+            raise ConnectionError("http://ann:secret@host is away")
+        inner(run_id, **more)
+
+    monkeypatch.setattr(client, "log_batch", refuse)
+    with pytest.raises(TrackingError, match=r"setting tags failed \(http://\*\*\*@host is away"):
+        write_tags(client, {each: {"triage.status": "bad"} for each in runs}, counted.append)
+    assert counted == [1]
+    assert [tags_of(client, run_id)["triage.status"] for run_id in runs] == ["bad", "good", "good"]
+
+
+def test_a_run_that_is_gone_is_named(client):
+    with pytest.raises(TrackingError, match=r"setting tags failed .*ffff0000"):
+        write_tags(client, {"ffff0000" * 4: {"triage.status": "good"}})
+
+
+def test_no_change_needs_no_server():
+    write_tags(None, {})

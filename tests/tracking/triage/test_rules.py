@@ -76,7 +76,7 @@ def test_ended_badly(kind):
     run = sound(status="FAILED", kind=kind, tags={"fer.error": "disk full"})
     assert reasons_of(run, evidence=None)["ended badly"] == "FAILED: disk full"
     assert reasons_of(sound(status="KILLED", kind=kind), evidence=None) == {"ended badly": "KILLED"}
-    assert "ended badly" not in reasons_of(sound(kind=kind, tags={"fer.error": "mended since"}), evidence=None)
+    assert "ended badly" not in reasons_of(sound(kind=kind, tags={"fer.error": "repaired since"}), evidence=None)
 
 
 def heartbeat(hours: float, **more) -> dict[str, str]:
