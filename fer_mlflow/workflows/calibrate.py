@@ -1,10 +1,7 @@
 """`calibrate`: fit a temperature, or biases, and measure what it changes on rows that it was not fitted on."""
 
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +14,11 @@ from fer_mlflow.files import sha256_of_json
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, expected_calibration_error
 from fer_mlflow.settings.scoring import CalibrateSettings
-from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
+from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.ensemble import calibrated
-from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, workflow
-from fer_mlflow.workflows.ensemble import Ensemble, warn
+from fer_mlflow.workflows.ensemble import Ensemble, log_export, warn
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
 from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source, source_run
 
@@ -261,16 +257,11 @@ def _export(
         "fitted_on": result.fitted_on,
         "in_sample": not settings.fit_run,
     }
-    key = sha256_of_json({"source": bundle.sha256, "calibration": calibration})[:32]
-    config_key = f"{bundle.selection_sha256[:32]}.{key}"
-    tags = {"fer.kind": "export", "fer.calibration_in_sample": str(calibration["in_sample"]).lower()}
+    own = sha256_of_json({"source": bundle.sha256, "calibration": calibration})[:32]
+    key = f"{bundle.selection_sha256[:32]}.{own}"
+    tags = {"fer.calibration_in_sample": str(calibration["in_sample"]).lower()}
     tags |= {"fer.source_run": source.run_id} if source.run_id else {}
-    made = calibrated(bundle, result.fit.apply(inputs), calibration)
-    with run.sibling(made.configuration.name, time.time()) as exported:
-        exported.log_params(source.inputs)
-        with tempfile.TemporaryDirectory(prefix="calibrated.") as folder:
-            publish_bundle(exported, made.write(Path(folder) / FOLDER), config_key, tags)
-    return exported.run_id
+    return log_export(run, calibrated(bundle, result.fit.apply(inputs), calibration), key, source.inputs, tags)
 
 
 def describe_fit(fit: TemperatureFit | AffineFit | CoefficientsFit | PooledFit, bundle: SoftLabels) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +21,11 @@ from fer_mlflow.search.plateau import best_of
 from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.settings.weights import parse_weights
-from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.softlabels.configuration import Calibration
 from fer_mlflow.softlabels.ensemble import calibrated
-from fer_mlflow.tracking.bundles import derived_params, find_runs, publish_bundle
+from fer_mlflow.tracking.bundles import derived_params, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.workflows.ensemble import fused
+from fer_mlflow.workflows.ensemble import log_export
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.teacher_sets import TeacherSet
 
@@ -265,13 +263,13 @@ def export_choice(
     fitted : the benchmark of the choice, where its temperature was fitted
     params : of the sweep
     """
-    assert teachers.ensemble is not None  # the settings refuse an export from stored runs
+    assert teachers.gathered is not None  # the settings refuse an export from stored runs
+    ensemble = teachers.gathered.ensemble
     weights = shares_of(teachers.names, choice)
     total = sum(weights.values())  # rounded
     weights = {name: share / total for name, share in weights.items()} if abs(total - 1) > 1e-7 else weights
-    configuration = replace(teachers.ensemble.configuration, weights=weights, space=choice.space)
-    ensemble = replace(teachers.ensemble, configuration=configuration)
-    key = ensemble.key
+    configuration = replace(ensemble.configuration, weights=weights, space=choice.space)
+    key = replace(ensemble, configuration=configuration).key
     calibration = {
         "method": "temperature",
         "temperature": choice.temperature,
@@ -283,23 +281,18 @@ def export_choice(
         },
         "in_sample": fitted.bundle.selection_sha256 == teachers.bundle.selection_sha256,
     }
-    is_calibrated = choice.temperature != 1
+    plain, is_calibrated = configuration, choice.temperature != 1
     if is_calibrated:
         key = f"{key.partition('.')[0]}.{sha256_of_json({'of': key, 'calibration': calibration})[:32]}"
         configuration = replace(configuration, calibration=Calibration.of(calibration))
     name = configuration.name
     if there := find_runs(run.client, "export", [key])[key]:
         return name, there[0].info.run_id
-    bundle, settings = fused(ensemble, teachers.gathered), ensemble.settings
+    bundle, settings = teachers.gathered.fused(plain), ensemble.settings
     own = {"manifest": settings.manifest, "split": settings.split or "", **configuration.options}
     tags = {f"fer.teacher_run/{each}": teachers.run_ids[each] for each in weights}
     if is_calibrated:
         bundle = calibrated(bundle, bundle.logits / choice.temperature, calibration)
         tags["fer.calibration_in_sample"] = str(calibration["in_sample"]).lower()
-    with (
-        run.sibling(name, time.time(), nested=True) as exported,
-        tempfile.TemporaryDirectory(prefix="swept.") as folder,
-    ):
-        exported.log_params({**{key: params[key] for key in ("teachers", "root") if key in params}, **own})
-        publish_bundle(exported, bundle.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
-    return name, exported.run_id
+    files = {each: params[each] for each in ("teachers", "root") if each in params}
+    return name, log_export(run, bundle, key, files | own, tags, nested=True)

@@ -2,8 +2,9 @@
 
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,12 +24,14 @@ from fer_mlflow.settings.scoring import ManifestRowsSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
+from fer_mlflow.softlabels.rows import name_rows
 from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
 from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec, content_key, hash_checkpoints, read_teachers
 from fer_mlflow.tracking.bundles import fetch_bundle, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 
 logger = logging.getLogger(__name__)
+_WAITING = "another process computes logits of the same teachers; waiting for it"
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,10 @@ class Ensemble:
         """Return the ensemble of described teachers; their checkpoints are hashed."""
         checkpoints, names = hash_checkpoints(specs), benchmark.classes.names
         selection, precision = benchmark.selection_sha256, settings.precision
-        return cls(
-            benchmark,
-            Configuration(
-                settings.weights,
-                settings.space,
-                settings.dtype,
-                precision,
-                {name: spec.preprocessing for name, spec in specs.items()},
-            ),
-            specs,
-            checkpoints,
-            {name: content_key(spec, checkpoints[name], selection, names, precision) for name, spec in specs.items()},
-            settings,
-        )
+        how = {name: spec.preprocessing for name, spec in specs.items()}
+        configuration = Configuration(settings.weights, settings.space, settings.dtype, precision, how)
+        keys = {name: content_key(spec, checkpoints[name], selection, names, precision) for name, spec in specs.items()}
+        return cls(benchmark, configuration, specs, checkpoints, keys, settings)
 
     @property
     def name(self) -> str:
@@ -126,18 +119,101 @@ class Gathered:
 
     Attributes
     ----------
+    cache : the folder for work in progress
+    started_s : when their logits were first looked for
     teachers : teacher name -> its soft labels, in float32
     run_ids : teacher name -> the run that has them
     computed : names of the teachers that no run had before
     """
 
+    ensemble: Ensemble
+    cache: Path = field(default_factory=cache_folder)
+    started_s: float = field(default_factory=time.time)
     teachers: dict[str, SoftLabels] = field(default_factory=dict)
     run_ids: dict[str, str] = field(default_factory=dict)
     computed: list[str] = field(default_factory=list)
 
+    @property
+    def missing(self) -> list[str]:
+        """Names of the teachers whose soft labels are not there yet."""
+        return [name for name in self.ensemble.specs if name not in self.teachers]
+
+    def reuse(self, client) -> None:
+        """Take the missing soft labels from finished teacher runs that verify and fit; warn where one does not."""
+        ensemble, missing = self.ensemble, self.missing
+        runs = find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
+        for name, run in ((each, run) for each in missing for run in runs[ensemble.keys[each]]):
+            if name in self.teachers:
+                continue
+            try:
+                teacher = fetch_bundle(client, run, self.cache)
+                check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
+            except BundleError as error:
+                warn(f"teacher {name} is not reused: {error}")
+                continue
+            changed = [] if ensemble.image_sha256 is None else changed_rows(teacher, ensemble.image_sha256)
+            if changed:
+                first = name_rows(changed[:1], ensemble.benchmark.paths)
+                what = f"{len(changed)} images changed since run {run.info.run_id}, {first} first"
+                warn(f"teacher {name} predicts again: {what}")
+                continue
+            self.teachers[name], self.run_ids[name] = teacher, run.info.run_id
+
+    def compute(self, progress: Progress) -> None:
+        """Run the forward pass for the missing teachers, where kept shards do not spare it."""
+        from fer_mlflow.teachers.computation import compute_logits
+
+        ensemble, how, self.computed = self.ensemble, self.ensemble.settings, self.missing
+        predicted = compute_logits(
+            ensemble.benchmark,
+            {name: ensemble.specs[name] for name in self.computed},
+            ensemble.keys,
+            ForwardSettings(how.precision, how.compile, how.device, how.batch_size, how.workers),
+            self.cache,
+            image_sha256=(lambda: ensemble.image_sha256) if how.verify_paths else None,
+            skip_unreadable=how.on_bad_image == "skip",
+            progress=progress,
+            warn=warn,
+        )
+        for name, each in predicted.items():
+            self.teachers[name] = soft_labels_of_teacher(
+                ensemble.benchmark,
+                name,
+                each,
+                ensemble.checkpoints[name],
+                how.precision,
+                images_verified=how.verify_paths,
+            )
+
+    def fused(self, configuration: Configuration | None = None) -> SoftLabels:
+        """Return the soft labels of the ensemble, or of another configuration of its teachers, in memory."""
+        ensemble = self.ensemble
+        verified, configuration = ensemble.settings.verify_paths, configuration or ensemble.configuration
+        return fuse_ensemble(ensemble.benchmark, self.teachers, configuration, images_verified=verified)
+
+    def keep(self, soft_labels: SoftLabels, key: str) -> SoftLabels:
+        """Write the soft labels of a key to where they are until the tracking store has them."""
+        return soft_labels.write(self.cache / "bundles" / key / FOLDER)
+
+    def publish(self, run: TrackedRun, params: Mapping[str, str]) -> None:
+        """Log every teacher that was computed as a run of its own, for every later ensemble to reuse."""
+        for name in self.computed:
+            key, teacher = self.ensemble.keys[name], self.teachers[name]
+            bundle = self.keep(teacher, key)
+            with run.sibling(teacher.configuration.name, self.started_s) as teacher_run:
+                teacher_run.log_params({**params, **teacher.configuration.options})
+                publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
+            self.run_ids[name] = teacher_run.run_id
+
+    def forget(self) -> None:
+        """Remove from the cache what the tracking store now has."""
+        for key in [self.ensemble.key, *(self.ensemble.keys[name] for name in self.computed)]:
+            ShardStore(self.cache, key).clear()
+            shutil.rmtree(self.cache / "bundles" / key, ignore_errors=True)
+
 
 @contextmanager
-def gathered_teachers(ensemble: Ensemble, client, cache: Path, progress: Progress = no_progress) -> Iterator[Gathered]:
+def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progress) -> Iterator[Gathered]:
     """Give every teacher's soft labels for a block: from finished runs, from kept shards, and computed.
 
     Teachers that no run has stay locked for the block, so that it can publish them; another process that wants
@@ -148,16 +224,14 @@ def gathered_teachers(ensemble: Ensemble, client, cache: Path, progress: Progres
     FerError
         a checkpoint or an image cannot be used, or the forward pass failed
     """
-    gathered = Gathered()
-    _reuse(ensemble, gathered, list(ensemble.specs), client, cache)
-    missing = _missing(ensemble, gathered)
-    with held_keys(cache, [ensemble.keys[name] for name in missing], on_wait=_say_waiting) as waited:
+    gathered = Gathered(ensemble)
+    gathered.reuse(client)
+    keys = [ensemble.keys[name] for name in gathered.missing]
+    with held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)) as waited:
         if waited:
-            _reuse(ensemble, gathered, missing, client, cache)
-            missing = _missing(ensemble, gathered)
-        if missing:
-            gathered.teachers |= _compute(ensemble, missing, cache, progress)
-            gathered.computed = missing
+            gathered.reuse(client)
+        if gathered.missing:
+            gathered.compute(progress)
         if ensemble.settings.on_bad_image == "fail":
             for teacher in gathered.teachers.values():
                 if unreadable := teacher.report["unreadable"]:
@@ -165,117 +239,39 @@ def gathered_teachers(ensemble: Ensemble, client, cache: Path, progress: Progres
         yield gathered
 
 
-def _missing(ensemble: Ensemble, gathered: Gathered) -> list[str]:
-    return [name for name in ensemble.specs if name not in gathered.teachers]
+def fuse_and_track(
+    ensemble: Ensemble, run: TrackedRun, params: Mapping[str, str], progress: Progress
+) -> tuple[SoftLabels, Gathered]:
+    """Return an ensemble's soft labels, in memory, and its teachers'; those that no run has are logged beside `run`."""
+    with gathered_teachers(ensemble, run.client, progress) as gathered:
+        gathered.publish(run, params)
+        bundle = gathered.fused()
+        gathered.forget()
+    return bundle, gathered
+
+
+def log_export(
+    run: TrackedRun,
+    soft_labels: SoftLabels,
+    key: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    *,
+    nested: bool = False,
+) -> str:
+    """Log soft labels as an export run beside a run, or below it, and return its id."""
+    with (
+        run.sibling(soft_labels.configuration.name, time.time(), nested=nested) as exported,
+        tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder,
+    ):
+        exported.log_params(params)
+        publish_bundle(exported, soft_labels.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
+    return exported.run_id
 
 
 def warn(message: str) -> None:
     """Log something that a user should read."""
     logger.warning("%s", message)
-
-
-def _say_waiting() -> None:
-    logger.info("another process computes logits of the same teachers; waiting for it")
-
-
-def _reuse(ensemble: Ensemble, gathered: Gathered, names: list[str], client, cache: Path) -> None:
-    """Take the soft labels of finished teacher runs that verify and fit; warn where one does not."""
-    runs = find_runs(client, "teacher", [ensemble.keys[name] for name in names])
-    for name in names:
-        for run in runs[ensemble.keys[name]]:
-            try:
-                teacher = fetch_bundle(client, run, cache)
-                check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
-            except BundleError as error:
-                warn(f"teacher {name} is not reused: {error}")
-                continue
-            changed = [] if ensemble.image_sha256 is None else changed_rows(teacher, ensemble.image_sha256)
-            if changed:
-                path = ensemble.benchmark.paths.iloc[changed[0]]
-                warn(
-                    f"teacher {name} predicts again: {len(changed)} images changed since run {run.info.run_id}, "
-                    f'row {changed[0] + 1} "{path}" first'
-                )
-                continue
-            gathered.teachers[name] = teacher
-            gathered.run_ids[name] = run.info.run_id
-            break
-
-
-def _compute(ensemble: Ensemble, names: list[str], cache: Path, progress: Progress) -> dict[str, SoftLabels]:
-    """Run the forward pass for the named teachers, where kept shards do not spare it."""
-    from fer_mlflow.teachers.computation import compute_logits
-
-    how = ensemble.settings
-    current: Callable | None = (lambda: ensemble.image_sha256) if how.verify_paths else None
-    predicted = compute_logits(
-        ensemble.benchmark,
-        {name: ensemble.specs[name] for name in names},
-        ensemble.keys,
-        ForwardSettings(how.precision, how.compile, how.device, how.batch_size, how.workers),
-        cache,
-        image_sha256=current,
-        skip_unreadable=how.on_bad_image == "skip",
-        progress=progress,
-        warn=warn,
-    )
-    verified, checkpoints = how.verify_paths, ensemble.checkpoints
-    return {
-        name: soft_labels_of_teacher(
-            ensemble.benchmark, name, each, checkpoints[name], how.precision, images_verified=verified
-        )
-        for name, each in predicted.items()
-    }
-
-
-def fused(ensemble: Ensemble, gathered: Gathered) -> SoftLabels:
-    """Return the ensemble's soft labels, in memory."""
-    return fuse_ensemble(
-        ensemble.benchmark,
-        gathered.teachers,
-        ensemble.configuration,
-        images_verified=ensemble.settings.verify_paths,
-    )
-
-
-def fuse_and_track(
-    ensemble: Ensemble, run: TrackedRun, params: Mapping[str, str], progress: Progress
-) -> tuple[SoftLabels, Gathered]:
-    """Return an ensemble's soft labels, in memory, and its teachers'; those that no run has are logged beside `run`."""
-    cache, started_s = cache_folder(), time.time()
-    with gathered_teachers(ensemble, run.client, cache, progress) as gathered:
-        publish_teachers(ensemble, gathered, cache, run, params, started_s)
-        bundle = fused(ensemble, gathered)
-        forget(ensemble, gathered, cache)
-    return bundle, gathered
-
-
-def bundle_folder(cache: Path, key: str) -> Path:
-    """Return where the bundle of a key is until the tracking store has it."""
-    return cache / "bundles" / key / FOLDER
-
-
-def publish_teachers(
-    ensemble: Ensemble, gathered: Gathered, cache: Path, run: TrackedRun, params: Mapping[str, str], started_s: float
-) -> None:
-    """Log every teacher that was computed as a run of its own, for every later ensemble to reuse.
-
-    A teacher's own bundle always has float32 logits.
-    """
-    for name in gathered.computed:
-        key, teacher = ensemble.keys[name], gathered.teachers[name]
-        bundle = teacher.write(bundle_folder(cache, key))
-        with run.sibling(teacher.configuration.name, started_s) as teacher_run:
-            teacher_run.log_params({**params, **teacher.configuration.options})
-            publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
-        gathered.run_ids[name] = teacher_run.run_id
-
-
-def forget(ensemble: Ensemble, gathered: Gathered, cache: Path) -> None:
-    """Remove from the cache what the tracking store now has."""
-    for key in [ensemble.key, *(ensemble.keys[name] for name in gathered.computed)]:
-        ShardStore(cache, key).clear()
-        shutil.rmtree(cache / "bundles" / key, ignore_errors=True)
 
 
 def copy_bundle(bundle: SoftLabels, out: Path) -> SoftLabels:

@@ -1,11 +1,9 @@
 """`export`: from a manifest and teachers to a tracked, verified soft-label bundle."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
-from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import ExportSettings
@@ -13,17 +11,7 @@ from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import SoftLabelsResult, workflow
-from fer_mlflow.workflows.ensemble import (
-    Ensemble,
-    bundle_folder,
-    copy_bundle,
-    forget,
-    fused,
-    gathered_teachers,
-    publish_teachers,
-    read_ensemble,
-    warn,
-)
+from fer_mlflow.workflows.ensemble import Ensemble, copy_bundle, gathered_teachers, read_ensemble, warn
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -62,15 +50,15 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     """
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
-    cache, started_s, params = cache_folder(), time.time(), params_of(settings)
+    params = params_of(settings)
     with open_run("export", settings.name or ensemble.configuration.name, settings.experiment) as run:
         run.log_params(params)
-        with gathered_teachers(ensemble, run.client, cache, progress) as gathered:
-            bundle = fused(ensemble, gathered).write(bundle_folder(cache, ensemble.key))
+        with gathered_teachers(ensemble, run.client, progress) as gathered:
+            bundle = gathered.keep(gathered.fused(), ensemble.key)
             if out is not None:
                 copy_bundle(bundle, out)
             try:
-                publish_teachers(ensemble, gathered, cache, run, params, started_s)
+                gathered.publish(run, params)
                 teacher_runs = {f"fer.teacher_run/{name}": run_id for name, run_id in gathered.run_ids.items()}
                 publish_bundle(run, bundle, ensemble.key, teacher_runs)
             except TrackingError as error:
@@ -78,7 +66,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
                     f"{error}; the finished bundle is kept in {bundle.folder}: "
                     "run the same command again to upload it, nothing is computed twice"
                 ) from error
-            forget(ensemble, gathered, cache)
+            gathered.forget()
     _warn(bundle)
     return ExportResult(
         run_id=run.run_id,

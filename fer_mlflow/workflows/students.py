@@ -24,7 +24,7 @@ from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.selection import choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.training.state import Epoch
-from fer_mlflow.workflows.ensemble import bundle_folder, forget, gathered_teachers, read_ensemble
+from fer_mlflow.workflows.ensemble import gathered_teachers, read_ensemble
 from fer_mlflow.workflows.sources import Source, read_run_source
 from fer_mlflow.workflows.train import FOLDER, Plan, read_plan, read_training_rows, run_plan
 
@@ -232,10 +232,10 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
                 return fetch_bundle(run.client, there, cache)
             except BundleError:
                 continue  # triage reports it; the logits are computed again
-        with gathered_teachers(ensemble, run.client, cache, progress) as gathered:
-            bundle = gathered.teachers[name].write(bundle_folder(cache, key))
+        with gathered_teachers(ensemble, run.client, progress) as gathered:
+            bundle = gathered.keep(gathered.teachers[name], key)
             with run.sibling(f"{name}  on  {ensemble.benchmark.name}", time.time(), nested=True) as scored:
                 scored.log_params({"manifest": settings.manifest, "split": settings.test_split})
                 publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})
-            forget(ensemble, gathered, cache)
+            gathered.forget()
     return bundle

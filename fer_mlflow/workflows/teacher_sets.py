@@ -1,7 +1,7 @@
 """What `sweep` and `reproduce` search: teachers' logits on one or more benchmarks, under one or more preprocessings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,13 @@ class TeacherSet:
     bundle : soft labels of these rows, whatever their weights: index, labels, classes, digests are the teachers' too
     logits : teacher name -> (N, C) float32, sorted by name
     run_ids : teacher name -> the run that has them
-    ensemble, gathered : what the logits were computed from, where soft labels can be exported
+    gathered : what the logits were taken from, where soft labels can be exported
     """
 
     bundle: SoftLabels
     logits: dict[str, np.ndarray]
     run_ids: dict[str, str]
-    ensemble: Ensemble | None = None
-    gathered: Gathered = field(default_factory=Gathered)
+    gathered: Gathered | None = None
 
     @property
     def benchmark(self) -> str:
@@ -139,7 +138,7 @@ class Input:
             params = params_of(settings) | params_of(each.settings)
             bundle, gathered = fuse_and_track(each, run, params, progress)
             logits = {name: gathered.teachers[name].logits for name in sorted(gathered.teachers)}
-            sets.append(TeacherSet(bundle, logits, dict(gathered.run_ids), each, gathered))
+            sets.append(TeacherSet(bundle, logits, dict(gathered.run_ids), gathered))
         return _by_benchmark(_checked(sets))
 
 
