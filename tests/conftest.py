@@ -46,6 +46,13 @@ def _not_installed():
         yield
 
 
+def pytest_generate_tests(metafunc):
+    """Run a test with a local store, and one that is marked `server` with a real server's store too."""
+    if "place" in metafunc.fixturenames:
+        marked = metafunc.definition.get_closest_marker("server")
+        metafunc.parametrize("place", ["local", "server"] if marked else ["local"], indirect=True)
+
+
 @dataclass
 class Workplace:
     """A folder with a tracking store and a cache of its own, and the installed command line in it."""
@@ -75,16 +82,25 @@ class Workplace:
             text=True,
         )
 
-    def run(self, *arguments, status: int = 0):
+    def run(self, *arguments, status: int = 0, env: dict[str, str] | None = None):
         """Run the command line here in this process, which spares its imports, and check its exit status."""
         before = Path.cwd()
         os.chdir(self.folder)
         try:
-            result = CliRunner().invoke(main, list(map(str, arguments)), env=self.env)
+            result = CliRunner().invoke(main, list(map(str, arguments)), env=self.env | (env or {}))
         finally:
             os.chdir(before)
         assert result.exit_code == status, f"exit status {result.exit_code}\n{result.output}"
         return result
+
+    def run_joined(self, *arguments, status: int = 0, **tags: str):
+        """Run the command line in a run that is open already, as `mlflow run` starts it; return that run too."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.uri)
+        run_id = client.create_run("0", run_name="bold-shark-12", tags=tags).info.run_id
+        result = self.run(*arguments, status=status, env={"MLFLOW_RUN_ID": run_id})
+        return result, client.get_run(run_id)
 
     def run_installed(self, *arguments, status: int = 0) -> subprocess.CompletedProcess:
         """Run the installed `fer-mlflow` here to its end and check its exit status."""
@@ -116,10 +132,13 @@ class Workplace:
 @pytest.fixture(scope="session")
 def migrated_store(tmp_path_factory) -> Path:
     """Return a SQLite store with MLflow's tables; making them takes seconds, copying them none."""
+    from fer_mlflow.tracking.store import connect
+
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    code = "from fer_mlflow.tracking.store import connect; connect()"
-    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=path.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        connect()
     return path
 
 
@@ -279,7 +298,7 @@ class Place(Workplace):
 @pytest.fixture(scope="module")
 def local_place(tmp_path_factory, migrated_store) -> Place:
     """Return a workplace with a local store for a module's tests."""
-    own = new_workplace(tmp_path_factory.mktemp("local") / "workplace", migrated_store)
+    own = new_workplace(tmp_path_factory.mktemp("local") / "a workplace", migrated_store)
     return Place(own.folder, own.uri, own.folder)
 
 
@@ -290,9 +309,9 @@ def server_place(tmp_path_factory, shared_server) -> Place:
     return Place(folder, shared_server.uri, shared_server.folder)
 
 
-@pytest.fixture(scope="module", params=["local", "server"])
+@pytest.fixture(scope="module")
 def place(request) -> Place:
-    """Return a workplace for a module's tests, once with a local store and once with a server's."""
+    """Return a workplace for a module's tests; see `pytest_generate_tests`."""
     return request.getfixturevalue(f"{request.param}_place")
 
 

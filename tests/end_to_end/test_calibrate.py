@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 import sklearn.metrics
-from conftest import Workplace, new_workplace
 from mlflow import MlflowClient
 from scipy.special import log_softmax, softmax
 from toys import (
@@ -27,11 +26,6 @@ pytestmark = pytest.mark.usefixtures("coarse_figures")
 TEACHERS = ("A", "B")
 WEIGHTS = {"A": 0.25, "B": 0.75}
 KNOWN = 290  # rows with a label; ten have none
-
-
-@pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory) -> Workplace:
-    return new_workplace(tmp_path_factory.mktemp("calibrate") / "workplace", migrated_store)
 
 
 def draw_teachers(rows: int, seed: int):

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
-from conftest import Workplace, new_workplace
 from mlflow import MlflowClient
 from scipy import stats
 from scipy.special import log_softmax
@@ -14,11 +13,6 @@ from toys import CLASSES, artifact, count_runs, draw_logits, error_line, expecte
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 ROWS = 180
 METRICS = ["accuracy", "macro_f1", "balanced_accuracy", "nll", *(f"f1/{name}" for name in CLASSES)]
-
-
-@pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory) -> Workplace:
-    return new_workplace(tmp_path_factory.mktemp("compare") / "workplace", migrated_store)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import signal
 import time
 
@@ -264,18 +263,3 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
     answer = invocations(request, "application/json", model, model.metadata.get_input_schema())
     assert answer.status == 200, answer.response
     assert pd.DataFrame(json.loads(answer.response)["predictions"])["label"].tolist() == said["label"].tolist()
-
-
-@pytest.mark.slow
-def test_mlflow_run_hands_every_parameter_over(workplace, split_faces, train_bundle):
-    from test_mlflow_run import mlflow_run
-
-    small = [f"{name[2:].replace('-', '_')}={text}" for name, text in zip(SMALL[::2], SMALL[1::2], strict=True)]
-    manifest = f"manifest={os.path.relpath(split_faces, workplace.folder)}"
-    grid = "grid=temperature=1,2;loss=kd"
-    mlflow_run(workplace, manifest, f"softlabels={train_bundle.folder}", grid, *small, entry="distill")
-    (parent,) = (run for run in workplace.runs("distill") if run.data.params.get("grid"))
-    assert parent.data.tags["mlflow.project.entryPoint"] == "distill"
-    assert parent.info.status == "FINISHED"
-    assert len(workplace.runs("distill")) == 4
-    assert {run.info.status for run in workplace.runs()} == {"FINISHED"}

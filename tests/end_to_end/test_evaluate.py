@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import toys
-from conftest import Workplace, new_workplace
+from conftest import Workplace
 from mlflow import MlflowClient
 from scipy.special import softmax
 from toys import (
@@ -46,11 +46,6 @@ def write_manifest(folder: Path, faces: Path) -> Path:
     path = folder / "faces.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-@pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory) -> Workplace:
-    return new_workplace(tmp_path_factory.mktemp("evaluate") / "a workplace", migrated_store)
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,7 @@ def flipped(data):
     return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
 
 
+@pytest.mark.server
 def test_a_run_is_fetched_and_its_folder_is_the_last_line(place, runs, logit, faces, tmp_path):
     before = len(place.runs())
     options = ["--manifest", faces, "--check-images", "true"]
@@ -100,6 +101,7 @@ def test_a_run_is_fetched_and_its_folder_is_the_last_line(place, runs, logit, fa
     assert len(place.runs()) == before  # a fetch changes nothing in the store
 
 
+@pytest.mark.server
 def test_the_best_run_is_fetched_into_a_folder_named_after_it(place, runs):
     metrics = {run_id: MlflowClient(place.uri).get_run(run_id).data.metrics["nll"] for run_id in runs.values()}
     best = min(metrics, key=metrics.get)
@@ -165,6 +167,7 @@ def test_what_is_broken_in_the_store_is_not_fetched(place, logit, spoil, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_fetch_that_is_killed_leaves_nothing_under_the_final_name(place, logit, tmp_path, number):
     code = (
@@ -310,17 +313,10 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(workplace
     assert list((workplace.folder).glob("softlabels*")) == []
 
 
-def test_under_mlflow_run_the_run_that_is_open_is_joined(local_place, faces, toy_teachers, monkeypatch):
-    place = local_place
-    client = MlflowClient(place.uri)
-    place.run("export", "--manifest", faces, "--teachers", toy_teachers, "--weights", "B=1")
-    source = place.runs("export")[0]
-    opened = client.create_run("0")
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
-    place.run("fetch", "--run", source.info.run_id, "--out", "joined")
-    found = client.get_run(opened.info.run_id)
+def test_under_mlflow_run_the_run_that_is_open_is_joined(place, logit):
+    _, found = place.run_joined("fetch", "--run", logit, "--out", "joined")
     assert (found.info.status, found.data.tags["fer.kind"]) == ("FINISHED", "fetch")
-    assert found.data.tags["fer.source_run"] == source.info.run_id
+    assert found.data.tags["fer.source_run"] == logit
     assert found.data.params["out"] == "joined"
     assert "fer.bundle_sha256" not in found.data.tags  # it is no source of soft labels itself
 
@@ -345,6 +341,7 @@ def test_the_workflow_gives_the_soft_labels_and_the_run_that_has_them(at_place, 
         fer_mlflow.fetch(run=runs["A=1 logit"], out="mine")
 
 
+@pytest.mark.server
 def test_fetch_soft_labels_takes_an_id_a_uri_or_the_best(at_place, place, runs, logit):
     expected = SoftLabels.open(place.stored(logit))
     for source in (logit, logit[:9], f"runs:/{logit}/softlabels"):
@@ -355,6 +352,7 @@ def test_fetch_soft_labels_takes_an_id_a_uri_or_the_best(at_place, place, runs, 
         fetch_soft_labels("best:macro_f1@nothing")
 
 
+@pytest.mark.server
 def test_fetch_soft_labels_downloads_once_and_again_what_is_damaged(at_place, logit, tmp_path, monkeypatch):
     bundle = fetch_soft_labels(logit)
     assert bundle.folder == tmp_path / "cache/downloads" / bundle.sha256
@@ -377,6 +375,7 @@ def test_fetch_soft_labels_does_not_take_another_bundle_from_the_cache(at_place,
     assert fetch_soft_labels(logit).sha256 == expected.sha256
 
 
+@pytest.mark.server
 def test_fetch_soft_labels_refuses_what_is_broken_in_the_store(at_place, logit, spoil, tmp_path):
     spoil(logit, "softlabels.npz", flipped)
     with pytest.raises(BundleError, match="is broken"):
@@ -384,6 +383,7 @@ def test_fetch_soft_labels_refuses_what_is_broken_in_the_store(at_place, logit, 
     assert [path.name for path in (tmp_path / "cache/downloads").iterdir() if path.suffix != ".lock"] == []
 
 
+@pytest.mark.server
 def test_a_consumer_needs_the_package_and_the_uri_alone(place, logit, tmp_path):
     code = (
         "from fer_mlflow import fetch_soft_labels\n"

@@ -4,18 +4,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Workplace, new_workplace
 from mlflow import MlflowClient
 from scipy.special import softmax
 from toys import CLASSES, artifact, count_runs, draw_logits, error_line, publish, write_bundle
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 STANDARD = (1, 2, 3, 4, 5, 6, 8)
-
-
-@pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory) -> Workplace:
-    return new_workplace(tmp_path_factory.mktemp("inspect") / "workplace", migrated_store)
 
 
 @pytest.fixture(scope="module")

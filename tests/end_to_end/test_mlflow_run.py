@@ -51,15 +51,6 @@ def test_one_run_is_opened_and_every_parameter_arrives(workplace, toy_faces, toy
     assert workplace.bundle(run).sha256 == run.data.tags["fer.bundle_sha256"]
     assert len(workplace.runs()) == 3  # with the two teachers; none besides
     assert not [path for folder in (workplace.folder, PROJECT) for path in folder.glob("pwned*")]
-    mlflow_run(workplace, f"manifest={toy_faces}", f"teachers={toy_teachers}", "weights=A=0.9,B=0.1", "clahe=true")
-    assert len(workplace.runs("teacher")) == 2
-
-
-def test_bad_input_fails_the_run_that_mlflow_opened(workplace, toy_faces, toy_teachers):
-    result = mlflow_run(workplace, f"manifest={toy_faces}", f"teachers={toy_teachers}", "weights=A=2", status=1)
-    assert "fer-mlflow: --weights: shares sum to 2, not to 1; normalised they are A=1" in result.stderr
-    (run,) = workplace.runs()
-    assert run.info.status == "FAILED"
 
 
 def test_soft_labels_are_evaluated_in_the_run_that_mlflow_opened(workplace, tmp_path):
@@ -70,10 +61,9 @@ def test_soft_labels_are_evaluated_in_the_run_that_mlflow_opened(workplace, tmp_
     (workplace.folder / "my faces/faces.csv").write_text(MANIFEST)
     manifest = shlex.quote(str(workplace.folder / "my faces/faces.csv"))  # as `mlflow run -e export` logs it
     run_id = publish(workplace, bundle, params={"manifest": manifest, "root": "''"})
-    mlflow_run(workplace, f"run={run_id[:12]}", "by=age, source", "name=it's mine", entry="evaluate")
-    (run,) = workplace.runs("evaluate")
+    _, run = workplace.run_joined("evaluate", "--run", run_id[:12], "--by", "age, source", "--name", "it's mine")
     assert (run.info.status, run.info.run_name) == ("FINISHED", "it's mine")
-    assert run.data.tags["mlflow.project.entryPoint"] == "evaluate"
+    assert run.data.tags["fer.kind"] == "evaluate"
     assert run.data.tags["fer.source_run"] == run_id
     assert (run.data.params["run"], run.data.params["ensemble"]) == (run_id[:12], "A=0.5,B=0.5")
     assert run.data.metrics["age/8/rows"] == run.data.metrics["source/web/rows"] == 20
@@ -81,15 +71,13 @@ def test_soft_labels_are_evaluated_in_the_run_that_mlflow_opened(workplace, tmp_
     assert len(workplace.runs()) == 2
 
 
-def test_a_comparison_that_cannot_be_made_fails_mlflow_run_and_leaves_its_verdict(workplace, tmp_path):
+def test_a_comparison_that_cannot_be_made_leaves_its_verdict_in_the_run_that_mlflow_opened(workplace, tmp_path):
     logits, labels = draw_logits(40)
     run_id = publish(workplace, write_bundle(tmp_path / "a", logits, labels))
     write_bundle(tmp_path / "b b", logits, (labels + 1) % 7)
-    result = mlflow_run(workplace, f"run_a={run_id}", f"run_b={tmp_path / 'b b'}", entry="compare", status=1)
+    result, run = workplace.run_joined("compare", run_id, tmp_path / "b b", status=3)
     assert "≠ selection" in result.stdout
-    (run,) = workplace.runs("compare")
-    assert (
-        run.info.status == "FAILED"
-    )  # by MLflow, as after every exit status but 0; the command itself had FINISHED it
+    assert run.info.status == "FINISHED"  # MLflow makes it FAILED, as after every exit status but 0
+    assert run.data.tags["fer.kind"] == "compare"
     assert run.data.tags["fer.verdict"] == "not comparable because 40 of 40 shared images have other labels"
     assert run.data.tags["fer.source_run_a"] == run_id

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import new_workplace
 from toys import CLASSES, artifact, count_runs, draw_logits, error_line, expected_metrics, publish, write_bundle
 
 from fer_mlflow.scoring.fusion import fuse
@@ -17,11 +16,6 @@ def teachers_of(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     rng = np.random.default_rng(seed + 50)
     noise = {"A": 1.5, "B": 2.0, "C": 2.5}
     return {name: (logits + rng.normal(0, n, logits.shape)).astype(np.float32) for name, n in noise.items()}, labels
-
-
-@pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory):
-    return new_workplace(tmp_path_factory.mktemp("reproduce") / "workplace", migrated_store)
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,6 @@ def make_teachers(rows: int = ROWS, seed: int = 0, names: str = "ABC"):
 
 
 @pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory):
-    return new_workplace(tmp_path_factory.mktemp("sweep") / "a workplace", migrated_store)
-
-
-@pytest.fixture(scope="module")
 def stored(place, tmp_path_factory):
     """Return benchmark -> teachers' logits and labels, of two benchmarks with stored teacher runs."""
     found = {}

@@ -40,7 +40,7 @@ def triage_server(tmp_path_factory, migrated_store):
     running.stop()
 
 
-@pytest.fixture(params=["local", "server"])
+@pytest.fixture
 def place(request, tmp_path):
     """Return a workplace on a store of its own: a local one, and a real server's that was emptied."""
     if request.param == "local":
@@ -104,6 +104,7 @@ def turned(logits=LOGITS) -> dict:
             "classes": tuple(CLASSES[at] for at in order)}  # fmt: skip
 
 
+@pytest.mark.server
 def test_planted_faults_are_found_and_no_good_run_is_called_bad(place, tmp_path):
     client = MlflowClient(place.uri)
     good = export(place, tmp_path, "good")
@@ -235,6 +236,7 @@ def test_a_new_run_is_held_against_the_others_where_the_cache_is_gone(place, tmp
     assert sorted(tags["triage.status"] for tags in found.values()) == ["bad", "bad", "good", "good", "good", "warn"]
 
 
+@pytest.mark.server
 def test_bundles_are_read_as_deep_says(place, tmp_path, monkeypatch):
     read = []
     inner = EvidenceStore.read
@@ -390,6 +392,7 @@ def test_a_newer_run_of_the_same_configuration_supersedes_the_older(place, tmp_p
     assert statuses(place) == {old: "good", new: "bad"}
 
 
+@pytest.mark.server
 def test_a_dead_run_is_ended_on_request(place, tmp_path, monkeypatch):
     export(place, tmp_path, "a")
     client = MlflowClient(place.uri)
@@ -498,6 +501,7 @@ main(["triage"])
 
 
 @pytest.mark.slow
+@pytest.mark.server
 def test_a_killed_triage_is_completed_by_the_next_and_two_at_once_agree(place):
     ids = many_runs(place, 60)
     other = Workplace(place.folder.parent / "other-machine", place.uri)
@@ -515,6 +519,7 @@ def test_a_killed_triage_is_completed_by_the_next_and_two_at_once_agree(place):
     assert len(place.runs("triage")) == 4
 
 
+@pytest.mark.server
 def test_what_a_killed_triage_changed_is_seen_by_another_machine(place, tmp_path, monkeypatch):
     a, b = export(place, tmp_path, "a"), export(place, tmp_path, "b", LOGITS * 0.5)
     other = Workplace(tmp_path / "other-machine", place.uri)
@@ -572,6 +577,7 @@ def test_a_run_that_is_gone_for_good_leaves_the_boards(place, tmp_path):
     assert on_boards(place.run("triage")) == short(c, b)
 
 
+@pytest.mark.server
 def test_a_deleted_run_leaves_the_boards_and_a_restored_one_comes_back(place, tmp_path, monkeypatch):
     a, b = export(place, tmp_path, "a"), export(place, tmp_path, "b", LOGITS * 0.5)
     client = MlflowClient(place.uri)
@@ -623,6 +629,7 @@ def test_boards_are_chosen_cut_and_ranked_as_asked(place, tmp_path):
     assert "(tried on 1 of 2 benchmarks only)" in said
 
 
+@pytest.mark.server
 def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
     run_id = export(place, tmp_path, "a")
     client = MlflowClient(place.uri)
@@ -668,6 +675,7 @@ def test_bad_input_is_one_line_and_changes_nothing(unchanged, arguments, said):
     assert content_of(unchanged) == before
 
 
+@pytest.mark.server
 def test_an_empty_store_says_so(place):
     MlflowClient(place.uri).create_run("0")  # of another tool
     for more in ((), ("--clear", "true"), ("--benchmark", "x")):
@@ -683,6 +691,7 @@ def test_a_server_that_is_away_is_named_without_its_password_and_how_long_it_was
         assert "; tried for " in line
 
 
+@pytest.mark.server
 def test_a_store_that_goes_away_in_the_middle_is_one_line(place, tmp_path, monkeypatch):
     export(place, tmp_path, "a")
     client = MlflowClient(place.uri)

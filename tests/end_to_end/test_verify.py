@@ -37,13 +37,7 @@ def exported(place, faces, toy_teachers):
     return place.runs("export")[0].info.run_id
 
 
-@pytest.fixture(scope="module")
-def stored(local_place, faces, toy_teachers):
-    """Return the folder in a local store that holds an export's bundle."""
-    local_place.run("export", "--manifest", faces, "--teachers", toy_teachers, "--weights", "A=0.5,B=0.5")
-    return local_place.stored(local_place.runs("export")[0].info.run_id)
-
-
+@pytest.mark.server
 def test_a_sound_run_passes_every_check(place, exported):
     before = len(place.runs())
     result = place.run("verify", exported[:12])
@@ -56,6 +50,7 @@ def test_a_sound_run_passes_every_check(place, exported):
     assert len(place.runs()) == before
 
 
+@pytest.mark.server
 def test_what_is_broken_in_the_store_fails_and_everything_else_is_still_checked(place, exported):
     path = place.stored(exported) / "softlabels_index.jsonl"
     kept = path.read_bytes()
@@ -88,6 +83,7 @@ def test_a_run_without_soft_labels_is_said(place, exported):
     assert f"(evaluate, FINISHED) has no soft labels; they are in run {exported}" in result.stderr
 
 
+@pytest.mark.server
 def test_an_export_that_did_not_end_is_said_to_lack_its_tag(place, exported):
     client = MlflowClient(place.uri)
     stuck = client.create_run("0", tags={"fer.kind": "export"}).info.run_id
@@ -110,18 +106,14 @@ def test_an_export_that_did_not_end_is_said_to_lack_its_tag(place, exported):
         (["--manifest", "none.csv"], "manifest none.csv: No such file"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(workplace, stored, options, said):
-    assert said in workplace.run("verify", stored, *options, status=2).stderr
+def test_options_that_do_not_go_together_are_refused(place, exported, options, said):
+    assert said in place.run("verify", place.stored(exported), *options, status=2).stderr
 
 
-def test_under_mlflow_run_the_verdict_is_the_runs(local_place, stored, tmp_path, monkeypatch):
-    folder = shutil.copytree(stored, tmp_path / "copy")
+def test_under_mlflow_run_the_verdict_is_the_runs(place, exported, tmp_path):
+    folder = shutil.copytree(place.stored(exported), tmp_path / "copy")
     (folder / "classorder.json").write_text("[]")
-    client = MlflowClient(local_place.uri)
-    opened = client.create_run("0")
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
-    local_place.run("verify", folder, status=1)
-    found = client.get_run(opened.info.run_id)
+    _, found = place.run_joined("verify", folder, status=1)
     assert found.data.tags["fer.kind"] == "verify"
     assert found.data.tags["fer.verdict"] == "fail: hash classorder.json, class order"
     assert (found.info.status, found.data.metrics["checks/fail"]) == ("FINISHED", 2)

@@ -3,20 +3,6 @@
 import sys
 
 import pytest
-from mlflow import MlflowClient
-
-
-@pytest.fixture
-def joined(workplace, monkeypatch):
-    """Return a function that runs the command line in a run that MLflow has opened, and gives that run."""
-
-    def run_in_it(*arguments, status, tags=None):
-        client = MlflowClient(workplace.uri)
-        run_id = client.create_run("0", run_name="bold-shark-12", tags=tags).info.run_id
-        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-        return workplace.run(*arguments, status=status), client.get_run(run_id)
-
-    return run_in_it
 
 
 @pytest.mark.parametrize(
@@ -28,8 +14,8 @@ def joined(workplace, monkeypatch):
         (["export", "--manifest", "m.csv", "--teachers", "t", "--weights", "A=2"], 2, "shares sum to 2, not to 1"),
     ],
 )
-def test_the_reason_and_the_command_are_on_the_run(joined, arguments, status, reason):
-    result, run = joined(*arguments, status=status)
+def test_the_reason_and_the_command_are_on_the_run(workplace, arguments, status, reason):
+    result, run = workplace.run_joined(*arguments, status=status)
     assert run.info.status == "FAILED"
     assert run.data.tags["fer.kind"] == arguments[0]
     assert reason in run.data.tags["fer.error"]
@@ -37,18 +23,18 @@ def test_the_reason_and_the_command_are_on_the_run(joined, arguments, status, re
     assert run.info.run_name.startswith(f"{arguments[0]}: {run.data.tags['fer.error'][:40]}")
 
 
-def test_a_crash_while_a_command_is_imported_is_on_the_run(joined, monkeypatch):
+def test_a_crash_while_a_command_is_imported_is_on_the_run(workplace, monkeypatch):
     monkeypatch.setitem(sys.modules, "fer_mlflow.workflows.inspect", None)
-    _, run = joined("inspect", "--bundle", "b", status=1)
+    _, run = workplace.run_joined("inspect", "--bundle", "b", status=1)
     assert run.info.status == "FAILED"
     assert run.data.tags["fer.error"].startswith("ModuleNotFoundError: ")
 
 
-def test_a_run_that_the_command_took_over_keeps_its_name_and_reason(joined):
-    _, run = joined("fetch", "--run", "0123abcd", status=2)
+def test_a_run_that_the_command_took_over_keeps_its_name_and_reason(workplace):
+    _, run = workplace.run_joined("fetch", "--run", "0123abcd", status=2)
     assert (run.info.status, run.info.run_name) == ("FAILED", "fetch · 0123abcd")
     assert run.data.tags["fer.error"].startswith("run 0123abcd: ")
-    _, run = joined("compare", "a", status=2, tags={"fer.kind": "compare", "fer.error": "known"})
+    _, run = workplace.run_joined("compare", "a", status=2, **{"fer.kind": "compare", "fer.error": "known"})
     assert (run.info.run_name, run.data.tags["fer.error"]) == ("bold-shark-12", "known")
 
 

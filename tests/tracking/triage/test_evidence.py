@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import Workplace, new_workplace
 from mlflow import MlflowClient
 from scipy.special import log_softmax
 from toys import CLASSES, draw_logits, expected_metrics, publish, write_bundle
@@ -21,11 +20,6 @@ FILES = (
     *("softlabels.npz", "softlabels_index.jsonl", "classorder.json", "alignmentreport.json"),
     *("ensemble_metrics.json", "hash_manifest.json"),
 )
-
-
-@pytest.fixture(scope="module")
-def place(migrated_store, tmp_path_factory) -> Workplace:
-    return new_workplace(tmp_path_factory.mktemp("evidence") / "workplace", migrated_store)
 
 
 @pytest.fixture(scope="module")
