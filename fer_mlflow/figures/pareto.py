@@ -32,12 +32,12 @@ def draw_pareto(
     ----------
     x, y : (M,) float, two metrics of each configuration; one that lacks either (NaN) is not drawn
     front : (M,) bool, the configurations on the Pareto front, all of them scored
-    panels : (M,) text, shown by colour and shape; at most four different ones
+    panels : (M,) text, shown by colour and shape; at most eight different ones
     x_metric, y_metric : public names, which decide whether less is better
     marks : what a configuration is called -> its row; names of the same row share a label
 
     Raises ContractError: no configuration that is scored, shapes disagree, an infinite value, a mark without values, or
-    more than four panels.
+    more than eight panels.
     """
     M = np.size(x)
     points = np.column_stack([style.check_array(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])

@@ -25,7 +25,8 @@ DPI = 150
 INK, MUTED, FAINT, GRID = "#1f2328", "#5f6770", "#a9b0b7", "#e4e7ea"
 # Okabe and Ito's palette, which colour-blind people can distinguish
 BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
-CURVES = tuple(zip((BLUE, VERMILLION, GREEN, PURPLE), "os^D", ("-", "--", "-.", ":"), strict=True))
+_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK, MUTED)
+CURVES = tuple(zip(_COLOURS, "os^Dv<>P", ("-", "--", "-.", ":") * 2, strict=True))
 LINE: dict[str, Any] = {"color": INK, "lw": 1.1, "ls": (0, (5, 3))}  # of what values are compared with
 # Pale to dark blue; lightness falls evenly, so it also reads in grey. Values that are missing are grey.
 _SHADES = ["#f5f9fc", "#c6dcee", "#5fa3d0", "#0f6aa8", "#08375e"]
@@ -176,7 +177,7 @@ def check_array(
 
 
 def check_panels(panels: Sequence[str], M: int) -> tuple[np.ndarray, list[str]]:
-    """Return (M,) int, each configuration's panel, and the names of 1 to 4 panels as they first appear."""
+    """Return (M,) int, each configuration's panel, and the names of 1 to 8 panels as they first appear."""
     if len(panels) != M:
         raise ContractError(f"{M} configurations and {len(panels)} panels; each configuration is in one")
     different = list(dict.fromkeys(map(str, panels)))

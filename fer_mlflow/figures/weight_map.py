@@ -31,14 +31,14 @@ class WeightMap:
     ----------
     weights : (M, K) float in [0, 1], rows sum to 1; any grid step or list
     values : (M,) float, the metric of each configuration; NaN where it was not scored
-    panels : (M,) text, such as "logit" or "prob · clahe"; at most four different ones, drawn as they first appear
+    panels : (M,) text, such as "logit" or "prob · clahe"; at most eight different ones, drawn as they first appear
     names : K teachers
     metric : its public name, which decides whether less is better
     best : the best configuration's row, scored
     plateau : (M,) bool, configurations not significantly different from the best
 
     Raises ContractError: M = 0 or K = 0, shapes disagree, weights that are not fractions, an infinite value, more than
-    four panels, or a best configuration that is not there or not scored.
+    eight panels, or a best configuration that is not there or not scored.
     """
 
     def __init__(
@@ -106,16 +106,17 @@ def draw_weight_map(sweep: WeightMap, title: str) -> bytes:
     One or two teachers have one plot with a line per panel. Otherwise panels stand side by side and share one scale,
     on which darker is better whichever way the metric goes. The worst tenth of the values is drawn alike where it
     would take more than a third of that scale. A star marks the best configuration, an open one the best of each other
-    panel. Return a PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, 1695 × 1080 for two, 1695 × 1830
-    for more.
+    panel. Return a PNG. K <= 2: 1350 × 930 pixels. K >= 3: 1155 × 1200 for one panel, else 1695 wide and 330 + 750
+    for each row of two panels high.
     """
     K, P = len(sweep.names), len(sweep.panels)
-    size = (9, 6.2) if K <= 2 else (7.7, 8) if P == 1 else (11.3, 7.2) if P == 2 else (11.3, 12.2)
+    rows = -(-P // 2)
+    size = (9, 6.2) if K <= 2 else (7.7, 8) if P == 1 else (11.3, 2.2 + 5 * rows)
     with style.page(*size, title, *sweep.describe()) as figure:
         if K <= 2:
             _draw_line(figure.subplots(), sweep)
         else:
-            grid = figure.subplots(-(-P // 2), min(P, 2), squeeze=False)
+            grid = figure.subplots(rows, min(P, 2), squeeze=False)
             for panel, axes in zip(range(P), grid.flat, strict=False):
                 (_draw_triangle if K == 3 else _draw_parallel)(axes, sweep, panel)
                 axes.set_title(sweep.describe_best(panel))

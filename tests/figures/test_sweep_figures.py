@@ -200,7 +200,7 @@ def test_degenerate_sweeps_are_drawn(K, kind):
         ({"weights": np.tile([1.5, -0.5, 0], (21, 1))}, r"weights\[0, 0\] is 1.5"),
         ({"values": np.full(21, np.inf)}, r"values\[0\] is inf"),
         ({"panels": ["a"] * 20}, "21 configurations and 20 panels"),
-        ({"panels": list("abcde") + ["a"] * 16}, "5 different panels"),
+        ({"panels": list("abcdefghi") + ["a"] * 12}, "9 different panels"),
         ({"plateau": np.ones(20, bool)}, r"plateau is bool of shape \(20,\)"),
         ({"best": 21}, "the best configuration is 21"),
         ({"best": 0, "values": np.array([NAN] + [0.5] * 20)}, "the best configuration is 0; .* scored"),
