@@ -121,3 +121,8 @@ def _words(value) -> list[str]:
 
 
 FER7 = ClassOrder.of(("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral"))
+
+
+def read_classes(path: str | Path | None, default: Sequence[str] = FER7.names) -> ClassOrder:
+    """Return the class order of a file as `ClassOrder.read` does; that of the default names where none is given."""
+    return ClassOrder.read(path) if path else ClassOrder.of(default)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
+from fer_mlflow.settings import Option, Settings, option_name, split_names
 from fer_mlflow.settings.weights import format_weights, parse_weights
 
 MANIFEST = Option("CSV of images: path, label, split, source.", kind="path")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, Settings, format_value, option_name
+from fer_mlflow.settings import Option, Settings, format_value, option_name
 from fer_mlflow.settings.groups import Classes, RunSettings
 from fer_mlflow.settings.scoring import format_number
 

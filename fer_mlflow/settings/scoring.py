@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
+from fer_mlflow.settings import Option, Settings, option_name, split_names
 from fer_mlflow.settings.groups import (
     MANIFEST,
     TEACHERS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, Settings, option_name, split_names
+from fer_mlflow.settings import Option, Settings, option_name, split_names
 from fer_mlflow.settings.groups import (
     CLAHE_CLIP,
     CLAHE_TILE,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fer_mlflow.settings.fields import Option, Settings
+from fer_mlflow.settings import Option, Settings
 from fer_mlflow.settings.groups import ClaheSettings, Classes, DeviceSettings, Manifest, Root, RunSettings
 from fer_mlflow.settings.scoring import format_number
 

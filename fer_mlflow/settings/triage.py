@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings.fields import Option, split_names
+from fer_mlflow.settings import Option, split_names
 from fer_mlflow.settings.groups import RunSettings
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}

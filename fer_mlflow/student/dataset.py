@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.classes import ClassOrder, read_classes
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import BundleError, ContractError, ImageError
@@ -72,7 +72,7 @@ class SoftLabelDataset(Dataset):
         if missing not in ("fail", "skip"):
             raise ContractError(f"missing {missing!r} is neither fail nor skip")
         bundle = soft_labels if isinstance(soft_labels, SoftLabels) else SoftLabels.open(soft_labels)
-        order = ClassOrder.read(classes) if classes else ClassOrder.of(bundle.classes)
+        order = read_classes(classes, bundle.classes)
         part = _read_rows(manifest, bundle, order, root, split)
         alignment = align(bundle, part, subset=True)
         if alignment.missing and missing == "fail":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.classes import FER7, read_classes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.data.scan import hash_images
@@ -105,7 +105,7 @@ def read_rows(settings: BenchmarkSettings | ManifestRowsSettings, classes: tuple
     """
     return read_benchmark(
         settings.manifest or "",
-        ClassOrder.read(settings.classes) if settings.classes else ClassOrder.of(classes),
+        read_classes(settings.classes, classes),
         root=settings.root,
         split=settings.split,
         limit=settings.limit,

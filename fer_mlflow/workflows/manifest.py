@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.check import ERROR, NOTE, WARNING, ManifestCheck, run_checks
-from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.classes import ClassOrder, read_classes
 from fer_mlflow.data.manifest import read_benchmark, write_manifest
 from fer_mlflow.data.merge import (
     DIFFERENT,
@@ -210,11 +210,6 @@ def check_manifest(settings: CheckManifestSettings, progress: Progress = no_prog
         sections.append(_relation_section(relation, other.name))
     _write_report(settings.report, sections)
     return CheckManifestResult(given.name, check, relation, tuple(sections))
-
-
-def read_classes(path: str | None) -> ClassOrder:
-    """Return the class order of a file, or the usual one."""
-    return ClassOrder.read(path) if path else FER7
 
 
 def _root_of(settings: BuildManifestSettings | MergeManifestsSettings | SplitManifestSettings) -> Path:

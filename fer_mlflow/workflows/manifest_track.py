@@ -1,18 +1,17 @@
 """`manifest track`: build or merge a manifest, logged as a run that later runs link to by their benchmark."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_mlflow.data.classes import read_classes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
-from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.manifests import BuildManifestSettings, MergeManifestsSettings, TrackManifestSettings
 from fer_mlflow.tables import report_markdown
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.manifest import ManifestResult, build_manifest, merge_manifests, read_classes
+from fer_mlflow.workflows.manifest import ManifestResult, build_manifest, merge_manifests
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,14 +42,9 @@ def track_manifest(settings: TrackManifestSettings, progress: Progress = no_prog
             result = merge_manifests.of(settings.of(MergeManifestsSettings), progress=progress)
         whole = _log_benchmarks(run, settings)
         run.log_file(out)
-        with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
-            report = Path(folder) / "report.md"
-            with written_file(report) as file:
-                file.write(report_markdown(result.report).encode())
-            run.log_file(report)
+        run.log_text("report.md", report_markdown(result.report))
         run.set_tags({"fer.benchmark": whole.name, "fer.selection_sha256": whole.selection_sha256})
-    ui = run.ui
-    return TrackManifestResult(run_id=run.run_id, ui=ui, manifest=result, benchmark=whole)
+    return TrackManifestResult(run_id=run.run_id, ui=run.ui, manifest=result, benchmark=whole)
 
 
 def _log_benchmarks(run: TrackedRun, settings: TrackManifestSettings) -> Benchmark:

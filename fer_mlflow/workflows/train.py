@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.classes import read_classes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.files import cache_folder, sha256_of_file, written_file
@@ -88,7 +88,7 @@ def read_training_rows(settings: TrainingRowsSettings) -> tuple[Benchmark, Bench
 
 def read_split(settings: TrainingRowsSettings, split: str) -> Benchmark:
     """Read the rows of a split."""
-    classes = ClassOrder.read(settings.classes) if settings.classes else FER7
+    classes = read_classes(settings.classes)
     return read_benchmark(
         settings.manifest, classes, root=settings.root, split=split, verify_paths=settings.verify_paths
     )
