@@ -129,7 +129,11 @@ def _assemble(
         raise BundleError(f"logits of {found:,} rows, the benchmark has {len(benchmark):,}; export again")
     labels = benchmark.labels[rows]
     further = {name: benchmark.frame[name].to_numpy(object)[rows] for name in KEPT_COLUMNS if name in benchmark.frame}
-    statistical = check_statistics(logits, labels, teacher_logits, benchmark.classes.names)
+    kinds = {
+        "hard": _hard_checks(len(rows), len(unreadable), len(teachers), images_verified),
+        "statistical": check_statistics(logits, labels, teacher_logits, benchmark.classes.names),
+        "protocol": _protocol_checks(teachers),
+    }
     report = {
         "benchmark": {
             "name": benchmark.name,
@@ -147,9 +151,7 @@ def _assemble(
         "teachers": dict(teachers),
         "unreadable": unreadable,
         "checks": [
-            *_hard_checks(len(rows), len(unreadable), len(teachers), images_verified),
-            *(check.as_json() for check in statistical),
-            *_protocol_checks(teachers),
+            *({**check.as_json(), "kind": kind} for kind, checks in kinds.items() for check in checks),
         ],
     }
     versions = {"python": platform.python_version(), "fer-mlflow": fer_mlflow.__version__}
@@ -165,41 +167,38 @@ def _assemble(
     )
 
 
-def _hard_checks(rows: int, unreadable: int, teachers: int, images_verified: bool) -> list[dict]:
-    """Return the checks that passed, or nothing would have been fused, as the report has them."""
+def _hard_checks(rows: int, unreadable: int, teachers: int, images_verified: bool) -> list[Check]:
+    """Return the checks that passed, or nothing would have been fused."""
     left_out = f", {unreadable} left out as unreadable" if unreadable else ""
-    checks = [
+    on_disk = Check("images_on_disk", "skip", "not compared (--verify-paths false)")
+    if images_verified:
+        on_disk = Check("images_on_disk", "pass", "the images are the ones that the teachers decoded")
+    return [
         Check("rows", "pass", f"one row of logits for each of {rows:,} rows, in the manifest's order{left_out}"),
         Check("images", "pass", f"{teachers} teacher(s) decoded the same bytes for every row"),
         Check("recheck", "pass", "rows of every shard, predicted again alone, got the same logits"),
-        Check("images_on_disk", "pass", "the images are the ones that the teachers decoded")
-        if images_verified
-        else Check("images_on_disk", "skip", "not compared (--verify-paths false)"),
+        on_disk,
     ]
-    return [{**check.as_json(), "kind": "hard"} for check in checks]
 
 
-def _protocol_checks(teachers: Mapping[str, Mapping[str, Any]]) -> list[dict]:
+def _protocol_checks(teachers: Mapping[str, Mapping[str, Any]]) -> list[Check]:
     """Check that teachers predict images that they were not trained on, with the CLAHE that they were trained with."""
     seen = [f"{name} {each['in_sample_rows']:,}" for name, each in teachers.items() if each["in_sample"] == "true"]
     unknown = [name for name, each in teachers.items() if each["in_sample"] == UNKNOWN]
+    in_sample = "pass", "no teacher was trained on these images"
     if seen:
-        rows = Check("in_sample", "warn", f"rows that were trained on: {', '.join(seen)}; their scores are too good")
+        in_sample = "warn", f"rows that were trained on: {', '.join(seen)}; their scores are too good"
     elif unknown:
-        what = f"the checkpoints of {', '.join(unknown)} do not record which images they were trained on"
-        rows = Check("in_sample", "skip", what)
-    else:
-        rows = Check("in_sample", "pass", "no teacher was trained on these images")
+        in_sample = "skip", f"the checkpoints of {', '.join(unknown)} do not record which images they were trained on"
     other = []
     for name, each in teachers.items():
         clahe = _preprocessing(each).clahe
         if each["trained_with_clahe"] not in (UNKNOWN, clahe and vars(clahe)):
             other.append(f"{name} ({f'clip {clahe.clip:g}, {clahe.tile} tiles' if clahe else 'none'})")
+    clahe_check = Check("clahe", "pass", "no checkpoint records another CLAHE")
     if other:
-        how = Check("clahe", "warn", f"trained with another CLAHE than is used here: {', '.join(other)}")
-    else:
-        how = Check("clahe", "pass", "no checkpoint records another CLAHE")
-    return [{**check.as_json(), "kind": "protocol"} for check in (rows, how)]
+        clahe_check = Check("clahe", "warn", f"trained with another CLAHE than is used here: {', '.join(other)}")
+    return [Check("in_sample", *in_sample), clahe_check]
 
 
 def _preprocessing(teacher: Mapping[str, Any]) -> Preprocessing:

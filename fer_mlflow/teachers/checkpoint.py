@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.images import describe_preprocessing
 from fer_mlflow.data.preprocessing import Preprocessing
-from fer_mlflow.errors import FerError, TeacherError
+from fer_mlflow.errors import FerError, TeacherError, listed
 from fer_mlflow.teachers.spec import CARRIED, UNKNOWN, TeacherSpec, parse_fields
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 DEFAULT_SIZE = 224
-_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +180,7 @@ def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tenso
                 state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
             return state, place
     raise TeacherError(
-        f"{where}: found {', '.join(list(map(str, content))[:_SHOWN]) or 'nothing'}; "
+        f"{where}: found {listed(list(map(str, content))) or 'nothing'}; "
         f"weights must be the whole file or under one of {', '.join(STATE_KEYS)}"
     )
 
@@ -239,15 +238,12 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], arch: str, where:
     wanted = model.state_dict()
     other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     shapes = [f"{n} {tuple(state[n].shape)} where {arch} has {tuple(wanted[n].shape)}" for n in other]
-    problems = [
-        _listed("missing", [name for name in wanted if name not in state]),
-        _listed("left over", [name for name in state if name not in wanted]),
-        _listed("of another shape", shapes),
-    ]
-    if any(problems):
+    missing = [name for name in wanted if name not in state]
+    problems = {"missing": missing, "left over": [n for n in state if n not in wanted], "of another shape": shapes}
+    if found := [f"{len(names)} {problem} ({listed(names)})" for problem, names in problems.items() if names]:
         raise TeacherError(
-            f"{where}: its weights are not those of {arch} with {model.num_classes} classes: "
-            f"{'; '.join(filter(None, problems))}; correct arch or classes in teachers.yaml"
+            f"{where}: its weights are not those of {arch} with {model.num_classes} classes: {'; '.join(found)}; "
+            "correct arch or classes in teachers.yaml"
         )
     model.load_state_dict(state)
 
@@ -266,14 +262,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
     state, _ = _find_state(_read_checkpoint(path, where), where)
     wanted = model.state_dict()
     if missing := [name for name in wanted if name not in state]:
-        raise TeacherError(f"{where}: not of this architecture: {_listed('missing', missing)}")
+        raise TeacherError(f"{where}: not of this architecture: {len(missing)} missing ({listed(missing)})")
     fits = {name: state[name] for name in wanted if state[name].shape == wanted[name].shape}
     model.load_state_dict(fits, strict=False)
     return ", ".join(name for name in wanted if name not in fits)
-
-
-def _listed(problem: str, names: list[str]) -> str:
-    """Return the first names and the count, or nothing."""
-    if not names:
-        return ""
-    return f"{len(names)} {problem} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from fer_mlflow.errors import JobError
+from fer_mlflow.errors import JobError, listed
 from fer_mlflow.files import written_file
 
 _ARRAYS = ("rows", "logits", "image_sha256")
@@ -35,12 +35,11 @@ class Unreadable:
     image_sha256: str
 
 
-def unreadable_message(unreadable: Sequence[Unreadable], shown: int = 10) -> str:
+def unreadable_message(unreadable: Sequence[Unreadable]) -> str:
     """Return one line that names the first rows that could not be decoded, how many there are, and what to do."""
-    named = ", ".join(f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable[:shown])
-    more = f" and {len(unreadable) - shown:,} more" if len(unreadable) > shown else ""
+    named = listed([f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable])
     remedy = "repair them, or leave them out with --on-bad-image skip"
-    return f"{len(unreadable):,} images cannot be decoded: {named}{more}; {remedy}"
+    return f"{len(unreadable):,} images cannot be decoded: {named}; {remedy}"
 
 
 @dataclass(frozen=True, eq=False)
