@@ -1,13 +1,23 @@
 """The store is opened safely, and neither logs nor messages give a password away."""
 
+import gc
 import subprocess
 import sys
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 
 from fer_mlflow.errors import TrackingError
-from fer_mlflow.tracking.store import connect, describe_way_to_ui, redact, tracking_errors
+from fer_mlflow.tracking import store
+from fer_mlflow.tracking.store import (
+    collector_paused,
+    connect,
+    describe_way_to_ui,
+    redact,
+    search_runs,
+    tracking_errors,
+)
 
 # Forked after the imports, which take longer than the rest, so that the four do meet.
 FOUR_PROCESSES = """
@@ -77,3 +87,43 @@ def test_a_server_that_is_not_there_is_named(monkeypatch):
 def test_the_way_to_the_ui_fits_the_store(monkeypatch, uri, way):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert describe_way_to_ui("3", "abc") == way
+
+
+# --- searches ------------------------------------------------------------------------------------------------------
+
+
+class Away:
+    """A client whose server is away."""
+
+    def search_experiments(self, **_):
+        self.was_on = gc.isenabled()
+        raise ConnectionError("away")
+
+
+def test_the_collector_is_as_it_was_after_a_search():
+    client = Away()
+    with pytest.raises(TrackingError, match="away"):
+        search_runs(client)
+    assert not client.was_on
+    assert gc.isenabled()
+
+
+def test_a_collector_that_is_off_stays_off():
+    gc.disable()
+    try:
+        with collector_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_all_pages_of_runs_and_experiments_are_read(workplace, monkeypatch):
+    client = MlflowClient(workplace.uri)
+    inner = client.search_experiments
+    monkeypatch.setattr(store, "_PAGE", 2)
+    monkeypatch.setattr(client, "search_experiments", lambda page_token: inner(max_results=2, page_token=page_token))
+    experiments = [client.create_experiment(name, artifact_location="x") for name in "abc"]
+    made = {client.create_run(each).info.run_id for each in [*experiments, *experiments]}
+    assert {run.info.run_id for run in search_runs(client)} == made
+    assert len(search_runs(client)) == 6
