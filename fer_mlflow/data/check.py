@@ -72,7 +72,7 @@ def run_checks(
     dataset : data set whose published counts all rows are compared with; None goes by their sources, or by the
         file's name where they have none
     decode : decode every image; without it, files are hashed only
-    near : bits in which the perceptual hashes of near-duplicates may differ; None looks for none
+    near : bits in which the perceptual hashes of near-duplicates may differ; None skips the search
 
     Raises ManifestError: the file cannot be read as a manifest at all.
     """

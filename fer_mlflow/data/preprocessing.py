@@ -137,8 +137,7 @@ class Preprocessing:
             "std": _parse_channels,
         }
         given = {name: each for name, each in value.items() if each is not None}
-        parsed: dict[str, Any] = {name: parsers.get(name, _as_it_is)(name, each) for name, each in given.items()}
-        return cls(**parsed)
+        return cls(**{name: parsers[name](name, each) if name in parsers else each for name, each in given.items()})
 
 
 def _text(value: Any) -> str:
@@ -153,10 +152,6 @@ def _untext(text: str) -> Any:
     if slash:
         return {"clip": clip, "tile": tile}
     return text.split(",") if "," in text else int(text) if text.isdecimal() else text
-
-
-def _as_it_is(name: str, value: Any) -> Any:
-    return value
 
 
 def _parse_clahe(name: str, value: Any) -> Clahe:

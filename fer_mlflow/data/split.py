@@ -57,20 +57,13 @@ def _split_alone(paths: pd.Series, strata: np.ndarray, shares: np.ndarray, seed:
     for start, stop in pairwise(bounds):
         owed += shares * (stop - start)
         counts = np.maximum(np.floor(owed), 0).astype(np.int64)
-        counts = _trimmed(counts, shares, int(stop - start))
+        while counts.sum() > stop - start:  # what earlier strata left over may be more than there is
+            counts[np.argmax(counts / shares)] -= 1
         for _ in range(stop - start - counts.sum()):
             counts[np.argmax(owed - counts)] += 1
         owed -= counts
         chosen[order[start:stop]] = np.repeat(np.arange(len(shares)), counts)
     return chosen
-
-
-def _trimmed(counts: np.ndarray, shares: np.ndarray, total: int) -> np.ndarray:
-    """Return counts whose sum is at most `total`: what earlier strata left over may be more than there is."""
-    counts = counts.copy()
-    while counts.sum() > total:
-        counts[np.argmax(counts / shares)] -= 1
-    return counts
 
 
 def _split_groups(codes: np.ndarray, names: list[str], strata: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
