@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
@@ -87,6 +88,16 @@ class _NewManifest(Settings):
     out: Out
     root: NewRoot = None
     classes: Classes = None
+
+    @property
+    def path(self) -> Path:
+        """The file that is written."""
+        return Path(self.out)
+
+    @property
+    def folder_of_paths(self) -> Path:
+        """The folder that the new manifest's paths start from."""
+        return Path(self.root) if self.root else self.path.parent
 
 
 @dataclass(frozen=True, kw_only=True)

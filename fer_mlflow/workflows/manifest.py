@@ -113,13 +113,13 @@ def build_manifest(settings: BuildManifestSettings, progress: Progress = no_prog
     ManifestError
         the folder is not that data set, a label file is cut short, images are missing or not under the root
     """
-    out, root, classes = Path(settings.out), _root_of(settings), read_classes(settings.classes)
+    out, classes = settings.path, read_classes(settings.classes)
     built = build(
         settings.dataset,
         settings.folder,
         classes,
         settings.images or out.with_name(f"{out.stem}_images"),
-        root=root,
+        root=settings.folder_of_paths,
         source=settings.source,
         min_agreement=settings.min_agreement,
         allow_missing=settings.allow_missing,
@@ -146,7 +146,7 @@ def merge_manifests(settings: MergeManifestsSettings, progress: Progress = no_pr
         for text, root, source in zip(settings.inputs, roots, sources, strict=True)
     ]
     classes = ClassOrder.read(settings.classes) if settings.classes else None
-    merged = merge(inputs, _root_of(settings), classes, progress=progress)
+    merged = merge(inputs, settings.folder_of_paths, classes, progress=progress)
     return _written(settings, merged.frame, _merged_sections(merged))
 
 
@@ -161,7 +161,8 @@ def split_manifest(settings: SplitManifestSettings, progress: Progress = no_prog
     """
     given, split, group, shares = settings.manifest, settings.split, settings.group, settings.shares
     benchmark = read_benchmark(given, read_classes(settings.classes), root=settings.from_root)
-    frame = benchmark.frame.assign(path=rebase_paths(_root_of(settings), benchmark.root, benchmark.paths))
+    paths = rebase_paths(settings.folder_of_paths, benchmark.root, benchmark.paths)
+    frame = benchmark.frame.assign(path=paths)
     chosen = frame["split"] == split if split else pd.Series(True, frame.index)
     if not chosen.any():
         there = ", ".join(sorted(name or "(empty)" for name in frame["split"].unique()))
@@ -176,8 +177,8 @@ def split_manifest(settings: SplitManifestSettings, progress: Progress = no_prog
         lines.append(f"{values[values != ''].nunique():,} values of {group}, each in one split")
         if empty := int((values == "").sum()):
             lines.append(f"{empty:,} rows have no {group}: each counts as one of its own")
-    table = Table(["label", *counts.columns], _count_rows(counts))
-    return _written(settings, frame, [Section(f"{given}: {len(frame):,} rows", lines, table)])
+    section = Section(f"{given}: {len(frame):,} rows", lines, _count_table(["label", *counts.columns], counts))
+    return _written(settings, frame, [section])
 
 
 @workflow(CheckManifestSettings)
@@ -212,18 +213,13 @@ def check_manifest(settings: CheckManifestSettings, progress: Progress = no_prog
     return CheckManifestResult(given.name, check, relation, tuple(sections))
 
 
-def _root_of(settings: BuildManifestSettings | MergeManifestsSettings | SplitManifestSettings) -> Path:
-    """Return the folder that the new manifest's paths start from."""
-    return Path(settings.root) if settings.root else Path(settings.out).parent
-
-
 def _written(
     settings: BuildManifestSettings | MergeManifestsSettings | SplitManifestSettings,
     frame: pd.DataFrame,
     sections: Sequence[Section],
 ) -> ManifestResult:
     """Write the manifest and the report, which says where the manifest is and how to read it."""
-    out, root = Path(settings.out), _root_of(settings)
+    out, root = settings.path, settings.folder_of_paths
     write_manifest(frame, out)
     lines = [f"manifest  {out.absolute()}, {len(frame):,} rows"]
     if root.absolute() != out.absolute().parent:
@@ -239,14 +235,14 @@ def _write_report(path: str | None, sections: Sequence[Section]) -> None:
             file.write(report_markdown(sections).encode())
 
 
-def _count_rows(counts: pd.DataFrame | pd.Series) -> list[list[Cell]]:
-    """Return a count table's rows: the texts of its index, `-` for an empty one, then its numbers."""
+def _count_table(header: Sequence[str], counts: pd.DataFrame | pd.Series) -> Table:
+    """Return a count table: the texts of its index, `-` for an empty one, then its numbers."""
     table = counts.to_frame() if isinstance(counts, pd.Series) else counts
     rows: list[list[Cell]] = []
     for names, numbers in zip(table.index, table.to_numpy(), strict=True):
         texts = names if isinstance(names, tuple) else (names,)
         rows.append([*(str(text) or "-" for text in texts), *map(int, numbers)])
-    return rows
+    return Table(header, rows)
 
 
 def _built_sections(settings: BuildManifestSettings, built: Built, classes: ClassOrder) -> list[Section]:
@@ -273,7 +269,7 @@ def _built_sections(settings: BuildManifestSettings, built: Built, classes: Clas
         lines.append(f"missing, first tried: {', '.join(built.missing)}")
     lines += [f"similar files lie in {place}" for place in built.similar]
     title = f"{dataset} in {settings.folder}: {len(built.frame):,} of {counts['expected'].sum():,} images"
-    return [Section(title, lines, Table(["split", "class", *more.columns], _count_rows(more)))]
+    return [Section(title, lines, _count_table(["split", "class", *more.columns], more))]
 
 
 def _merged_sections(merged: Merged) -> list[Section]:
@@ -290,12 +286,12 @@ def _merged_sections(merged: Merged) -> list[Section]:
         table = _pair_table(leaked, "split", ["kept in", "left out of", "images"])
         sections.append(Section(f"leakage: {len(leaked):,} images are in two splits", _pair_lines(leaked), table))
     counts = pd.crosstab(merged.frame["source"], merged.frame["split"].replace("", "(no split)"))
-    return [*sections, Section("rows", (), Table(["source", *counts.columns], _count_rows(counts)))]
+    return [*sections, Section("rows", (), _count_table(["source", *counts.columns], counts))]
 
 
 def _pair_table(duplicates: pd.DataFrame, column: str, header: list[str]) -> Table:
     counts = duplicates.groupby([f"kept_{column}", f"dropped_{column}"], sort=False).size()
-    return Table(header, _count_rows(counts))
+    return _count_table(header, counts)
 
 
 def _pair_lines(duplicates: pd.DataFrame) -> list[str]:
@@ -323,7 +319,7 @@ def _check_sections(name: str, check: ManifestCheck) -> list[Section]:
         rows: list[list[Cell]] = [[name, each.observed[name], each.published[name]] for name in each.observed]
         sections.append(Section(title, (), Table(["class", "rows", f"{each.dataset} {each.subset}"], rows)))
     columns = [split or "(no split)" for split in check.counts.columns]
-    sections.append(Section("rows", (), Table(["source", "label", *columns], _count_rows(check.counts))))
+    sections.append(Section("rows", (), _count_table(["source", "label", *columns], check.counts)))
     sides = check.scan.sides[check.scan.sides[:, 0] > 0]
     sizes = Counter(map(tuple, sides.tolist()))
     lines = [f"{width}x{height}: {count:,}" for (height, width), count in sizes.most_common(_SIZES_SHOWN)]
@@ -361,5 +357,5 @@ def _relation_section(relation: Relation, other: str) -> Section:
             lines += [f"  {line}" for line in relation.other_label_examples]
         if relation.shared_images:
             columns = [f"there {name or '(no split)'}" for name in relation.shared.columns]
-            table = Table(["split here", *columns], _count_rows(relation.shared))
+            table = _count_table(["split here", *columns], relation.shared)
     return Section(f"against {other}", lines, table)

@@ -1,7 +1,6 @@
 """`manifest track`: build or merge a manifest, logged as a run that later runs link to by their benchmark."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fer_mlflow.data.classes import read_classes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
@@ -33,15 +32,14 @@ def track_manifest(settings: TrackManifestSettings, progress: Progress = no_prog
     TrackingError
         the server cannot be reached
     """
-    out = Path(settings.out)
-    with open_run("manifest", settings.name or f"{settings.action} {out.stem}", settings.experiment) as run:
+    with open_run("manifest", settings.name or f"{settings.action} {settings.path.stem}", settings.experiment) as run:
         run.log_params(params_of(settings))
         if settings.action == "build":
             result = build_manifest.of(settings.of(BuildManifestSettings), progress=progress)
         else:
             result = merge_manifests.of(settings.of(MergeManifestsSettings), progress=progress)
         whole = _log_benchmarks(run, settings)
-        run.log_file(out)
+        run.log_file(settings.path)
         run.log_text("report.md", report_markdown(result.report))
         run.set_tags({"fer.benchmark": whole.name, "fer.selection_sha256": whole.selection_sha256})
     return TrackManifestResult(run_id=run.run_id, ui=run.ui, manifest=result, benchmark=whole)

@@ -109,7 +109,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     if settings.clear:
         changed = {run.run_id: tags for run in runs if (tags := _own_tags(run))}
         _write(client, changed, settings, progress)
-        return TriageResult(run_id="", ui="", action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
+        return TriageResult(action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
     _check_benchmark(settings.benchmark, runs)
     store = EvidenceStore(client, cache_folder())
     evidence = _read_evidence(runs, store, settings.deep, progress)
@@ -120,17 +120,12 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
     changed = {run.run_id: tags for run in runs if (tags := changes(run, wanted[run.run_id]))}
     _write(client, changed, settings, progress)
-    shown = whole.loc[
-        [_is_of(*pair, settings.benchmark) for pair in zip(whole[BOARD], whole["benchmark"], strict=True)]
-    ]
+    named = [_is_of(*pair, settings.benchmark) for pair in zip(whole[BOARD], whole["benchmark"], strict=True)]
+    shown = whole.loc[named]
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
     if settings.deep != "false":
-        for run_id in shown["run_id"]:
-            if run_id not in evidence:
-                evidence[run_id] = store.read(by_id[run_id])
+        evidence |= {each: store.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
     result = TriageResult(
-        run_id="",
-        ui="",
         action="judge",
         dry_run=settings.dry_run,
         changes=changed,
@@ -154,7 +149,7 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
     tags = {STATUS: status, WRITTEN: status, OVERRULED: action, REASONS: settings.reason}
     if not settings.dry_run:
         write_tags(client, {run_id: tags})
-    return TriageResult(run_id="", ui="", action=action, dry_run=settings.dry_run, changes={run_id: tags})
+    return TriageResult(action=action, dry_run=settings.dry_run, changes={run_id: tags})
 
 
 def _own_tags(run: RunRecord) -> dict[str, str | None]:
@@ -193,9 +188,11 @@ def _read_evidence(runs: Sequence[RunRecord], store: EvidenceStore, deep: str, p
     new = {run.selection for run in bundled if STATUS not in run.tags}
 
     def is_due(run: RunRecord) -> bool:
-        if deep == "auto":
-            return _is_called_broken(run) if run.run_id in evidence else run.selection in new
-        return deep == "true"
+        if deep != "auto" or run.run_id not in evidence:
+            return deep == "true" or (deep == "auto" and run.selection in new)
+        # Another triage has called the bundle broken, which was sound when it was read here.
+        reasons = parse_reasons(run.tags.get(REASONS, ""))
+        return not is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
 
     due = [run for run in bundled if "fer.bundle_sha256" in run.tags and is_due(run)]
     for run in track(due, "reading bundles", len(due), progress):
@@ -203,26 +200,18 @@ def _read_evidence(runs: Sequence[RunRecord], store: EvidenceStore, deep: str, p
     return evidence
 
 
-def _is_called_broken(run: RunRecord) -> bool:
-    """Return whether another triage has called a run's bundle broken, which was sound when it was read here."""
-    reasons = parse_reasons(run.tags.get(REASONS, ""))
-    return not is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
-
-
 def _wanted_tags(runs, judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: Context) -> dict[str, dict]:
     """Return run id -> triage's tags as they should be."""
     good = whole[whole["status"] == GOOD]
     ranks = dict(zip(good["run_id"], good.groupby(BOARD).cumcount() + 1, strict=True))
+    ranks = {run_id: rank for run_id, rank in ranks.items() if rank <= RANKS}
     wanted: dict[str, dict] = {}
     for run in runs:
-        judgement, rank = judgements[run.run_id], ranks.get(run.run_id)
-        clash = len(context.selections_of.get(run.benchmark, ())) > 1
+        judgement, clash = judgements[run.run_id], len(context.selections_of.get(run.benchmark, ())) > 1
         benchmark = f"{run.benchmark} ({run.selection[:8]})" if clash else run.benchmark
         # Good triage runs get no tags: else every triage would have something to write.
         is_own = run.kind == "triage" and judgement.status == GOOD
-        wanted[run.run_id] = (
-            {} if is_own else wanted_tags(run, judgement, benchmark, rank if rank and rank <= RANKS else None)
-        )
+        wanted[run.run_id] = {} if is_own else wanted_tags(run, judgement, benchmark, ranks.get(run.run_id))
     return wanted
 
 
