@@ -194,19 +194,10 @@ class SoftLabels:
         reading = files.read_parts(folder)
         if reading.error is not None:
             raise reading.error
-        return cls(
-            logits=reading.logits,
-            index=reading.index,
-            classes=reading.classes,
-            report=reading.report,
-            metrics=reading.metrics,
-            manifest_sha256=reading.hashes["manifest_sha256"],
-            selection_sha256=reading.hashes["selection_sha256"],
-            checkpoints=reading.hashes["checkpoints"],
-            environment=reading.environment,
-            folder=folder,
-            _sha256=sha256_of_file(folder / files.HASHES),
-        )
+        read = ("logits", "index", "classes", "report", "metrics", "environment")
+        parts: dict[str, Any] = {name: getattr(reading, name) for name in read}
+        parts |= {name: reading.hashes[name] for name in ("manifest_sha256", "selection_sha256", "checkpoints")}
+        return cls(**parts, folder=folder, _sha256=sha256_of_file(folder / files.HASHES))
 
     def write(self, folder: str | Path) -> "SoftLabels":
         """Write the bundle in the place of `folder`, whole or not at all, and return it as `open` would.

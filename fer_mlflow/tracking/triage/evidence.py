@@ -22,6 +22,7 @@ from fer_mlflow.tracking.triage.records import RunRecord
 SIGNIFICANT = 0.05
 SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
 _NO_ROWS = np.empty(0, np.int16)
+_ARRAYS = ("labels", "predictions", "losses")
 _SINGLE = ("classes", "rows", "selected_rows", "selection")
 
 
@@ -64,7 +65,7 @@ class EvidenceStore:
             with self._path(run).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 meta = json.loads(str(arrays["meta"]))
                 meta["classes"] = tuple(meta["classes"])
-                return Evidence(**meta, **{name: arrays[name] for name in ("labels", "predictions", "losses")})
+                return Evidence(**meta, **{name: arrays[name] for name in _ARRAYS})
         except Exception:  # a cache that cannot be read is treated as absent
             return None
 
@@ -81,7 +82,7 @@ class EvidenceStore:
             path.unlink(missing_ok=True)
             return evidence
         meta = {name: getattr(evidence, name) for name in _SINGLE} | {"metrics": dict(evidence.metrics)}
-        arrays = {name: getattr(evidence, name) for name in ("labels", "predictions", "losses")}
+        arrays = {name: getattr(evidence, name) for name in _ARRAYS}
         with written_file(path) as file:
             np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
         return evidence
@@ -95,8 +96,7 @@ class EvidenceStore:
             names = {Path(each.path).name for each in self.client.list_artifacts(run.run_id, FOLDER)}
             whole = self.client.get_run(run.run_id)
         required = set(FILES) - set(OPTIONAL)
-        missing = sorted(required - names)
-        if missing:
+        if missing := sorted(required - names):
             problem = "no file of it is there" if len(missing) == len(required) else f"without {', '.join(missing)}"
             return Evidence(problem=problem, is_missing=True)
         try:
