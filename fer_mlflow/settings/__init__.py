@@ -80,12 +80,8 @@ class Field:
     @property
     def kind(self) -> str:
         """The kind of value, for help texts."""
-        if self.option.kind:
-            return self.option.kind
-        if self.choices:
-            return "|".join(self.choices)
         words = {bool: "true|false", int: "integer", float: "number"}
-        return words.get(self.base, "text")
+        return self.option.kind or "|".join(self.choices) or words.get(self.base, "text")
 
     @property
     def default_text(self) -> str:
@@ -123,7 +119,9 @@ class Field:
                 raise ValueError(f"{value!r} is not one of {', '.join(self.choices)}")
             return value
         if self.base is bool:
-            return _check_bool(value)
+            if not isinstance(value, bool) and value not in ("true", "false"):
+                raise ValueError(f"{value!r} is neither true nor false")
+            return value in (True, "true")
         if self.base in (int, float):
             return self._check_number(value)
         if isinstance(value, os.PathLike):
@@ -134,14 +132,13 @@ class Field:
 
     def _check_number(self, value: Any) -> Any:
         """Return a number of the field's type within its limits."""
-        option, number = self.option, None
-        if not isinstance(value, bool):
-            try:
-                number = self.base(value)
-            except (TypeError, ValueError, OverflowError):
-                number = None
-            if self.base is int and number is not None and not isinstance(value, str) and number != value:
-                number = None
+        option = self.option
+        try:
+            number = None if isinstance(value, bool) else self.base(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if self.base is int and not isinstance(value, str) and number != value:  # 2.5, which int() cuts
+            number = None
         wanted = {int: "a whole number", float: "a number"}[self.base] + self._limits()
         if (
             number is None
@@ -174,14 +171,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(map(format_value, value))
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def _check_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    raise ValueError(f"{value!r} is neither true nor false")
 
 
 def fields_of(settings: Any) -> tuple[Field, ...]:

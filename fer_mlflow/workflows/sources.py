@@ -72,20 +72,16 @@ class Source:
             return self.bundle.index[name].to_numpy(object)
         manifest, root = self._path_of("manifest"), self.root()
         if manifest is None or root is None:
-            raise ContractError(
-                f"column {name}: the bundle has split, source and label, and its manifest is not here; name it by "
-                "--manifest"
-            )
+            what = "the bundle has split, source and label, and its manifest is not here; name it by --manifest"
+            raise ContractError(f"column {name}: {what}")
         if sha256_of_file(manifest) != self.bundle.manifest_sha256:
             raise ContractError(f"column {name}: {manifest} has changed since the soft labels were exported")
         return read_column(manifest, name, root, self.bundle.index["path"])
 
     def root(self) -> Path | None:
         """Return the folder that the rows' paths start from, if it is on this machine."""
-        if root := self._path_of("root"):
-            return root
         manifest = self._path_of("manifest")
-        return manifest.parent if manifest else None
+        return self._path_of("root") or (manifest.parent if manifest else None)
 
     def _path_of(self, param: str) -> Path | None:
         """Return the path that a param names, which `mlflow run` may have logged with a shell's quotes."""
