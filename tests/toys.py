@@ -195,7 +195,7 @@ def publish_ensemble(
 
 
 def count_runs(workplace) -> dict[str, int]:
-    """Return status -> number of a workplace's runs, asked of its SQLite store, which takes no time."""
+    """Return status -> number of a workplace's runs, read from its SQLite store, which takes no time."""
     connection = sqlite3.connect(workplace.folder / "mlflow.db")
     counts = dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall())
     connection.close()

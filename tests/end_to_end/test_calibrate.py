@@ -515,7 +515,7 @@ def test_the_ensemble_itself_is_calibrated_per_teacher_and_only_its_calibration_
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--per-teacher", "true", "--method", "vector"], "--per-teacher true fits temperatures; it does not go with"),
         (["--fit-run", "VAL", "--in-sample", "true"], "--fit-run fits on other rows and --in-sample true on the same"),
@@ -525,15 +525,15 @@ def test_the_ensemble_itself_is_calibrated_per_teacher_and_only_its_calibration_
         (["--fit-run", "no/folder"], "run 'no/folder': a run id is 4 to 32 digits"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_before_a_run_is_opened(place, test_split, val_split, options, said):
+def test_options_that_make_no_sense_are_refused_before_a_run_is_opened(place, test_split, val_split, options, message):
     options = [{"VAL": val_split[0], "TEST": test_split[0]}.get(word, word) for word in options]
     before = count_runs(place)
-    assert said in error_line(place.run("calibrate", "--run", test_split[0], *options, status=2))
+    assert message in error_line(place.run("calibrate", "--run", test_split[0], *options, status=2))
     assert count_runs(place) == before
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             [],
@@ -546,16 +546,18 @@ def test_options_that_make_no_sense_are_refused_before_a_run_is_opened(place, te
         (["--by", "mood"], "no column mood; there are path, label, split, source"),
     ],
 )
-def test_an_ensemble_is_checked_before_its_teachers_are_asked(place, toy_faces, toy_teachers, val_split, options, said):
+def test_an_ensemble_is_checked_before_its_teachers_are_asked(
+    place, toy_faces, toy_teachers, val_split, options, message
+):
     before = count_runs(place)
     fit = [] if "--by" in options else ["--fit-run", val_split[0]]
     ensemble = ["--manifest", toy_faces, "--teachers", toy_teachers, "--weights", "C=1", "--limit", "20"]
-    assert said in error_line(place.run("calibrate", *ensemble, *fit, *options, status=2))
+    assert message in error_line(place.run("calibrate", *ensemble, *fit, *options, status=2))
     assert count_runs(place) == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"weights": {"A": 0.5, "B": 0.5}}, "it is another ensemble (weights A=0.5,B=0.5 for A=0.25,B=0.75); fit on"),
         ({"space": "prob"}, "it is another ensemble (space prob for logit)"),
@@ -573,7 +575,7 @@ def test_an_ensemble_is_checked_before_its_teachers_are_asked(place, toy_faces, 
         ({"img_size": 48}, "it is another ensemble (A's img_size 48 for 32"),
     ],
 )
-def test_what_is_fitted_on_must_be_the_same_ensemble(place, test_split, tmp_path, changes, said):
+def test_what_is_fitted_on_must_be_the_same_ensemble(place, test_split, tmp_path, changes, message):
     logits, labels = draw_logits(50, seed=12)
     changes = {"weights": WEIGHTS} | changes
     if "labels" in changes:
@@ -582,7 +584,7 @@ def test_what_is_fitted_on_must_be_the_same_ensemble(place, test_split, tmp_path
         changes["teachers"] = dict.fromkeys("AB", teacher(changes.pop("img_size")))
     write_bundle(tmp_path / "b", logits.astype(changes.pop("dtype", np.float32)), labels, split="val", **changes)
     before = count_runs(place)
-    assert said in error_line(place.run("calibrate", "--run", test_split[0], "--fit-run", tmp_path / "b", status=2))
+    assert message in error_line(place.run("calibrate", "--run", test_split[0], "--fit-run", tmp_path / "b", status=2))
     assert count_runs(place) == before
 
 

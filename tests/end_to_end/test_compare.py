@@ -111,11 +111,11 @@ def test_the_tables_hold_the_differences_and_every_changed_row(compared, pair, p
     changed = pd.read_parquet(artifact(run, "tables/changed_rows.parquet"))
     assert changed.to_dict("list") == expected.to_dict("list")
     assert run.data.metrics["changed_rows"] == len(rows)
-    mended = sum(b[n] == labels[n] for n in rows)
+    gained = sum(b[n] == labels[n] for n in rows)
     broken = sum(a[n] == labels[n] for n in rows)
     assert (
-        f"  {len(rows)} of 177 rows have another prediction: only B is right on {mended}, only A on {broken}, "
-        f"neither on {len(rows) - mended - broken}"
+        f"  {len(rows)} of 177 rows have another prediction: only B is right on {gained}, only A on {broken}, "
+        f"neither on {len(rows) - gained - broken}"
     ) in result.stdout.splitlines()
 
 
@@ -323,7 +323,7 @@ def test_one_shared_row_of_one_benchmark(place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ("ffffffff", "has no such run; look at MLFLOW_TRACKING_URI"),
         ("none/such", "run 'none/such': a run id is 4 to 32 digits of 0-9a-f"),
@@ -331,11 +331,11 @@ def test_one_shared_row_of_one_benchmark(place, tmp_path):
         (".", "bundle .: hash_manifest.json: No such file or directory"),
     ],
 )
-def test_what_has_no_soft_labels_is_refused(place, runs, compared, other, said):
+def test_what_has_no_soft_labels_is_refused(place, runs, compared, other, message):
     other = compared[0].info.run_id if other == "COMPARED" else other
     before = count_runs(place)
     for order in ((runs[0], other), (other, runs[0])):
-        assert said in error_line(place.run("compare", *order, status=2))
+        assert message in error_line(place.run("compare", *order, status=2))
     assert count_runs(place) == before
     assert set(before) == {"FINISHED"}
 

@@ -160,7 +160,7 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["--softlabels", "none"], "run 'none': a run id is 4 to 32 digits"),
         (["--softlabels", ""], "--loss kd needs soft labels: --softlabels RUN, FOLDER or best:METRIC@BENCHMARK"),
@@ -175,12 +175,12 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
         (["--grid", "loss=kd;loss=dkd"], "--grid: loss is there twice"),
     ],
 )
-def test_bad_input_is_one_line_and_opens_no_run(workplace, split_faces, train_bundle, changes, said):
+def test_bad_input_is_one_line_and_opens_no_run(workplace, split_faces, train_bundle, changes, message):
     order = ["Neutral", *FER7.names[:-1]]
     (workplace.folder / "classes.yaml").write_text(yaml.safe_dump(order))
     own = ["--softlabels", train_bundle.folder]
     result = workplace.run("distill", "--manifest", split_faces, *SMALL, *own, *changes, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert not workplace.runs()
 
 
@@ -250,13 +250,13 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
     assert model.metadata.saved_input_example_info is not None
     part = read_benchmark(split_faces, FER7, split="test")
     images = [(part.root / path).read_bytes() for path in part.paths]
-    said = model.predict(pd.DataFrame({"image": images}))
+    predicted = model.predict(pd.DataFrame({"image": images}))
     logits = torch.from_numpy(plain_logits(workplace.folder / "s.pt", part))
     probs = torch.softmax(logits.double(), dim=1).numpy()
-    np.testing.assert_allclose(said[[f"p/{name}" for name in FER7.names]], probs, atol=1e-5)
-    assert said["label"].tolist() == [FER7.names[at] for at in logits.argmax(dim=1)]
+    np.testing.assert_allclose(predicted[[f"p/{name}" for name in FER7.names]], probs, atol=1e-5)
+    assert predicted["label"].tolist() == [FER7.names[at] for at in logits.argmax(dim=1)]
     # What `mlflow models serve` and `predict` do with a request.
     request = json.dumps({"dataframe_records": [{"image": base64.b64encode(each).decode()} for each in images]})
     answer = invocations(request, "application/json", model, model.metadata.get_input_schema())
     assert answer.status == 200, answer.response
-    assert pd.DataFrame(json.loads(answer.response)["predictions"])["label"].tolist() == said["label"].tolist()
+    assert pd.DataFrame(json.loads(answer.response)["predictions"])["label"].tolist() == predicted["label"].tolist()

@@ -416,8 +416,8 @@ def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_change
     shutil.copyfile(files[order[1]], files[order[0]])
     files[order[3]].unlink()
     result = place.run("evaluate", "--bundle", tmp_path / "b", "--root", tmp_path / "faces")
-    said = f"2 of the 12 most confident mistakes are not under {tmp_path / 'faces'} any more, or changed"
-    assert said in result.stderr
+    message = f"2 of the 12 most confident mistakes are not under {tmp_path / 'faces'} any more, or changed"
+    assert message in result.stderr
     for (images, captions), rows in zip(shown, [order, [order[1], order[2], *order[4:]]], strict=True):
         assert captions == [
             f"{CLASSES[labels[n]]}, not {CLASSES[logits[n].argmax()]} {probs[n].max():.2f}" for n in rows
@@ -483,7 +483,7 @@ def small(place, tmp_path_factory) -> Path:
 
 @pytest.mark.usefixtures("no_new_run")
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "name one source of soft labels: --run RUN_ID, or --bundle FOLDER, or --manifest CSV with --teachers"),
         (["--manifest", "m.csv"], "(found none of them)"),
@@ -506,8 +506,8 @@ def small(place, tmp_path_factory) -> Path:
         (["--run", "abcd", "--clahe-tile", "4", "--limit", "9"], "--limit, --clahe-tile: no effect with --run"),
     ],
 )
-def test_a_source_that_cannot_be_had_is_refused(place, options, said):
-    assert said in error_line(place.run("evaluate", *options, status=2))
+def test_a_source_that_cannot_be_had_is_refused(place, options, message):
+    assert message in error_line(place.run("evaluate", *options, status=2))
 
 
 @pytest.mark.usefixtures("no_new_run")
@@ -522,12 +522,12 @@ def test_all_commands_take_their_source_from_the_same_options(place, command):
 @pytest.mark.usefixtures("no_new_run")
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])
 def test_soft_labels_without_labels_are_refused_before_any_work(place, small, toy_teachers, command, tmp_path):
-    said = "no row has a label, so there is nothing to score; `inspect` needs none"
+    message = "no row has a label, so there is nothing to score; `inspect` needs none"
     line = error_line(place.run(command, "--bundle", small / "unlabelled", status=2))
-    assert line == f"A 0.5 · B 0.5 · logit  on  faces:test: {said}"
+    assert line == f"A 0.5 · B 0.5 · logit  on  faces:test: {message}"
     manifest = toys.write_faces(tmp_path / "plain", 9, labelled=False)
     options = ["--manifest", manifest, "--teachers", toy_teachers, "--weights", "A=1"]
-    assert error_line(place.run(command, *options, status=2)) == f"A  on  manifest: {said}"
+    assert error_line(place.run(command, *options, status=2)) == f"A  on  manifest: {message}"
 
 
 @pytest.mark.usefixtures("no_new_run")
@@ -576,7 +576,7 @@ def test_a_bundle_that_does_not_verify_is_refused(place, small, damage):
         logits, labels = draw_logits(30, seed=1)
         shutil.rmtree(folder)
         write_bundle(folder, logits, labels)
-    said = {
+    message = {
         "a byte": f"run {run_id}: its bundle is broken: softlabels.npz: SHA-256 is ",
         "a file": f"run {run_id}: its bundle is broken: classorder.json: No such file or directory; export it again",
         "all": f"run {run_id}: its bundle is broken: hash_manifest.json: No such file or directory; export it again",
@@ -584,25 +584,25 @@ def test_a_bundle_that_does_not_verify_is_refused(place, small, damage):
     }[damage]
     before = count_runs(place)
     for command in (["evaluate", "--run", run_id], ["compare", small / "b", run_id]):
-        assert said in error_line(place.run(*command, status=2))
+        assert message in error_line(place.run(*command, status=2))
     assert count_runs(place) == before
 
 
 @pytest.mark.usefixtures("no_new_run")
 @pytest.mark.parametrize(
-    ("by", "said"),
+    ("by", "message"),
     [
         ("note", "--by note: 61 different values; name a column of at most 50"),
         ("mood", "no column mood; there are path, label, split, source, age, place, note, fold"),
         ("fold", 'rows of the path "images/f0001.jpg" have different values of fold'),
     ],
 )
-def test_a_column_that_makes_no_slices_is_refused_before_any_work(place, exported, ensemble_options, by, said):
+def test_a_column_that_makes_no_slices_is_refused_before_any_work(place, exported, ensemble_options, by, message):
     line = error_line(place.run("evaluate", "--run", exported.info.run_id, "--by", f"source,{by}", status=2))
-    assert said in line
-    if by != "fold":  # in the rows that an ensemble is asked for, a path is there once
-        asked = [*ensemble_options, "--weights", "C=1", "--by", f"source,{by}"]
-        assert said in error_line(place.run("evaluate", *asked, status=2))
+    assert message in line
+    if by != "fold":  # in the rows that an ensemble is predicted on, a path is there once
+        options = [*ensemble_options, "--weights", "C=1", "--by", f"source,{by}"]
+        assert message in error_line(place.run("evaluate", *options, status=2))
 
 
 def test_no_run_is_left_open(place, evaluated):

@@ -233,7 +233,7 @@ def test_suspicious_statistics_are_said_reported_and_tagged(workplace, many_face
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"--weights": "A=0.5,B=0.6"},
@@ -246,12 +246,12 @@ def test_suspicious_statistics_are_said_reported_and_tagged(workplace, many_face
         ({"--classes": "none.yaml"}, "class file none.yaml"),
     ],
 )
-def test_bad_input_is_one_line_and_opens_no_run(tmp_path, monkeypatch, toy_faces, toy_teachers, changes, said):
+def test_bad_input_is_one_line_and_opens_no_run(tmp_path, monkeypatch, toy_faces, toy_teachers, changes, message):
     monkeypatch.chdir(tmp_path)
     options = {"--manifest": str(toy_faces), "--teachers": str(toy_teachers), "--weights": "A=1"} | changes
     result = CliRunner().invoke(main, ["export", *(word for pair in options.items() for word in pair)])
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []  # not even a store
 

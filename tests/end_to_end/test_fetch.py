@@ -148,7 +148,7 @@ def test_a_folder_that_holds_other_things_is_refused(place, runs, logit, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "edit", "said"),
+    ("name", "edit", "message"),
     [
         ("softlabels.npz", flipped, "is broken: softlabels.npz: SHA-256 is "),
         ("softlabels_index.jsonl", lambda data: data[: len(data) // 2], "is broken: softlabels_index.jsonl: SHA-256"),
@@ -158,11 +158,11 @@ def test_a_folder_that_holds_other_things_is_refused(place, runs, logit, tmp_pat
         ("hash_manifest.json", lambda _: b" " * (65 << 20), "68,157,440 bytes, more than any bundle's"),
     ],
 )
-def test_what_is_broken_in_the_store_is_not_fetched(place, logit, spoil, tmp_path, name, edit, said):
+def test_what_is_broken_in_the_store_is_not_fetched(place, logit, spoil, tmp_path, name, edit, message):
     spoil(logit, name, edit)
     result = place.run("fetch", "--run", logit, "--out", tmp_path / "out", status=2)
     assert result.stderr.startswith(f"fer-mlflow: run {logit}: ")
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -241,7 +241,7 @@ def test_another_order_is_refused_then_rewritten(place, logit, own_rows, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "more", "said"),
+    ("change", "more", "message"),
     [
         (
             lambda lines: [line.replace("f0003.jpg,Happy", "f0003.jpg,Sad") for line in lines],
@@ -261,10 +261,10 @@ def test_another_order_is_refused_then_rewritten(place, logit, own_rows, tmp_pat
         (lambda lines: [line.replace("test", "val") for line in lines], ["--split", "test"], 'no row has split "test"'),
     ],
 )
-def test_a_manifest_of_other_rows_is_refused(place, logit, own_rows, tmp_path, change, more, said):
+def test_a_manifest_of_other_rows_is_refused(place, logit, own_rows, tmp_path, change, more, message):
     options = ["--manifest", own_rows(change), *more]
     result = place.run("fetch", "--run", logit, "--out", tmp_path / "out", *options, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
@@ -285,7 +285,7 @@ def test_images_that_changed_are_named(place, logit, own_rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "name one run: --run RUN_ID, or --best METRIC --benchmark NAME"),
         (["--run", "abcd", "--best", "nll", "--benchmark", "b"], "name one run"),
@@ -297,9 +297,9 @@ def test_images_that_changed_are_named(place, logit, own_rows, tmp_path):
         (["--run", "abcd", "--split", "test"], "--split goes with a manifest"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused_before_the_store_is_opened(workplace, options, said):
+def test_options_that_do_not_go_together_are_refused_before_the_store_is_opened(workplace, options, message):
     workplace.uri = "http://127.0.0.1:9"
-    assert said in workplace.run("fetch", *options, status=2).stderr
+    assert message in workplace.run("fetch", *options, status=2).stderr
 
 
 @pytest.mark.parametrize("arguments", [("fetch", "--run", "abcdef"), ("verify", "abcdef")])

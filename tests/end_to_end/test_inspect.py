@@ -141,16 +141,16 @@ def test_an_ensemble_without_labels_is_inspected_from_its_teachers(place, toy_te
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--temperatures", "1,1", "'1,1' is not rising numbers above 0, comma-separated"),
         ("--band", "0.5", "'0.5' is not 2 rising numbers above 0, comma-separated"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(place, bundle, option, value, said):
+def test_numbers_that_make_no_sense_are_refused(place, bundle, option, value, message):
     before = count_runs(place)
     result = place.run("inspect", "--bundle", bundle.folder, option, value, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert option in result.stderr
     assert count_runs(place) == before
 

@@ -64,7 +64,7 @@ def test_a_teacher_that_does_not_say_is_unknown(workplace, toy_faces, toy_teache
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["--arch", "resnet_18"], "has no model 'resnet_18'; did you mean"),
         (["--val-split", "dev"], 'no row has split "dev"; its splits are train (63), val (21)'),
@@ -73,9 +73,9 @@ def test_a_teacher_that_does_not_say_is_unknown(workplace, toy_faces, toy_teache
         (["--val-split", "train"], "63 images are both in manifest:train and in manifest:train"),
     ],
 )
-def test_bad_input_is_one_line_and_opens_no_run(workplace, faces, changes, said):
+def test_bad_input_is_one_line_and_opens_no_run(workplace, faces, changes, message):
     result = workplace.run("train", "--manifest", faces, *SMALL, *changes, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not workplace.runs()
 

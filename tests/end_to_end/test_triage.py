@@ -293,8 +293,8 @@ def test_a_dry_run_shows_what_would_be_tagged_and_changes_nothing(place, tmp_pat
     place.run("triage")
     assert statuses(place) == {a: "good", b: "good", dead: "bad"}
     before = content_of(place)
-    said = place.run("triage", "--clear", "true", "--dry-run", "true").stdout
-    assert said == "would remove triage's tags from 3 of 4 runs\n"
+    output = place.run("triage", "--clear", "true", "--dry-run", "true").stdout
+    assert output == "would remove triage's tags from 3 of 4 runs\n"
     assert content_of(place) == before
 
 
@@ -303,12 +303,12 @@ def test_a_person_stands_above_the_rules(place, tmp_path):
     broken = export(place, tmp_path, "c", LOGITS * 2)
     kept = export(place, tmp_path, "d", LOGITS * 3)
     (place.stored(broken) / "classorder.json").unlink()
-    said = place.run("triage", "--keep", kept).stdout  # before any triage, without a reason
-    assert said == f"run {kept} is good from now on; `triage --clear true` takes it back\n"
+    output = place.run("triage", "--keep", kept).stdout  # before any triage, without a reason
+    assert output == f"run {kept} is good from now on; `triage --clear true` takes it back\n"
     assert place.runs("triage") == []
     place.run("triage")
-    said = place.run("triage", "--bad", sound[:8], "--reason", "wrong crop; stale: x").stdout
-    assert said == f"run {sound} is bad from now on; `triage --clear true` takes it back\n"
+    output = place.run("triage", "--bad", sound[:8], "--reason", "wrong crop; stale: x").stdout
+    assert output == f"run {sound} is bad from now on; `triage --clear true` takes it back\n"
     place.run("triage", "--keep", broken)
     client = MlflowClient(place.uri)
     client.set_tag(other, "triage.status", "excellent")  # by hand, in the UI
@@ -320,9 +320,9 @@ def test_a_person_stands_above_the_rules(place, tmp_path):
         assert "triage.rank" not in tags_of(place)[sound]
     place.run("triage", "--keep", sound, "--reason", "it was right")  # another opinion
     assert tags_of(place)[sound]["triage.reasons"] == "it was right"
-    said = place.run("triage").stdout
-    assert "      3  set by a person" not in said
-    assert "      4  set by a person" in said
+    output = place.run("triage").stdout
+    assert "      3  set by a person" not in output
+    assert "      4  set by a person" in output
     assert "removed triage's tags from 4 of " in place.run("triage", "--clear", "true").stdout
     assert tags_of(place) == {other: {"triage.status": "excellent"}}
     assert "removed triage's tags from 0 of" in place.run("triage", "--clear", "true").stdout
@@ -369,23 +369,23 @@ def test_two_things_of_one_name_are_warned_of_and_shown_apart(place, tmp_path):
     found = tags_of(place)
     for run, other in ((a, b), (b, a)):
         assert found[run]["triage.status"] == "warn"
-        said = f"name clash: faces:test is {digests[run][:12]} here and {digests[other][:12]} in other runs"
-        assert found[run]["triage.reasons"] == said
+        message = f"name clash: faces:test is {digests[run][:12]} here and {digests[other][:12]} in other runs"
+        assert found[run]["triage.reasons"] == message
         assert found[run]["triage.benchmark"] == f"faces:test ({digests[run][:8]})"
         assert f"leaderboard of faces:test ({digests[run][:8]}) · 120 rows" in result.stdout
     by_name = place.run("triage", "--even-bad", "true", "--benchmark", "faces:test")
     assert len(on_boards(by_name)) == 2
-    for asked in (digests[a][:6], digests[a], f"faces:test ({digests[a][:8]})"):
-        assert on_boards(place.run("triage", "--even-bad", "true", "--benchmark", asked)) == short(a)
+    for name in (digests[a][:6], digests[a], f"faces:test ({digests[a][:8]})"):
+        assert on_boards(place.run("triage", "--even-bad", "true", "--benchmark", name)) == short(a)
 
 
 def test_a_newer_run_of_the_same_configuration_supersedes_the_older(place, tmp_path):
     bundle = write_bundle(tmp_path / "b", LOGITS, LABELS)
     old, new = publish(place, bundle), publish(place, bundle)
-    said = place.run("triage")
+    output = place.run("triage")
     assert statuses(place) == {old: "superseded", new: "good"}
     assert tags_of(place)[old]["triage.reasons"] == f"superseded: run {new} has the same configuration and is newer"
-    assert on_boards(said) == [new[:8]]
+    assert on_boards(output) == [new[:8]]
     assert set(on_boards(place.run("triage", "--even-bad", "true"))) == {old[:8], new[:8]}
     place.run("triage", "--bad", new)
     assert on_boards(place.run("triage")) == [old[:8]]
@@ -417,9 +417,9 @@ def test_a_dead_run_is_ended_on_request(place, tmp_path, monkeypatch):
         return judge(*arguments)
 
     monkeypatch.setattr(module, "judge", judge_slowly)
-    said = place.run("triage", "--reap", "true").stdout
-    assert f"ended dead run {dead}" in said
-    assert back not in said
+    output = place.run("triage", "--reap", "true").stdout
+    assert f"ended dead run {dead}" in output
+    assert back not in output
     assert [client.get_run(run).info.status for run in (dead, alive, back)] == ["KILLED", "RUNNING", "RUNNING"]
     monkeypatch.undo()
     place.run("triage")
@@ -434,8 +434,8 @@ def test_a_run_whose_command_never_started_is_ended_as_failed_with_the_reason(pl
     long_ago = int((time.time() - 7200) * 1000)
     dead, started = (client.create_run("0", long_ago, tags, "bold-shark-12").info.run_id for _ in range(2))
     foreign = client.create_run("0", long_ago, tags | {"mlflow.source.name": "/another"}, "calm-owl-3").info.run_id
-    said = place.run("triage", "--reap", "true", "--dry-run", "true").stdout
-    assert f"would end dead run {dead} (bold-shark-12) as FAILED" in said
+    output = place.run("triage", "--reap", "true", "--dry-run", "true").stdout
+    assert f"would end dead run {dead} (bold-shark-12) as FAILED" in output
     assert client.get_run(dead).info.status == "RUNNING"
     judge = module.judge
 
@@ -444,9 +444,9 @@ def test_a_run_whose_command_never_started_is_ended_as_failed_with_the_reason(pl
         return judge(*arguments)
 
     monkeypatch.setattr(module, "judge", judge_slowly)
-    said = place.run("triage", "--reap", "true").stdout
-    assert f"ended dead run {dead} (bold-shark-12) as FAILED" in said
-    assert said.count("ended dead run") == 1
+    output = place.run("triage", "--reap", "true").stdout
+    assert f"ended dead run {dead} (bold-shark-12) as FAILED" in output
+    assert output.count("ended dead run") == 1
     assert [client.get_run(run).info.status for run in (started, foreign)] == ["RUNNING", "RUNNING"]
     run = client.get_run(dead)
     assert run.info.status == "FAILED"
@@ -608,11 +608,11 @@ def test_a_deleted_run_leaves_the_boards_and_a_restored_one_comes_back(place, tm
 def test_boards_are_chosen_cut_and_ranked_as_asked(place, tmp_path):
     a, b = export(place, tmp_path, "a"), export(place, tmp_path, "b", LOGITS * 0.5)
     other = export(place, tmp_path, "c", benchmark="others:test", split="train")
-    said = place.run("triage", "--benchmark", "faces:test", "--classes", "Disgust, Fear,", "--top", "1")
-    assert "others:test" not in said.stdout
-    assert "f1/Disgust  f1/Fear  run" in said.stdout
-    assert "… and 1 more" in said.stdout
-    assert len(on_boards(said)) == 1
+    output = place.run("triage", "--benchmark", "faces:test", "--classes", "Disgust, Fear,", "--top", "1")
+    assert "others:test" not in output.stdout
+    assert "f1/Disgust  f1/Fear  run" in output.stdout
+    assert "… and 1 more" in output.stdout
+    assert len(on_boards(output)) == 1
     client = MlflowClient(place.uri)
     digest = client.get_run(other).data.tags["fer.selection_sha256"]
     assert on_boards(place.run("triage", "--benchmark", digest[:10])) == [other[:8]]
@@ -623,10 +623,10 @@ def test_boards_are_chosen_cut_and_ranked_as_asked(place, tmp_path):
         if values[a] != values[b]:
             assert shown == short(*best)
     assert "tags changed on 0 runs" in place.run("triage", "--metric", "f1/Sad").stdout
-    said = place.run("triage", "--across", "true").stdout
-    assert "configurations across 2 benchmarks, macro_f1 (rank)" in said
-    assert "  recommended: a=1, mean rank" in said
-    assert "(tried on 1 of 2 benchmarks only)" in said
+    output = place.run("triage", "--across", "true").stdout
+    assert "configurations across 2 benchmarks, macro_f1 (rank)" in output
+    assert "  recommended: a=1, mean rank" in output
+    assert "(tried on 1 of 2 benchmarks only)" in output
 
 
 @pytest.mark.server
@@ -657,7 +657,7 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--benchmark", "nothing"], "--benchmark nothing: no run has it; there are faces:test ("),
         (["--benchmark", "faces"], "--benchmark faces: no run has it"),
@@ -669,9 +669,9 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
         (["--keep", "x'; DROP"], "a run id is 4 to 32 digits"),
     ],
 )
-def test_bad_input_is_one_line_and_changes_nothing(unchanged, arguments, said):
+def test_bad_input_is_one_line_and_changes_nothing(unchanged, arguments, message):
     before = content_of(unchanged)
-    assert said in error_line(unchanged.run("triage", *arguments, status=2))
+    assert message in error_line(unchanged.run("triage", *arguments, status=2))
     assert content_of(unchanged) == before
 
 
@@ -702,10 +702,10 @@ def test_a_store_that_goes_away_in_the_middle_is_one_line(place, tmp_path, monke
 
     for name in ("set_terminated", "log_batch", "list_artifacts"):
         monkeypatch.setattr(MlflowClient, name, away)
-        said = place.run("triage", "--reap", "true", "--deep", "true", status=1).stderr
-        assert said.startswith("fer-mlflow: tracking server ")
-        assert "http://***@host went away" in said
-        assert said.count("\n") == 1
+        output = place.run("triage", "--reap", "true", "--deep", "true", status=1).stderr
+        assert output.startswith("fer-mlflow: tracking server ")
+        assert "http://***@host went away" in output
+        assert output.count("\n") == 1
         monkeypatch.undo()
     place.run("triage")
     assert sorted(statuses(place).values()) == ["bad", "good"]

@@ -96,7 +96,7 @@ def test_an_export_that_did_not_end_is_said_to_lack_its_tag(place, exported):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--recompute", "3"], "--recompute needs --manifest and --teachers too"),
         (["--recompute", "3", "--manifest", "m.csv"], "--recompute needs --teachers too"),
@@ -105,8 +105,8 @@ def test_an_export_that_did_not_end_is_said_to_lack_its_tag(place, exported):
         (["--manifest", "none.csv"], "manifest none.csv: No such file"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(place, exported, options, said):
-    assert said in place.run("verify", place.stored(exported), *options, status=2).stderr
+def test_options_that_do_not_go_together_are_refused(place, exported, options, message):
+    assert message in place.run("verify", place.stored(exported), *options, status=2).stderr
 
 
 def test_under_mlflow_run_the_verdict_is_the_runs(place, exported, tmp_path):

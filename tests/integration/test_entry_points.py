@@ -149,7 +149,7 @@ def test_the_student_answers_as_mlflow_serves_it(machine, student, faces):
         )
     try:
         image = base64.b64encode((faces.parent / "images/f0003.jpg").read_bytes()).decode()
-        answer = ask(server, port, {"dataframe_records": [{"image": image}]}, log)
+        answer = post(server, port, {"dataframe_records": [{"image": image}]}, log)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -158,7 +158,7 @@ def test_the_student_answers_as_mlflow_serves_it(machine, student, faces):
     assert sum(row[f"p/{name}"] for name in toys.CLASSES) == pytest.approx(1)
 
 
-def ask(server, port, body, log):
+def post(server, port, body, log):
     """Return the server's answer to a request, when it is up."""
     headers = {"Content-Type": "application/json"}
     deadline = time.monotonic() + 240

@@ -13,11 +13,11 @@ def sound(toy_faces, toy_teachers):
 
 
 def run_and_fail(machine, entry="export", **how):
-    """Run an entry point that fails, and return its only new run and what it said."""
+    """Run an entry point that fails, and return its only new run and what it output."""
     before = {run.info.run_id for run in machine.runs()}
-    said = machine.mlflow_run(entry, manager="local", status=1, **how)
+    output = machine.mlflow_run(entry, manager="local", status=1, **how)
     (run,) = (run for run in machine.runs() if run.info.run_id not in before)
-    return run, said.stderr
+    return run, output.stderr
 
 
 def check_failed(run, stderr, reason, name="export: "):
@@ -70,8 +70,8 @@ def test_a_checkpoint_with_eight_outputs(machine, sound, tmp_path):
 def test_a_server_that_is_not_there(machine, sound):
     before = len(machine.runs())
     variables = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    said = machine.mlflow_run("export", manager="local", status=1, variables=variables, **sound)
-    assert "127.0.0.1" in said.stderr  # MLflow's own words: without a server there is no run that could say it
+    output = machine.mlflow_run("export", manager="local", status=1, variables=variables, **sound)
+    assert "127.0.0.1" in output.stderr  # MLflow's own words: without a server there is no run that could say it
     assert len(machine.runs()) == before
 
 

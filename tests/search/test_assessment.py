@@ -77,7 +77,7 @@ def test_a_gain_that_is_there_is_found(how):
 def test_every_part_is_judged_by_a_choice_that_did_not_see_it():
     layers, labels = noise_problem(1, rows=60)
     folds = stratified_folds(labels, 4, np.random.default_rng(2))
-    marked = [layer + np.arange(60)[:, None] * 1e-9 for layer in layers]  # each row can be told by its logits
+    marked = [layer + np.arange(60)[:, None] * 1e-9 for layer in layers]  # its logits tell each row from the others
     pools, seen = {"": TeacherLogits(marked, labels)}, {}
 
     def choose(held, others):

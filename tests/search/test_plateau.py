@@ -73,10 +73,10 @@ def test_influences_have_the_error_that_the_tallies_tell(metric):
 def test_the_plateau_is_what_pairing_everything_finds(metric):
     pool = make(seed=4)
     counts = count_rows(pool, "logit", WEIGHTS)
-    asked = []
+    counts_wanted = []
 
     def outcomes_of(m):
-        asked.append(m)
+        counts_wanted.append(m)
         return pool.row_scores("logit", WEIGHTS[m])
 
     best, within = find_plateau(metric, CLASSES, counts, pool.labels, outcomes_of)

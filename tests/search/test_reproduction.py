@@ -113,10 +113,10 @@ def test_without_a_match_the_nearest_the_reach_and_single_changes_are_told():
 def test_temperatures_are_sought_only_where_the_other_numbers_match():
     searched = problem(8)
     truth = scores(searched, 4, 0, 2.0)
-    told = []
+    counted = []
     target = Target({"accuracy": truth["accuracy"], "nll": truth["nll"]}, 1e-4)
-    found = search(target, {"a": searched}, on_sought=told.append)
+    found = search(target, {"a": searched}, on_sought=counted.append)
     same = sum(abs(scores(searched, m, k)["accuracy"] - truth["accuracy"]) <= 1e-4 for m in range(5) for k in range(3))
     assert found.sought == (same, same)
-    assert told == [same] * same
+    assert counted == [same] * same
     assert (4, "all rows") in {(each.configuration, each.subset) for each in found.matches}

@@ -115,7 +115,7 @@ def test_the_pool_of_some_rows_is_the_pool_of_those_rows():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda layers, labels: ([], labels), "found no teacher"),
         (lambda layers, labels: ([layers[0], layers[1][:5]], labels), "must be of the same rows and classes"),
@@ -124,9 +124,9 @@ def test_the_pool_of_some_rows_is_the_pool_of_those_rows():
         (lambda layers, labels: ([layers[0] * np.inf, layers[1]], labels), "is not finite"),
     ],
 )
-def test_what_makes_no_pool_is_refused(change, said):
+def test_what_makes_no_pool_is_refused(change, message):
     layers, labels = make(20, 3, 2)
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(ContractError, match=message):
         TeacherLogits(*change(layers, labels))
 
 

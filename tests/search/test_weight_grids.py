@@ -29,10 +29,10 @@ def test_steps_that_fit(step, steps):
 
 
 @pytest.mark.parametrize(
-    ("step", "said"), [(0.3, "0.333333 or 0.25"), (0.15, "0.166667 or 0.142857"), (0, "above 0"), (1.5, "at most 1")]
+    ("step", "message"), [(0.3, "0.333333 or 0.25"), (0.15, "0.166667 or 0.142857"), (0, "above 0"), (1.5, "at most 1")]
 )
-def test_steps_that_do_not_fit_are_refused_and_near_ones_named(step, said):
-    with pytest.raises(ContractError, match=said.replace(".", r"\.")):
+def test_steps_that_do_not_fit_are_refused_and_near_ones_named(step, message):
+    with pytest.raises(ContractError, match=message.replace(".", r"\.")):
         steps_in(step)
 
 

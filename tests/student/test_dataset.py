@@ -65,7 +65,7 @@ def edit(split_faces, old, new):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             "images/f0001.jpg,Disgust,train,web",
@@ -82,11 +82,11 @@ def edit(split_faces, old, new):
         ("images/f0001.jpg,Disgust,train,web\n", "", '1 rows that the soft labels are of are gone, "images/f0001.jpg"'),
     ],
 )
-def test_a_manifest_edited_after_the_export_is_refused(split_faces, train_bundle, old, new, said):
+def test_a_manifest_edited_after_the_export_is_refused(split_faces, train_bundle, old, new, message):
     edit(split_faces, old, new)
     with pytest.raises(BundleError) as caught:
         SoftLabelDataset(split_faces, train_bundle)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_only_the_first_rows_that_differ_are_named(split_faces, train_bundle):

@@ -186,9 +186,9 @@ def test_a_killed_distillation_goes_on_to_the_same_weights(parts, train_bundle, 
 
 def test_a_student_learns_what_its_teachers_say(parts, train_bundle, tmp_path):
     """Soft labels alone, of teachers that say the same of every image: the student ends near them."""
-    said = np.array([2.0, 0, 0, 1.0, 0, 0, -1.0], np.float32)
+    logits = np.array([2.0, 0, 0, 1.0, 0, 0, -1.0], np.float32)
     targets = make_targets(train_bundle, {}, None, 2.0)
-    targets.logits[:] = said
+    targets.logits[:] = logits
     recipe = Recipe(arch="test_resnet", img_size=32, epochs=6, lr=0.01, batch_size=16, weight_decay=0.0)
     objective = SoftObjective(parts[0], recipe, train_bundle, targets, LossSettings(temperature=2.0, ce_weight=0.0))
     trained = train_student(parts, tmp_path, objective, recipe)

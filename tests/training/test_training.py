@@ -78,7 +78,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(parts, tmp_path, after):
         run(parts, tmp_path, on_epoch=stop)
     again = []
     resumed = run(parts, tmp_path, on_epoch=again.append)
-    assert again[:after] == seen  # the epochs of the first attempt are told, not computed
+    assert again[:after] == seen  # the epochs of the first attempt are reported again, not computed
     assert resumed.history == whole.history
     assert same_weights(resumed, whole)
 
@@ -86,9 +86,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(parts, tmp_path, after):
 def test_a_state_of_other_images_is_not_taken_over(parts, tmp_path):
     run(parts, tmp_path)
     shutil.copyfile(parts[0].root / parts[0].paths[0], parts[0].root / parts[0].paths[1])
-    said = []
-    assert len(run(parts, tmp_path, warn=said.append).history) == 3
-    assert any("starting from the first epoch" in message for message in said)
+    messages = []
+    assert len(run(parts, tmp_path, warn=messages.append).history) == 3
+    assert any("starting from the first epoch" in message for message in messages)
 
 
 def test_the_checkpoint_needs_only_its_path(parts, tmp_path):
@@ -139,9 +139,9 @@ def test_pixels_read_again_each_epoch_are_the_ones_in_memory(parts, tmp_path, mo
 def test_a_checkpoint_to_start_from_gives_all_but_another_head(parts, tmp_path):
     model = timm.create_model("test_resnet", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "init.pt")
-    said = []
-    started = run(parts, tmp_path, with_recipe(epochs=1, lr=1e-9), init=tmp_path / "init.pt", warn=said.append)
-    assert any("fc.weight, fc.bias" in message and "starts at random" in message for message in said)
+    messages = []
+    started = run(parts, tmp_path, with_recipe(epochs=1, lr=1e-9), init=tmp_path / "init.pt", warn=messages.append)
+    assert any("fc.weight, fc.bias" in message and "starts at random" in message for message in messages)
     name, first = next(iter(model.named_parameters()))
     torch.testing.assert_close(started.checkpoint["model"][name], first.detach(), atol=1e-5, rtol=1e-4)
     with pytest.raises(TeacherError, match="not of this architecture"):
@@ -164,9 +164,9 @@ def test_every_broken_image_is_named_before_the_first_step(parts, tmp_path, monk
 
 def test_images_in_both_parts_are_said(parts, tmp_path):
     shutil.copyfile(parts[0].root / parts[0].paths[0], parts[1].root / parts[1].paths[0])
-    said = []
-    run(parts, tmp_path, with_recipe(epochs=1), warn=said.append)
-    assert any("1 of 21 validation images are also trained on" in message for message in said)
+    messages = []
+    run(parts, tmp_path, with_recipe(epochs=1), warn=messages.append)
+    assert any("1 of 21 validation images are also trained on" in message for message in messages)
 
 
 def write(tmp_path, rows):
@@ -175,7 +175,7 @@ def write(tmp_path, rows):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (["a,Happy,train", "b,Happy,train", "c,Sad,val"], "all 2 rows are Happy; training needs two or more classes"),
         (["a,Happy,train", "b,,train", "c,Sad,val"], "row 2 has no label; training needs one"),
@@ -183,10 +183,10 @@ def write(tmp_path, rows):
         (["a,Happy,train", "b,Sad,train", "a,Happy,val"], "1 images are both in m:train and in m:val, a for one"),
     ],
 )
-def test_rows_that_cannot_be_trained_on_are_refused(tmp_path, rows, said):
+def test_rows_that_cannot_be_trained_on_are_refused(tmp_path, rows, message):
     with pytest.raises(ContractError) as caught:
         check_training_rows(*write(tmp_path, rows))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_unknown_models_and_optimizers_are_refused_with_near_ones():
