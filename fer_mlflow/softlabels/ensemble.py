@@ -194,10 +194,10 @@ def _protocol_checks(teachers: Mapping[str, Mapping[str, Any]]) -> list[Check]:
     for name, each in teachers.items():
         clahe = _preprocessing(each).clahe
         if each["trained_with_clahe"] not in (UNKNOWN, clahe and vars(clahe)):
-            other.append(f"{name} ({f'clip {clahe.clip:g}, {clahe.tile} tiles' if clahe else 'none'})")
+            other.append(f"{name} (here {f'clip {clahe.clip:g}, {clahe.tile} tiles' if clahe else 'none'})")
     clahe_check = Check("clahe", "pass", "no checkpoint records another CLAHE")
     if other:
-        clahe_check = Check("clahe", "warn", f"trained with another CLAHE than is used here: {', '.join(other)}")
+        clahe_check = Check("clahe", "warn", f"predicted with another CLAHE than in training: {', '.join(other)}")
     return [Check("in_sample", *in_sample), clahe_check]
 
 

@@ -55,7 +55,7 @@ def test_an_export_says_whether_its_teachers_saw_the_rows(workplace, faces, spli
     assert report["teachers"]["A"]["in_sample_rows"] == (63 if word == "true" else 0)
     assert ("rows that were trained on: A 63" in result.stderr) == (word == "true")
     other = workplace.run("export", *options, "--clahe", "true")
-    assert "warning: clahe: trained with another CLAHE than is used here: A (clip 2, 8 tiles)" in other.stderr
+    assert "warning: clahe: predicted with another CLAHE than in training: A (here clip 2, 8 tiles)" in other.stderr
 
 
 def test_a_teacher_that_does_not_say_is_unknown(workplace, toy_faces, toy_teachers):

@@ -165,9 +165,9 @@ def test_images_that_were_not_compared_with_the_disk_are_reported(make):
         (None, None, "pass", ""),
         (None, "unknown", "pass", ""),
         ((2.0, 8), (2.0, 8), "pass", ""),
-        ((2.0, 8), None, "warn", "A (clip 2, 8 tiles)"),
-        (None, (3.0, 8), "warn", "A (none)"),
-        ((3.0, 8), (2.0, 8), "warn", "A (clip 3, 8 tiles)"),
+        ((2.0, 8), None, "warn", "A (here clip 2, 8 tiles)"),
+        (None, (3.0, 8), "warn", "A (here none)"),
+        ((3.0, 8), (2.0, 8), "warn", "A (here clip 3, 8 tiles)"),
     ],
 )
 def test_another_clahe_than_in_training_is_warned_of(benchmark, clahe, trained, verdict, detail):
