@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, option_name, split_names
+from fer_mlflow.settings import Option, Settings, option_name
 from fer_mlflow.settings.weights import format_weights, parse_weights
 
 MANIFEST = Option("CSV of images: path, label, split, source.", kind="path")
@@ -30,7 +30,6 @@ CLAHE = Option("Equalise contrast; must match the teachers' training.", default_
 CLAHE_CLIP = Option("CLAHE's clip limit.", above=0, default_text="2.0")
 CLAHE_TILE = Option("CLAHE's tiles along each side.", least=1, default_text="8")
 PRECISION = Option("Precision of the forward pass.", default_text="fp32")
-Names = Option("", parse=split_names, kind="names")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,5 +229,7 @@ class ReproduceSettings(SearchSettings):
         values = {name: float(number) for name, number in given.items() if number is not None}
         values |= {f"f1/{name}": number for name, number in (self.f1 or {}).items()}
         if not values:
-            raise ContractError("no number to look for: give --accuracy, --macro-f1, --f1, --nll, --ece or --brier")
+            raise ContractError(
+                "no number to look for: give --accuracy, --macro-f1, --balanced-accuracy, --f1, --nll, --ece or --brier"
+            )
         return values

@@ -35,11 +35,14 @@ class Unreadable:
     image_sha256: str
 
 
-def unreadable_message(unreadable: Sequence[Unreadable]) -> str:
+def unreadable_message(
+    unreadable: Sequence[Unreadable],
+    where: str = "",
+    remedy: str = "repair them, or leave them out with --on-bad-image skip",
+) -> str:
     """Return one line that names the first rows that could not be decoded, how many there are, and what to do."""
     named = listed([f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable])
-    remedy = "repair them, or leave them out with --on-bad-image skip"
-    return f"{len(unreadable):,} images cannot be decoded: {named}; {remedy}"
+    return f"{len(unreadable):,} images cannot be decoded: {named}{where}; {remedy}"
 
 
 @dataclass(frozen=True, eq=False)

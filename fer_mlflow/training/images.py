@@ -46,7 +46,7 @@ def read_images(part: Benchmark, preprocessing: Preprocessing, workers: int | No
         if pixels is not None:
             pixels[batch["rows"].numpy()] = batch["pixels"][preprocessing.pixel_key].numpy()
     if unreadable:
-        raise ImageError(unreadable_message(unreadable).partition("; repair them")[0] + f" in {part.name}; repair them")
+        raise ImageError(unreadable_message(unreadable, f" in {part.name}", "repair them"))
     return pixels, image_prefixes(digests)
 
 

@@ -25,6 +25,7 @@ from fer_mlflow.softlabels.configuration import Calibration
 from fer_mlflow.softlabels.ensemble import calibrated
 from fer_mlflow.tracking.bundles import derived_params, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
+from fer_mlflow.tracking.store import TEACHER_RUN
 from fer_mlflow.workflows.ensemble import log_export
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.teacher_sets import TeacherSet
@@ -290,7 +291,7 @@ def export_choice(
         return name, there[0].info.run_id
     bundle, settings = teachers.gathered.fused(plain), ensemble.settings
     own = {"manifest": settings.manifest, "split": settings.split or "", **configuration.options}
-    tags = {f"fer.teacher_run/{each}": teachers.run_ids[each] for each in weights}
+    tags = {f"{TEACHER_RUN}{each}": teachers.run_ids[each] for each in weights}
     if is_calibrated:
         bundle = calibrated(bundle, bundle.logits / choice.temperature, calibration)
         tags["fer.calibration_in_sample"] = str(calibration["in_sample"]).lower()

@@ -10,6 +10,7 @@ from fer_mlflow.settings.scoring import ExportSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import publish_bundle
 from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.tracking.store import TEACHER_RUN
 from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, copy_bundle, gathered_teachers, read_ensemble, warn
 
@@ -59,7 +60,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
                 copy_bundle(bundle, out)
             try:
                 gathered.publish(run, params)
-                teacher_runs = {f"fer.teacher_run/{name}": run_id for name, run_id in gathered.run_ids.items()}
+                teacher_runs = {f"{TEACHER_RUN}{name}": run_id for name, run_id in gathered.run_ids.items()}
                 publish_bundle(run, bundle, ensemble.key, teacher_runs)
             except TrackingError as error:
                 raise TrackingError(

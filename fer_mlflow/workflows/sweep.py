@@ -176,13 +176,14 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
     K = settings.crossfit or 0 if report is fit and not settings.in_sample else 0
     folds = stratified_folds(first.labels, K, np.random.default_rng(settings.seed)) if K else None
     configurations = Configurations.product(list(fit), settings.space, weightings)
-    variants: Variants = {name: each.labelled_logits(folds) for name, each in fit.items()}
+    logits: dict[str, Variants] = {}
     all_counts, tables = {}, {}
     for benchmark, sets in benchmarks.items():
-        own = variants if sets is fit else {name: each.labelled_logits() for name, each in sets.items()}
-        all_counts[benchmark] = count_configurations(own, configurations, benchmark, progress)
+        groups = folds if sets is fit else None
+        logits[benchmark] = {name: each.labelled_logits(groups) for name, each in sets.items()}
+        all_counts[benchmark] = count_configurations(logits[benchmark], configurations, benchmark, progress)
         tables[benchmark] = configurations_table(configurations, first.names, all_counts[benchmark].scores(classes))
-    counts = all_counts[first.benchmark]
+    variants, counts = logits[first.benchmark], all_counts[first.benchmark]
     best, plateau = find_plateau(
         metric, classes, counts, first.labels, lambda m: configurations.row_scores(variants, m)
     )
@@ -203,8 +204,7 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
             assessment = assess_crossfitted(variants, choose, folds, chosen_by, classes, rng)
             protocol = f"cross-fitted: chosen on {K - 1} folds of {K}, measured on the other"
         else:
-            other = variants if report is fit else {name: each.labelled_logits() for name, each in report.items()}
-            assessment = assess_on(variants, other, choice, chosen_by, classes, rng)
+            assessment = assess_on(variants, logits[reported.benchmark], choice, chosen_by, classes, rng)
             protocol = "chosen and measured on the same rows"
     if report is not fit:
         protocol = f"chosen on {first.benchmark}, measured on {reported.benchmark}"

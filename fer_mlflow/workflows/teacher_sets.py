@@ -70,7 +70,7 @@ class TeacherSet:
     @property
     def labelled(self) -> np.ndarray:
         """(N,) bool, the rows with a label."""
-        return self.bundle.labels >= 0
+        return self.bundle.labelled
 
     @property
     def labels(self) -> np.ndarray:
