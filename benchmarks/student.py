@@ -28,7 +28,7 @@ from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.data.scan import hash_images
 from fer_mlflow.softlabels.ensemble import soft_labels_of_teacher
-from fer_mlflow.teachers.shards import TeacherLogits
+from fer_mlflow.teachers.shards import PredictedLogits
 from fer_mlflow.tour.faces import write_faces
 
 LIMIT = 1.02
@@ -49,7 +49,7 @@ def make_soft_labels(folder: Path, rows: int) -> tuple[Path, Path]:
     logits = np.random.default_rng(0).normal(0, 2, (rows, len(FER7))).astype(np.float32)
     teacher = {"preprocessing": describe_preprocessing(Preprocessing(SIDE)), "trained_with_clahe": None}
     digests = hash_images(part.root, part.paths.tolist())
-    predicted = TeacherLogits(np.arange(rows), logits, digests, (), teacher, (), 0)
+    predicted = PredictedLogits(np.arange(rows), logits, digests, (), teacher, (), 0)
     soft_labels = soft_labels_of_teacher(part, "A", predicted, "0" * 64, "fp32", images_verified=True)
     soft_labels.write(folder / "softlabels")
     return manifest, folder / "softlabels"

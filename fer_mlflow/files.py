@@ -126,3 +126,12 @@ def cache_folder() -> Path:
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fer_mlflow"
+
+
+def is_under(path: str, top: str) -> bool:
+    """Return whether a real path is inside a real folder.
+
+    >>> is_under("/data/a.jpg", "/data"), is_under("/data2/a.jpg", "/data")
+    (True, False)
+    """
+    return path.startswith(top if top.endswith(os.sep) else top + os.sep)

@@ -270,13 +270,13 @@ def write_soft_labels(folder: Path, part, *, space: str = "logit", dtype: str = 
     from fer_mlflow.data.scan import hash_images
     from fer_mlflow.softlabels.configuration import Configuration
     from fer_mlflow.softlabels.ensemble import fuse_ensemble, soft_labels_of_teacher
-    from fer_mlflow.teachers.shards import TeacherLogits
+    from fer_mlflow.teachers.shards import PredictedLogits
 
     digests = hash_images(part.root, part.paths)
     described = teacher() | {"trained_with_clahe": None}
     teachers = {}
     for name in shares:
-        logits = TeacherLogits(np.arange(len(part)), logits_of(part, name), digests, (), described, (), 0)
+        logits = PredictedLogits(np.arange(len(part)), logits_of(part, name), digests, (), described, (), 0)
         teachers[name] = soft_labels_of_teacher(part, name, logits, "0" * 64, "fp32", images_verified=True)
     configuration = Configuration(shares, space, dtype)
     return fuse_ensemble(part, teachers, configuration, images_verified=True).write(folder)

@@ -16,9 +16,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fer_mlflow.data.paths import is_under
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ImageError
+from fer_mlflow.files import is_under
 
 # A marker that begins a segment, or ends the image: not stuffing (FF 00), a restart or a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
-from fer_mlflow.data.paths import find_unusable, rebase_paths
+from fer_mlflow.data.manifest import find_unusable, rebase_paths
 from fer_mlflow.datasets.listing import IMAGE_ENDINGS, Listing, Request
 from fer_mlflow.errors import ContractError, ManifestError
 from fer_mlflow.progress import Progress, no_progress

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.paths import find_unusable
+from fer_mlflow.data.manifest import find_unusable
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.listing import Listing, Request

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import SYNONYMS, ClassOrder
-from fer_mlflow.data.paths import find_unusable
+from fer_mlflow.data.manifest import find_unusable
 from fer_mlflow.data.published import LabelCodes
 from fer_mlflow.errors import ContractError, ManifestError
 from fer_mlflow.files import written_file

@@ -18,7 +18,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.files import INDEX_FIELDS
 from fer_mlflow.softlabels.rows import check_same_rows
-from fer_mlflow.teachers.shards import TeacherLogits
+from fer_mlflow.teachers.shards import PredictedLogits
 from fer_mlflow.teachers.spec import UNKNOWN
 
 KEPT_COLUMNS = ("group",)  # of a manifest, beside those that every index has
@@ -27,7 +27,7 @@ KEPT_COLUMNS = ("group",)  # of a manifest, beside those that every index has
 def soft_labels_of_teacher(
     benchmark: Benchmark,
     name: str,
-    predicted: TeacherLogits,
+    predicted: PredictedLogits,
     checkpoint_sha256: str,
     precision: str,
     *,

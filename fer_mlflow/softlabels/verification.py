@@ -18,6 +18,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.files import HASHES, METRICS, Reading, label_columns
 from fer_mlflow.softlabels.rows import Alignment, name_rows
+from fer_mlflow.teachers.computation import compute_logits
 from fer_mlflow.teachers.spec import TOLERANCE, ForwardSettings, TeacherSpec, hash_checkpoints
 
 _METRIC_TOLERANCE = 1e-6  # another NumPy sums in another order
@@ -228,8 +229,6 @@ def _predict_again(
     device: str,
 ) -> list[Check]:
     """Run the forward pass on rows of the manifest, fuse, and compare with what is stored."""
-    from fer_mlflow.teachers.computation import compute_logits
-
     bundle, benchmark = alignment.soft_labels, alignment.benchmark
     configuration, reported = bundle.configuration, bundle.report["teachers"]
     frame = benchmark.frame.iloc[rows].reset_index(drop=True)

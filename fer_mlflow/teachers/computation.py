@@ -9,7 +9,7 @@ import numpy as np
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ImageError
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.teachers.shards import SHARD_ROWS, ShardStore, TeacherLogits, row_ranges, unreadable_message
+from fer_mlflow.teachers.shards import SHARD_ROWS, PredictedLogits, ShardStore, row_ranges, unreadable_message
 from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def compute_logits(
     shard_rows: int = SHARD_ROWS,
     progress: Progress = no_progress,
     warn: Callable[[str], None] = lambda message: None,
-) -> dict[str, TeacherLogits]:
+) -> dict[str, PredictedLogits]:
     """Return every teacher's logits on a benchmark, computing only what no shard in `cache` holds.
 
     Where all shards are there, no checkpoint is loaded. The caller holds the keys' locks (`held_keys`).
@@ -100,4 +100,6 @@ def compute_logits(
                     for name in names:
                         stores[name].write(*span, found[name])
                         kept[name, span] = found[name]
-    return {name: TeacherLogits.joined([kept[name, span] for span in ranges], len(benchmark.classes)) for name in specs}
+    return {
+        name: PredictedLogits.joined([kept[name, span] for span in ranges], len(benchmark.classes)) for name in specs
+    }

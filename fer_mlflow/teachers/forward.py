@@ -25,7 +25,7 @@ from fer_mlflow.data.images import image_prefixes, prepare_images, read_image_by
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError, ImageError, JobError
 from fer_mlflow.teachers.checkpoint import Teacher
-from fer_mlflow.teachers.shards import TeacherLogits, Unreadable, unreadable_message
+from fer_mlflow.teachers.shards import PredictedLogits, Unreadable, unreadable_message
 from fer_mlflow.teachers.spec import TOLERANCE, ForwardSettings
 
 RECHECKED = 2  # rows of each shard that are predicted again, alone
@@ -221,7 +221,7 @@ def predict_shards(
     compiled: bool = False,
     skip_unreadable: bool = False,
     on_rows: Callable[[int], object] = lambda count: None,
-) -> Iterator[dict[str, TeacherLogits]]:
+) -> Iterator[dict[str, PredictedLogits]]:
     """Yield each teacher's logits, by name, for each range of rows, in order.
 
     An image is read, hashed, decoded and equalised once for all teachers. Two rows of each shard are then read
@@ -266,7 +266,7 @@ def _compute_shard(
     predictors: Sequence[Predictor],
     skip_unreadable: bool,
     on_rows: Callable[[int], object],
-) -> dict[str, TeacherLogits]:
+) -> dict[str, PredictedLogits]:
     """Take a shard's batches from the loader, and predict with every teacher."""
     rows, digests, unreadable = [], [], []
     logits: dict[str, list[np.ndarray]] = {predictor.name: [] for predictor in predictors}
@@ -291,7 +291,7 @@ def _compute_shard(
     image_sha256 = np.concatenate(digests)
     prefixes = image_prefixes(image_sha256)
     return {
-        each.name: TeacherLogits(
+        each.name: PredictedLogits(
             rows=np.concatenate(rows),
             logits=np.concatenate(logits[each.name] or [np.empty((0, 0), np.float32)]),
             image_sha256=image_sha256,
@@ -316,7 +316,7 @@ def _next_batch(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _check_shard(
-    start: int, stop: int, shard: dict[str, TeacherLogits], dataset: ImageBatches, predictors: Sequence[Predictor]
+    start: int, stop: int, shard: dict[str, PredictedLogits], dataset: ImageBatches, predictors: Sequence[Predictor]
 ) -> None:
     """Refuse rows out of place, logits that are not finite, and rows that get other logits when predicted alone."""
     first, precision = shard[predictors[0].name], predictors[0].settings.precision

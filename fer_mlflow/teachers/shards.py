@@ -46,7 +46,7 @@ def unreadable_message(
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherLogits:
+class PredictedLogits:
     """One teacher's logits on the readable rows of a benchmark, or of one range of its rows.
 
     Attributes
@@ -69,7 +69,7 @@ class TeacherLogits:
     in_sample_rows: int | None = None
 
     @classmethod
-    def joined(cls, shards: Sequence["TeacherLogits"], n_classes: int) -> "TeacherLogits":
+    def joined(cls, shards: Sequence["PredictedLogits"], n_classes: int) -> "PredictedLogits":
         """Return a teacher's shards, in order, as its logits on the whole benchmark."""
         environments: list[Mapping[str, Any]] = []
         for shard in shards:
@@ -92,7 +92,7 @@ class ShardStore:
     def __init__(self, cache: Path, key: str):
         self.folder = cache / "logits" / key
 
-    def write(self, start: int, stop: int, shard: TeacherLogits) -> None:
+    def write(self, start: int, stop: int, shard: PredictedLogits) -> None:
         """Keep a shard.
 
         Raises
@@ -116,14 +116,14 @@ class ShardStore:
                 f"{self.folder}: {reason}; finished shards are kept there: make room and run the same command again"
             ) from error
 
-    def read(self, start: int, stop: int) -> TeacherLogits | None:
+    def read(self, start: int, stop: int) -> PredictedLogits | None:
         """Return a kept shard; None where there is none, or none that is whole (a zip file checks its sums)."""
         try:
             with self._path(start, stop).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 parts = {name: arrays[name] for name in _ARRAYS}
                 meta = json.loads(arrays["meta"].tobytes())
             meta["unreadable"] = tuple(Unreadable(**bad) for bad in meta["unreadable"])
-            shard = TeacherLogits(**parts, **meta | {"environments": tuple(meta["environments"])})
+            shard = PredictedLogits(**parts, **meta | {"environments": tuple(meta["environments"])})
         except Exception:  # whatever is wrong with the file, computing it again is right
             return None
         rows = sorted([*shard.rows.tolist(), *(bad.row for bad in shard.unreadable)])

@@ -17,6 +17,8 @@ import timm
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+from torch.nn import functional
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
@@ -27,9 +29,102 @@ from fer_mlflow.settings.training import Recipe, RecipeSettings
 from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights
 from fer_mlflow.teachers.forward import choose_device, predict_shards
 from fer_mlflow.teachers.spec import ForwardSettings
-from fer_mlflow.training.images import make_loader, preprocessing_of, read_images
-from fer_mlflow.training.objective import LabelObjective
-from fer_mlflow.training.state import TRAINING_VERSION, Epoch, TrainingState
+from fer_mlflow.training.images import class_weights, make_loader, preprocessing_of, read_images
+
+TRAINING_VERSION = 1  # raised when the same options would give other weights than before
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The numbers of one epoch; losses in nats, `learning_rate` at its end."""
+
+    number: int
+    learning_rate: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_macro_f1: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Order of merit: macro-F1, then the lower loss."""
+        return self.val_macro_f1, -self.val_loss
+
+
+class TrainingState:
+    """What a training needs to go on after a kill: weights, optimizer, and the best epoch so far."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, images: str):
+        self.model, self.optimizer, self.images = model, optimizer, images
+        self.history: list[Epoch] = []
+        self.best_weights: dict[str, torch.Tensor] = {}
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the best rank, the first of equals."""
+        return max(self.history, key=lambda epoch: (epoch.rank, -epoch.number))
+
+    def add(self, epoch: Epoch, path: Path) -> None:
+        """Add an epoch, keep its weights where it is the best, and write the state in the place of the last one."""
+        self.history.append(epoch)
+        weights = self.model.state_dict()
+        if self.best is epoch:
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        content = {
+            "training": TRAINING_VERSION,
+            "images": self.images,
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "best_weights": self.best_weights,
+            "history": [asdict(each) for each in self.history],
+        }
+        with written_file(path) as file:
+            torch.save(content, file)
+
+    def read(self, path: Path) -> bool:
+        """Take over a state of the same images; return whether there was one."""
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if (content["training"], content["images"]) != (TRAINING_VERSION, self.images):
+                return False
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except Exception:  # whatever is wrong with the file, starting over is right
+            return False
+        self.best_weights = content["best_weights"]
+        self.history = [Epoch(**epoch) for epoch in content["history"]]
+        return True
+
+
+class LabelObjective:
+    """Cross-entropy with the labels. A batch comes with its rows, so that a subclass may look up targets for them."""
+
+    def __init__(self, part: Benchmark, recipe: Recipe):
+        self.label_smoothing = recipe.label_smoothing
+        self.weight = None
+        if recipe.balance == "loss":
+            self.weight = torch.tensor(class_weights(part), dtype=torch.float32)
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """What a training's key needs to know, as JSON; None for the labels alone."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the loss, beside the recipe."""
+        return {}
+
+    def check_images(self, prefixes: np.ndarray) -> None:
+        """Refuse images that are not those of the targets; (N,) `image_prefixes`. Labels go with any images."""
+
+    def move_to(self, device: torch.device) -> None:
+        """Move the class weights, and what a subclass looks up, to the device that trains."""
+        if self.weight is not None:
+            self.weight = self.weight.to(device)
+
+    def __call__(self, logits: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Return the mean loss of (B, C) logits with (B,) labels, of these (B,) training rows; `epoch` from 0."""
+        return functional.cross_entropy(logits, labels, weight=self.weight, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True, eq=False)

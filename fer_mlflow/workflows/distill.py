@@ -13,7 +13,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.serving import log_student
-from fer_mlflow.training.state import Epoch
+from fer_mlflow.training.loop import Epoch
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.grid import GridResult, plan_grid, run_grid
 from fer_mlflow.workflows.students import (

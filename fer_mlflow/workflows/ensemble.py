@@ -25,6 +25,7 @@ from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
 from fer_mlflow.softlabels.rows import name_rows
+from fer_mlflow.teachers.computation import compute_logits
 from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
 from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec, content_key, hash_checkpoints, read_teachers
 from fer_mlflow.tracking.bundles import fetch_bundle, find_runs, publish_bundle
@@ -161,8 +162,6 @@ class Gathered:
 
     def compute(self, progress: Progress) -> None:
         """Run the forward pass for the missing teachers, where kept shards do not spare it."""
-        from fer_mlflow.teachers.computation import compute_logits
-
         ensemble, how, self.computed = self.ensemble, self.ensemble.settings, self.missing
         predicted = compute_logits(
             ensemble.benchmark,

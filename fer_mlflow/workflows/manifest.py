@@ -9,26 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.check import ERROR, NOTE, WARNING, ManifestCheck, run_checks
+from fer_mlflow.data.check import ERROR, NOTE, WARNING, ManifestCheck, Relation, relate, run_checks
 from fer_mlflow.data.classes import ClassOrder, read_classes
-from fer_mlflow.data.manifest import read_benchmark, write_manifest
-from fer_mlflow.data.merge import (
-    DIFFERENT,
-    PERMUTED,
-    SAME,
-    SUBSET,
-    SUPERSET,
-    Input,
-    Merged,
-    Relation,
-    merge,
-    parse_input,
-    relate,
-)
-from fer_mlflow.data.paths import rebase_paths
+from fer_mlflow.data.manifest import read_benchmark, rebase_paths, write_manifest
+from fer_mlflow.data.merge_split import ManifestInput, Merged, merge, parse_input, split_rows
 from fer_mlflow.data.published import CODES, compare_support, dataset_called
 from fer_mlflow.data.scan import scan_images
-from fer_mlflow.data.split import split_rows
 from fer_mlflow.datasets import Built, build
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
@@ -44,11 +30,11 @@ from fer_mlflow.workflows import workflow
 
 _SHOWN, _SIZES_SHOWN = 10, 8
 _VERDICTS = {
-    SAME: "the same benchmark: same rows, same order",
-    PERMUTED: "the same rows in another order: scores agree, soft labels of one do not fit the other's rows",
-    SUBSET: "a subset of the other: all its rows are there",
-    SUPERSET: "a superset of the other: it has all of its rows",
-    DIFFERENT: "different benchmarks",
+    "same": "the same benchmark: same rows, same order",
+    "permuted": "the same rows in another order: scores agree, soft labels of one do not fit the other's rows",
+    "subset": "a subset of the other: all its rows are there",
+    "superset": "a superset of the other: it has all of its rows",
+    "different": "different benchmarks",
 }
 logger = logging.getLogger(__name__)
 
@@ -329,7 +315,7 @@ def _check_sections(name: str, check: ManifestCheck) -> list[Section]:
     return sections + ([Section("image sizes (width x height)", lines)] if lines else [])
 
 
-def _relate(check: ManifestCheck, other: Input, classes: ClassOrder, progress: Progress) -> Relation:
+def _relate(check: ManifestCheck, other: ManifestInput, classes: ClassOrder, progress: Progress) -> Relation:
     """Compare with another manifest, by content too where its images are there."""
     there = read_benchmark(other.path, classes, root=other.root, split=other.split, verify_paths=False)
     scan = scan_images(there.root, there.paths.tolist(), decode=False, progress=progress)
@@ -342,7 +328,7 @@ def _relate(check: ManifestCheck, other: Input, classes: ClassOrder, progress: P
 def _relation_section(relation: Relation, other: str) -> Section:
     """Report how the manifest stands to the other one."""
     lines = [_VERDICTS[relation.verdict]]
-    if relation.verdict not in (SAME, PERMUTED):
+    if relation.verdict not in ("same", "permuted"):
         lines.append(f"{relation.only_here:,} rows only here, {relation.only_there:,} only there")
     lines += [f"{rows:,} rows with the same path have another {name}" for name, rows in relation.changed.items()]
     lines += [f"  {line}" for line in relation.examples]

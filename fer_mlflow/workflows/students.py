@@ -17,13 +17,12 @@ from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.settings.groups import fusion_settings
 from fer_mlflow.settings.training import DistillSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.student.distillation import SoftObjective
-from fer_mlflow.student.targets import make_targets
+from fer_mlflow.student.distillation import SoftObjective, make_targets
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, fetch_checkpoint, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.selection import choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.training.state import Epoch
+from fer_mlflow.training.loop import Epoch
 from fer_mlflow.workflows.ensemble import gathered_teachers, read_ensemble
 from fer_mlflow.workflows.sources import Source, read_run_source
 from fer_mlflow.workflows.train import FOLDER, Plan, read_plan, read_training_rows, run_plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_mlflow.data.merge import parse_input
+from fer_mlflow.data.merge_split import parse_input
 from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress

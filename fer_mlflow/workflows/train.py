@@ -14,9 +14,7 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.training import TrainingRowsSettings, TrainSettings
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.training.loop import NotFiniteError, check_recipe, check_training_rows, train_teacher, training_key
-from fer_mlflow.training.objective import LabelObjective
-from fer_mlflow.training.state import Epoch
+from fer_mlflow.training import loop
 from fer_mlflow.workflows import RunResult, workflow
 
 FOLDER = "teacher"  # the artifact folder of a train run
@@ -31,7 +29,7 @@ class Plan:
     val: Benchmark
     settings: TrainSettings
     key: str
-    objective: LabelObjective | None = None
+    objective: loop.LabelObjective | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,7 +43,7 @@ class TrainResult(RunResult):
     """
 
     plan: Plan
-    best: Epoch
+    best: loop.Epoch
     checkpoint: str
 
 
@@ -82,7 +80,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
 def read_training_rows(settings: TrainingRowsSettings) -> tuple[Benchmark, Benchmark]:
     """Read and check the training and the validation rows."""
     rows = read_split(settings, settings.train_split), read_split(settings, settings.val_split)
-    check_training_rows(*rows)
+    loop.check_training_rows(*rows)
     return rows
 
 
@@ -95,7 +93,7 @@ def read_split(settings: TrainingRowsSettings, split: str) -> Benchmark:
 
 
 def read_plan(
-    settings: TrainSettings, train: Benchmark, val: Benchmark, objective: LabelObjective | None = None
+    settings: TrainSettings, train: Benchmark, val: Benchmark, objective: loop.LabelObjective | None = None
 ) -> Plan:
     """Check the recipe and the checkpoint to start from, before a run is opened.
 
@@ -104,10 +102,10 @@ def read_plan(
     FerError
         whatever is wrong with them
     """
-    check_recipe(settings)
+    loop.check_recipe(settings)
     if settings.init and not Path(settings.init).is_file():
         raise ContractError(f"--init {settings.init}: no such file")
-    return Plan(train, val, settings, training_key(settings, train, val, settings.init, objective), objective)
+    return Plan(train, val, settings, loop.training_key(settings, train, val, settings.init, objective), objective)
 
 
 def checkpoint_location(run: TrackedRun, settings: TrainSettings) -> str:
@@ -116,7 +114,7 @@ def checkpoint_location(run: TrackedRun, settings: TrainSettings) -> str:
     return str(Path(out).absolute()) if out else f"{run.artifact_location(FOLDER)}/{settings.arch}.pt"
 
 
-def run_plan(run: TrackedRun, plan: Plan) -> Epoch:
+def run_plan(run: TrackedRun, plan: Plan) -> loop.Epoch:
     """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch.
 
     Raises
@@ -134,7 +132,7 @@ def run_plan(run: TrackedRun, plan: Plan) -> Epoch:
         run.log_benchmark(part.name, part, context)
     with held_keys(cache, [plan.key], on_wait=_report_waiting):
         try:
-            trained = train_teacher(
+            trained = loop.train_teacher(
                 plan.train,
                 plan.val,
                 settings,
@@ -146,7 +144,7 @@ def run_plan(run: TrackedRun, plan: Plan) -> Epoch:
                 on_epoch=_Reporter(run, settings.epochs),
                 warn=logger.warning,
             )
-        except NotFiniteError as error:
+        except loop.NotFiniteError as error:
             if error.kept is None:
                 raise
             error.kept.write(checkpoint)
@@ -177,9 +175,9 @@ class _Reporter:
 
     def __init__(self, run: TrackedRun, epochs: int):
         self.run, self.epochs = run, epochs
-        self.best: Epoch | None = None
+        self.best: loop.Epoch | None = None
 
-    def __call__(self, epoch: Epoch) -> None:
+    def __call__(self, epoch: loop.Epoch) -> None:
         metrics = asdict(epoch)
         number = metrics.pop("number")
         self.run.log_metrics(metrics, step=number)

@@ -3,9 +3,9 @@
 import pytest
 from trees import put
 
+from fer_mlflow.data.check import relate
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.manifest import read_benchmark
-from fer_mlflow.data.merge import relate
 from fer_mlflow.data.scan import scan_images
 
 A = [("1.jpg", 1, "Happy", "train"), ("2.jpg", 2, "Sad", "train"), ("3.jpg", 3, "Fear", "test")]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_mlflow.data.split import split_rows
+from fer_mlflow.data.merge_split import split_rows
 from fer_mlflow.errors import ContractError, ManifestError
 from fer_mlflow.settings.manifests import parse_shares
 

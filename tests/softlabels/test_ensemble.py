@@ -16,7 +16,7 @@ from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
-from fer_mlflow.teachers.shards import TeacherLogits, Unreadable
+from fer_mlflow.teachers.shards import PredictedLogits, Unreadable
 
 N = 70
 WEIGHTS = {"B": 0.7, "A": 0.3}
@@ -33,12 +33,12 @@ def make_benchmark(folder, labelled=lambda row: row % 5 > 0, name="faces.csv", r
     return read_benchmark(folder / name, FER7, split="test", verify_paths=False)
 
 
-def predict(benchmark, name="A", without=(), **changes) -> TeacherLogits:
+def predict(benchmark, name="A", without=(), **changes) -> PredictedLogits:
     """Return logits that are mostly right, without some rows that could not be read."""
     rng = np.random.default_rng(sum(map(ord, name)))
     rows = np.array([row for row in range(len(benchmark)) if row not in without], np.int64)
     digests = [hashlib.sha256(path.encode()) for path in benchmark.paths]
-    return TeacherLogits(
+    return PredictedLogits(
         rows=rows,
         logits=(2.5 * np.eye(7)[rows % 7] + rng.normal(size=(len(rows), 7))).astype(np.float32),
         image_sha256=np.array([list(digests[row].digest()) for row in rows], np.uint8),

@@ -11,11 +11,9 @@ from fer_mlflow.data.classes import FER7, ClassOrder
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.settings.training import LossSettings, Recipe
-from fer_mlflow.student.distillation import SoftObjective
+from fer_mlflow.student.distillation import SoftObjective, make_targets
 from fer_mlflow.student.losses import dkd_loss, kd_loss
-from fer_mlflow.student.targets import make_targets
-from fer_mlflow.training.loop import NotFiniteError, train_teacher, training_key
-from fer_mlflow.training.objective import LabelObjective
+from fer_mlflow.training.loop import LabelObjective, NotFiniteError, train_teacher, training_key
 
 RECIPE = Recipe(arch="test_resnet", img_size=32, epochs=2, lr=0.01, batch_size=16, flip=0.5, affine=5)
 ROWS = torch.tensor([5, 0, 17, 40])

@@ -7,7 +7,7 @@ from toys import SHARES, logits_of, write_soft_labels
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.softlabels.ensemble import calibrated
-from fer_mlflow.student.targets import make_targets, mix_tempered
+from fer_mlflow.student.distillation import make_targets, mix_tempered
 
 T = 3.0
 

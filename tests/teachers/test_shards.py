@@ -13,10 +13,10 @@ from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import no_progress
 from fer_mlflow.teachers import forward
 from fer_mlflow.teachers.computation import compute_logits
-from fer_mlflow.teachers.shards import ShardStore, TeacherLogits, Unreadable, held_keys
+from fer_mlflow.teachers.shards import PredictedLogits, ShardStore, Unreadable, held_keys
 from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
 
-SHARD = TeacherLogits(
+SHARD = PredictedLogits(
     rows=np.array([0, 2]),
     logits=np.array([[1.0, 2.0], [3.0, 4.0]], np.float32),
     image_sha256=np.arange(64, dtype=np.uint8).reshape(2, 32),

@@ -1,26 +1,25 @@
-"""Several manifests: their merge (each image once, leakage between splits reported), and the relation of two."""
+"""New rows from manifests: several merged, each image once; and one split, stratified by label and source."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import FER7, ClassOrder
-from fer_mlflow.data.manifest import HEADERS, Benchmark, read_benchmark, read_labels
-from fer_mlflow.data.paths import rebase_paths
+from fer_mlflow.data.manifest import Benchmark, read_benchmark, read_labels, rebase_paths
 from fer_mlflow.data.scan import scan_images
 from fer_mlflow.errors import ContractError, ImageError, ManifestError, listed
 from fer_mlflow.progress import Progress, no_progress
 
-SAME, PERMUTED, SUBSET, SUPERSET, DIFFERENT = "same", "permuted", "subset", "superset", "different"
-_EXAMPLES = 5
 _TRAINED_ON = ("train", "training")
 
 
 @dataclass(frozen=True)
-class Input:
+class ManifestInput:
     """One of the manifests to be merged.
 
     Attributes
@@ -65,16 +64,20 @@ class Merged:
         return self.duplicates[(kept != dropped) & (kept != "") & (dropped != "")]
 
 
-def parse_input(text: str, root: Path | None = None, source: str | None = None) -> Input:
+def parse_input(text: str, root: Path | None = None, source: str | None = None) -> ManifestInput:
     """Return the input that `A.csv` or `A.csv:split` names; a file of the whole name comes first."""
     path, _, split = text.rpartition(":")
     if split and path and not Path(text).exists():
-        return Input(Path(path), split, root, source)
-    return Input(Path(text), None, root, source)
+        return ManifestInput(Path(path), split, root, source)
+    return ManifestInput(Path(text), None, root, source)
 
 
 def merge(
-    inputs: Sequence[Input], root: str | Path, classes: ClassOrder | None = None, *, progress: Progress = no_progress
+    inputs: Sequence[ManifestInput],
+    root: str | Path,
+    classes: ClassOrder | None = None,
+    *,
+    progress: Progress = no_progress,
 ) -> Merged:
     """Return the rows of all inputs, in their order, with each image once.
 
@@ -112,7 +115,7 @@ def merge(
     )
 
 
-def _check_classes(inputs: Sequence[Input]) -> None:
+def _check_classes(inputs: Sequence[ManifestInput]) -> None:
     """Refuse inputs some of which have labels outside the usual seven classes, which others then lack."""
     odd = {}
     for each in inputs:
@@ -176,96 +179,86 @@ def _check_labels(labelled: pd.DataFrame, image: pd.Series, origin: np.ndarray) 
     )
 
 
-@dataclass(frozen=True)
-class Relation:
-    """How a manifest stands to another one.
+def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, group: str | None = None) -> np.ndarray:
+    """Return the split of each row, (N,) str objects.
 
-    Attributes
-    ----------
-    verdict : by rows of path, label, split and source: same benchmark, the same rows permuted, a subset, a
-        superset, or different
-    only_here, only_there : rows that the other has not
-    changed : column -> rows with the same path and another value
-    examples : where they differ
-    images_here, images_there, shared_images : different images by content; None where they were not hashed
-    shared : index split here, columns split there; images by content that both have
-    other_labels : shared images whose labels differ
-    other_label_examples : the first of them
-    """
-
-    verdict: str
-    only_here: int
-    only_there: int
-    changed: dict[str, int]
-    examples: tuple[str, ...]
-    images_here: int | None = None
-    images_there: int | None = None
-    shared_images: int | None = None
-    shared: pd.DataFrame | None = None
-    other_labels: int = 0
-    other_label_examples: tuple[str, ...] = ()
-
-
-def relate(
-    here: Benchmark, there: Benchmark, hashes_here: np.ndarray | None, hashes_there: np.ndarray | None
-) -> Relation:
-    """Compare two benchmarks by their rows, and by the content of their images where both were hashed.
+    Within each label of each source, rows come in an order that hashes of seed and path give; a split gets its
+    share of them, and what rounding leaves over is corrected in the next stratum. The order of the rows and the
+    global random state do not matter. With groups, the largest go first, each to where it brings the counts of its
+    strata closest to the shares.
 
     Parameters
     ----------
-    hashes_here, hashes_there : (N,) and (M,) bytes objects, zeros where a file cannot be read
+    frame : N rows with str columns path, label, source
+    shares : split -> share, summing to 1
+    group : column whose equal values stay in one split; rows with an empty value are groups of their own
+
+    Raises ManifestError: there is no such column, or there are fewer groups than splits.
     """
-    own, other = (set(zip(*(each.frame[name] for name in HEADERS), strict=True)) for each in (here, there))
-    only_here, only_there = len(own - other), len(other - own)
-    if here.selection_sha256 == there.selection_sha256:
-        verdict = SAME
-    elif only_here and only_there:
-        verdict = DIFFERENT
-    else:
-        verdict = SUPERSET if only_here else SUBSET if only_there else PERMUTED
-    changed, examples = _changes(here.frame, there.frame)
-    relation = Relation(verdict, only_here, only_there, changed, tuple(examples))
-    if hashes_here is None or hashes_there is None:
-        return relation
-    return _with_images(relation, _by_image(here.frame, hashes_here), _by_image(there.frame, hashes_there))
+    strata = frame.groupby(["label", "source"], sort=True).ngroup().to_numpy()
+    names = np.array(list(shares), object)
+    if group is None:
+        return names[_split_alone(frame["path"], strata, np.array(list(shares.values())), seed)]
+    if group not in frame:
+        raise ManifestError(f"no column {group} for --group; there are {', '.join(frame.columns)}")
+    own = frame[group].str.strip()
+    keys = own.where(own != "", "\0" + frame["path"])  # no value holds a NUL
+    codes, distinct = pd.factorize(keys)
+    if len(distinct) < len(shares):
+        raise ManifestError(f"column {group} has {len(distinct)} values, too few for {len(shares)} splits")
+    return names[_split_groups(codes, list(distinct), strata, np.array(list(shares.values())), seed)]
 
 
-def _changes(here: pd.DataFrame, there: pd.DataFrame) -> tuple[dict[str, int], list[str]]:
-    """Count the rows with one path and two values per column, and describe the first differences."""
-    both = here[list(HEADERS)].merge(there[list(HEADERS)], on="path", suffixes=("", "_there"))
-    changed, examples = {}, []
-    for name in ("label", "split", "source"):
-        differs = both[both[name] != both[f"{name}_there"]]
-        if len(differs):
-            changed[name] = len(differs)
-            for row in differs.head(_EXAMPLES).to_dict("records"):
-                examples.append(f'{row["path"]}: {name} "{row[name]}" here, "{row[f"{name}_there"]}" there')
-    for own, other, where in ((here, there, "here"), (there, here, "there")):
-        alone = own["path"][~own["path"].isin(other["path"])]
-        examples += [f"{path}: only {where}" for path in alone.head(_EXAMPLES)]
-    return changed, examples
+def _lot(seed: int, text: str) -> bytes:
+    """Return what a row or a group is ordered by."""
+    return hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest()
 
 
-def _by_image(frame: pd.DataFrame, hashes: np.ndarray) -> pd.DataFrame:
-    """Return the rows that could be read, with their image's hash."""
-    return frame[["path", "label", "split"]].assign(image=hashes)[hashes != bytes(32)]
+def _split_alone(paths: pd.Series, strata: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+    """Return each row's split by number, (N,) int64."""
+    lots = np.array([_lot(seed, path) for path in paths], dtype="S8")
+    order = np.lexsort((lots, strata))
+    chosen = np.empty(len(paths), np.int64)
+    owed = np.zeros(len(shares))  # rows that each split should have had so far and has not
+    bounds = np.flatnonzero(np.r_[True, np.diff(strata[order]) != 0, True])
+    for start, stop in pairwise(bounds):
+        owed += shares * (stop - start)
+        counts = np.maximum(np.floor(owed), 0).astype(np.int64)
+        while counts.sum() > stop - start:  # what earlier strata left over may be more than there is
+            counts[np.argmax(counts / shares)] -= 1
+        for _ in range(stop - start - counts.sum()):
+            counts[np.argmax(owed - counts)] += 1
+        owed -= counts
+        chosen[order[start:stop]] = np.repeat(np.arange(len(shares)), counts)
+    return chosen
 
 
-def _with_images(relation: Relation, own: pd.DataFrame, other: pd.DataFrame) -> Relation:
-    """Return the relation with what the images' content shows."""
-    both = own.merge(other, on="image", suffixes=("", "_there"))
-    pairs = both[["image", "split", "split_there"]].drop_duplicates()
-    is_labelled = (both["label"] != "") & (both["label_there"] != "")
-    relabelled = both[is_labelled & (both["label"] != both["label_there"])]
-    return replace(
-        relation,
-        images_here=own["image"].nunique(),
-        images_there=other["image"].nunique(),
-        shared_images=both["image"].nunique(),
-        shared=pd.crosstab(pairs["split"], pairs["split_there"]),
-        other_labels=relabelled["image"].nunique(),
-        other_label_examples=tuple(
-            f'{row["path"]} "{row["label"]}" here, {row["path_there"]} "{row["label_there"]}" there'
-            for row in relabelled.head(_EXAMPLES).to_dict("records")
-        ),
-    )
+def _split_groups(codes: np.ndarray, names: list[str], strata: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+    """Return each row's split by number, (N,) int64; rows of one code in one split."""
+    n_strata = int(strata.max()) + 1
+    sizes = np.bincount(codes, minlength=len(names))
+    lots = np.array([_lot(seed, name) for name in names], dtype="S8")
+    order = np.lexsort((lots, -sizes))
+    by_group = np.argsort(codes, kind="stable")
+    ends = np.cumsum(sizes)
+    wanted = np.outer(shares, np.bincount(strata, minlength=n_strata)).astype(float)
+    have = np.zeros_like(wanted)
+    chosen = np.empty(len(names), np.int64)
+    for group in order:
+        rows = strata[by_group[ends[group] - sizes[group] : ends[group]]]
+        own, counts = np.unique(rows, return_counts=True)
+        # what the sum of squared deviations, each relative to its target, grows by when the group goes to a split
+        cost = ((2 * (have[:, own] - wanted[:, own]) + counts) * counts / np.maximum(wanted[:, own], 1e-9)).sum(axis=1)
+        best = int(np.argmin(cost))
+        chosen[group] = best
+        have[best, own] += counts
+    _fill_empty(chosen, sizes, len(shares))
+    return chosen[codes]
+
+
+def _fill_empty(chosen: np.ndarray, sizes: np.ndarray, n_splits: int) -> None:
+    """Give a split that got no group the smallest one of a split that has several."""
+    for split in range(n_splits):
+        if not (chosen == split).any():
+            spare = [g for g in np.argsort(sizes, kind="stable") if (chosen == chosen[g]).sum() > 1]
+            chosen[spare[0]] = split
