@@ -3,8 +3,7 @@
 import numpy as np
 
 from fer_mlflow.scoring.metrics import row_losses, score
-from fer_mlflow.tracking.triage.evidence import Evidence
-from fer_mlflow.tracking.triage.records import RunRecord
+from fer_mlflow.tracking.records import Evidence, RunRecord
 
 CLASSES = ("Angry", "Happy", "Sad")
 SELECTION = "ab" * 32

@@ -10,7 +10,7 @@ import click
 
 import fer_mlflow
 from fer_mlflow.errors import FerError, Interrupted
-from fer_mlflow.tracking.context import command_line
+from fer_mlflow.tracking import command_line
 
 # Modules of this package, and entry points of MLproject.
 COMMANDS = (

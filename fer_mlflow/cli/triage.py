@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from fer_mlflow.cli.options import workflow_command
-from fer_mlflow.settings.triage import TriageSettings
+from fer_mlflow.settings.scoring import TriageSettings
 from fer_mlflow.tables import one_line, text_lines
 
 
@@ -64,8 +64,8 @@ def leaderboard_lines(result) -> Iterator[str]:
 
 def _summary(result) -> Iterator[str]:
     """Yield how many runs have each status, the reasons for bad ones and doubts, and what was done."""
-    from fer_mlflow.tracking.triage.records import BAD, STATUSES, WARN
-    from fer_mlflow.tracking.triage.rules import RULES
+    from fer_mlflow.tracking.store import BAD, STATUSES, WARN
+    from fer_mlflow.tracking.triage import RULES
 
     judgements, explained = list(result.judgements.values()), {rule.name: rule.explanation for rule in RULES}
     counts = Counter(each.status for each in judgements)

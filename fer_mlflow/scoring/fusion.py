@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import check_logits
-from fer_mlflow.settings.weights import check_weights
+from fer_mlflow.settings.texts import check_weights
 
 DTYPES = ("float32", "float16")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Option, Settings, option_name
-from fer_mlflow.settings.weights import format_weights, parse_weights
+from fer_mlflow.settings.texts import format_weights, parse_weights
 
 MANIFEST = Option("CSV of images: path, label, split, source.", kind="path")
 Manifest = Annotated[str, MANIFEST]

@@ -1,65 +1,16 @@
 """Settings of the workflows that make and check manifests."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, format_value, option_name
+from fer_mlflow.settings import Option, Settings, format_value, option_name, texts
 from fer_mlflow.settings.groups import Classes, RunSettings
-from fer_mlflow.settings.scoring import format_number
 
 # A builder is registered by a word here; the module of fer_mlflow.datasets that has this name lists its rows.
 Dataset = Literal["rafdb", "affectnet", "fer2013", "ferplus", "expw", "ckplus", "folder"]
 DATASETS: tuple[str, ...] = get_args(Dataset)
-
-
-def parse_shares(value: Any) -> dict[str, float]:
-    """Return the splits and shares of `train=0.8,val=0.1,test=0.1`, or of a mapping.
-
-    Raises
-    ------
-    ContractError
-        an entry is no NAME=share, a name is there twice, or the shares do not sum to 1
-
-    Examples
-    --------
-    >>> parse_shares("train=0.75,val=0.25")
-    {'train': 0.75, 'val': 0.25}
-    """
-    entries = [f"{name}={share}" for name, share in value.items()] if isinstance(value, Mapping) else value.split(",")
-    shares: dict[str, float] = {}
-    for entry in entries:
-        name, _, number = entry.partition("=")
-        name = name.strip()
-        try:
-            share = float(number)
-        except ValueError:
-            share = -1.0
-        if not name or name in shares or not 0 < share <= 1:
-            raise ContractError(f'"{entry}" is not NAME=share with a new name and a share above 0, up to 1')
-        shares[name] = share
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise ContractError(f"shares sum to {sum(shares.values()):g}, not to 1")
-    return shares
-
-
-def _format_shares(shares: Mapping[str, float]) -> str:
-    return ",".join(f"{name}={share!r}" for name, share in shares.items())
-
-
-def _parse_inputs(value: Any) -> tuple[str, ...]:
-    """Return the words of a sequence or a text; those that are no file are split at commas."""
-    words = map(os.fspath, [value] if isinstance(value, str | os.PathLike) else value)
-    parts = [part.strip() for word in words for part in ([word] if os.path.exists(word) else word.split(","))]
-    return tuple(filter(None, parts))
-
-
-def _parse_texts(value: Any) -> tuple[str, ...]:
-    """Return the comma-separated texts, of which one may be empty, or those of a sequence."""
-    return tuple(value.split(",")) if isinstance(value, str) else tuple(str(each or "") for each in value)
 
 
 Out = Annotated[str, Option("CSV to write.", kind="path")]
@@ -69,13 +20,13 @@ NewRoot = Annotated[
 Report = Annotated[str | None, Option("Also write what is printed into this Markdown file.", kind="path")]
 FROM_ROOT = Option(
     "Folder of the paths that are read; one for each input, or one for all.",
-    parse=_parse_texts,
+    parse=texts.parse_texts,
     default_text="its own",
     kind="names",
 )
 SOURCES = Option(
     "Text of the column source; one for each input, or one for all.",
-    parse=_parse_texts,
+    parse=texts.parse_texts,
     default_text="what is there",
     kind="names",
 )
@@ -109,7 +60,7 @@ class _BuildOptions(Settings):
         Option("Folder for images that must be written.", default_text="beside --out, STEM_images", kind="path"),
     ] = None
     min_agreement: Annotated[
-        float, Option("Least share of the votes for the label (ferplus).", least=0, most=1, text=format_number)
+        float, Option("Least share of the votes for the label (ferplus).", least=0, most=1, text=texts.format_number)
     ] = 0.0
     allow_missing: Annotated[bool, Option("Leave out missing images, however many they are.")] = False
 
@@ -128,7 +79,7 @@ class BuildManifestSettings(_BuildOptions, _NewManifest):
 class MergeManifestsSettings(_NewManifest):
     """Settings of `manifest merge`."""
 
-    inputs: Annotated[tuple[str, ...], Option("A.csv[:SPLIT] B.csv …", parse=_parse_inputs, argument=True)]
+    inputs: Annotated[tuple[str, ...], Option("A.csv[:SPLIT] B.csv …", parse=texts.parse_inputs, argument=True)]
     from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
     source: Annotated[tuple[str, ...], SOURCES] = ()
     report: Report = None
@@ -174,8 +125,8 @@ class SplitManifestSettings(_NewManifest):
         dict[str, float] | None,
         Option(
             "NAME=share,… summing to 1.",
-            parse=parse_shares,
-            text=_format_shares,
+            parse=texts.parse_shares,
+            text=texts.format_shares,
             default_text="train=0.8,val=0.1,test=0.1",
             kind="shares",
         ),
@@ -200,7 +151,9 @@ class TrackManifestSettings(RunSettings, _BuildOptions, _NewManifest):
     action: Annotated[Literal["build", "merge"], Option("What to do.")]
     dataset: Annotated[Dataset | None, Option("build: the data set.")] = None
     folder: Annotated[str | None, Option("build: where the data set lies.", kind="path")] = None
-    inputs: Annotated[tuple[str, ...], Option("merge: A.csv[:SPLIT],B.csv,…", parse=_parse_inputs, kind="names")] = ()
+    inputs: Annotated[
+        tuple[str, ...], Option("merge: A.csv[:SPLIT],B.csv,…", parse=texts.parse_inputs, kind="names")
+    ] = ()
     from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
     source: Annotated[tuple[str, ...], SOURCES] = ()
 

@@ -1,10 +1,10 @@
-"""Settings of the workflows on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify."""
+"""Settings of the workflows on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify, triage."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, option_name, split_names
+from fer_mlflow.settings import Option, Settings, option_name, split_names, texts
 from fer_mlflow.settings.groups import (
     MANIFEST,
     TEACHERS,
@@ -18,64 +18,20 @@ from fer_mlflow.settings.groups import (
 )
 
 
-def rising_numbers(value: Any, count: int | None = None) -> tuple[float, ...]:
-    """Return rising finite numbers above 0, `count` of them, from comma-separated text or a sequence.
-
-    >>> rising_numbers("1, 2,4.5")
-    (1.0, 2.0, 4.5)
-    """
-    try:
-        numbers = tuple(float(each) for each in (value.split(",") if isinstance(value, str) else value))
-    except (TypeError, ValueError):
-        numbers = ()
-    rising = all(a < b for a, b in zip((0.0, *numbers), (*numbers, float("inf")), strict=True))
-    if not numbers or not rising or (count and len(numbers) != count):
-        how_many = f"{count} " if count else ""
-        raise ValueError(f"{value!r} is not {how_many}rising numbers above 0, comma-separated")
-    return numbers
-
-
-def _columns(value: Any) -> tuple[str, ...]:
-    """Return names of columns; the word none gives no name."""
-    return () if value == "none" else split_names(value)
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return ",".join(names) or "none"
-
-
-def format_number(number: float) -> str:
-    """Return a number as it is typed.
-
-    >>> format_number(1.0), format_number(0.5)
-    ('1', '0.5')
-    """
-    return repr(number).removesuffix(".0")
-
-
-def format_numbers(numbers: tuple[float, ...]) -> str:
-    """Return numbers as they are typed.
-
-    >>> format_numbers((1.0, 2.5))
-    '1,2.5'
-    """
-    return ",".join(map(format_number, numbers))
-
-
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(SourceSettings):
     """Settings of `inspect`."""
 
     temperatures: Annotated[
         tuple[float, ...],
-        Option("Temperatures to look at.", parse=rising_numbers, text=format_numbers, kind="numbers"),
+        Option("Temperatures to look at.", parse=texts.rising_numbers, text=texts.format_numbers, kind="numbers"),
     ] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     band: Annotated[
         tuple[float, ...],
         Option(
             "Mean top probability that suits distillation: lowest, highest.",
-            parse=lambda value: rising_numbers(value, 2),
-            text=format_numbers,
+            parse=lambda value: texts.rising_numbers(value, 2),
+            text=texts.format_numbers,
             kind="numbers",
         ),
     ] = (0.5, 0.8)
@@ -94,9 +50,14 @@ class EvaluateSettings(SourceSettings):
 
     by: Annotated[
         tuple[str, ...],
-        Option("Columns whose values are scored on their own, or none.", parse=_columns, text=_names, kind="names"),
+        Option(
+            "Columns whose values are scored on their own, or none.",
+            parse=texts.parse_columns,
+            text=texts.format_columns,
+            kind="names",
+        ),
     ] = ("source",)
-    temperature: Annotated[float, Option("Evaluate logits divided by this.", above=0, text=format_number)] = 1.0
+    temperature: Annotated[float, Option("Evaluate logits divided by this.", above=0, text=texts.format_number)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +76,12 @@ class CalibrateSettings(SourceSettings):
     in_sample: Annotated[bool, Option("Else measure on the rows that were fitted on; the run is tagged so.")] = False
     by: Annotated[
         tuple[str, ...],
-        Option("Columns whose values get their own temperature, or none.", parse=_columns, text=_names, kind="names"),
+        Option(
+            "Columns whose values get their own temperature, or none.",
+            parse=texts.parse_columns,
+            text=texts.format_columns,
+            kind="names",
+        ),
     ] = ("source",)
     seed: Annotated[int, Option("Assigns rows to folds.", least=0)] = 0
     export: Annotated[bool, Option("Log the calibrated soft labels as an export run.")] = False
@@ -215,3 +181,46 @@ class VerifySettings(ManifestRowsSettings):
             raise ContractError(f"--recompute needs {' and '.join(missing)} too")
         if self.teachers and not self.recompute:
             raise ContractError("--teachers goes with --recompute N, the number of rows that are computed again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriageSettings(RunSettings):
+    """Settings of `triage`."""
+
+    benchmark: Annotated[
+        str | None,
+        Option("Show only benchmarks of this name, or whose selection digest begins so.", default_text="all"),
+    ] = None
+    metric: Annotated[str, Option("Rank by this metric.")] = "macro_f1"
+    classes: Annotated[
+        tuple[str, ...], Option("Also show F1 of these classes, comma-separated.", parse=split_names, kind="names")
+    ] = ()
+    top: Annotated[int | None, Option("Runs shown and tested on each leaderboard.", least=1, none_text="all")] = 20
+    across: Annotated[bool, Option("Also rank configurations over all benchmarks, and recommend one.")] = False
+    even_bad: Annotated[bool, Option("Show runs on leaderboards whatever their status.")] = False
+    stale_after: Annotated[
+        float,
+        Option(
+            "A running run is dead after so long without a heartbeat (90s, 30m, 1h, 2d).",
+            parse=texts.parse_duration,
+            text=texts.format_duration,
+            kind="duration",
+        ),
+    ] = 3600.0
+    reap: Annotated[bool, Option("End dead runs as KILLED, or FAILED where the command never started.")] = False
+    deep: Annotated[
+        Literal["auto", "true", "false"], Option("Read bundles: those of runs never judged, all of them, or none.")
+    ] = "auto"
+    dry_run: Annotated[bool, Option("Show what would be tagged, and change nothing.")] = False
+    clear: Annotated[bool, Option("Remove all tags of triage, and do nothing else.")] = False
+    bad: Annotated[str | None, Option("Call this run bad, whatever the rules find, and do nothing else.")] = None
+    keep: Annotated[str | None, Option("Call this run good, whatever the rules find, and do nothing else.")] = None
+    reason: Annotated[str | None, Option("Why, for --bad and --keep.")] = None
+
+    def check(self) -> None:
+        """Check that no two settings exclude each other."""
+        alone = [name for name in ("bad", "keep", "clear") if getattr(self, name)]
+        if len(alone) > 1:
+            raise ContractError(f"--{alone[0]} and --{alone[1]} do one thing each; give one of them")
+        if self.reason and not (self.bad or self.keep):
+            raise ContractError("--reason explains --bad RUN_ID or --keep RUN_ID; give one of them with it")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, option_name, split_names
+from fer_mlflow.settings import Option, Settings, option_name, split_names, texts
 from fer_mlflow.settings.groups import (
     CLAHE_CLIP,
     CLAHE_TILE,
@@ -42,25 +42,6 @@ def _parse_clahe(value: Any) -> str:
     if word not in _CLAHE:
         raise ValueError(f"{value!r} is not one of {', '.join(_CLAHE)}")
     return word
-
-
-def _parse_f1(value: Any) -> dict[str, float]:
-    """Read `CLASS=number,…`, or a mapping of classes to numbers."""
-    pairs = dict(value) if isinstance(value, Mapping) else dict(part.partition("=")[::2] for part in split_names(value))
-    found = {}
-    for name, number in pairs.items():
-        try:
-            found[name.strip()] = float(number)
-        except (TypeError, ValueError):
-            found[name.strip()] = float("nan")
-        if not 0 <= found[name.strip()] <= 1:
-            text = f"{name}={number}" if number else name
-            raise ValueError(f'"{text}" is not CLASS=number with a share of 1; write for example Disgust=0.61')
-    return found
-
-
-def _format_f1(numbers: Mapping[str, float]) -> str:
-    return ",".join(f"{name}={number!r}" for name, number in numbers.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +181,7 @@ class ReproduceSettings(SearchSettings):
     macro_f1: Annotated[float | None, Option("The same for macro-F1.", least=0, most=1)] = None
     f1: Annotated[
         dict[str, float] | None,
-        Option("The same for classes: CLASS=number,…", parse=_parse_f1, text=_format_f1, kind="numbers"),
+        Option("The same for classes: CLASS=number,…", parse=texts.parse_f1, text=texts.format_f1, kind="numbers"),
     ] = None
     balanced_accuracy: Annotated[
         float | None, Option("The same for balanced accuracy, the mean recall over classes.", least=0, most=1)

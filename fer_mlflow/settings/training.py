@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fer_mlflow.settings import Option, Settings
 from fer_mlflow.settings.groups import ClaheSettings, Classes, DeviceSettings, Manifest, Root, RunSettings
-from fer_mlflow.settings.scoring import format_number
+from fer_mlflow.settings.texts import format_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.settings import format_value
-from fer_mlflow.settings.weights import check_weights, format_weights, parse_weights
+from fer_mlflow.settings.texts import check_weights, format_weights, parse_weights
 
 _CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<fitted_on>.*)", re.DOTALL)
 

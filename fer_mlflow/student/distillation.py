@@ -14,8 +14,8 @@ from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_logits
 from fer_mlflow.scoring.sharpness import measure_sharpness
+from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.settings.training import LossSettings, Recipe
-from fer_mlflow.settings.weights import format_weights
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import align
 from fer_mlflow.student.losses import check_temperature, dkd_rows, kd_rows

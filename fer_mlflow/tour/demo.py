@@ -11,9 +11,8 @@ import pandas as pd
 from fer_mlflow.files import sha256_of_file, written_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.settings import option_name, params_of
-from fer_mlflow.settings.scoring import ExportSettings
+from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
-from fer_mlflow.settings.triage import TriageSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.leaderboard import read_leaderboard

@@ -19,8 +19,16 @@ from fer_mlflow.softlabels import files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
-from fer_mlflow.tracking.store import TEACHER_RUN, redact, search_finished, search_runs, tracking_errors
-from fer_mlflow.tracking.triage.records import BAD, STATUS, is_by_person
+from fer_mlflow.tracking.store import (
+    BAD,
+    STATUS,
+    TEACHER_RUN,
+    is_by_person,
+    redact,
+    search_finished,
+    search_runs,
+    tracking_errors,
+)
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -12,9 +12,8 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
 from fer_mlflow.scoring.significance import bootstrap_intervals, holm
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.store import BUNDLED_KINDS, search_runs
-from fer_mlflow.tracking.triage.evidence import SEED, SIGNIFICANT, Evidence, difference_p_value
-from fer_mlflow.tracking.triage.records import BAD, GOOD, STATUS, Judgement, RunRecord, record_of
+from fer_mlflow.tracking.records import SEED, SIGNIFICANT, Evidence, Judgement, RunRecord, difference_p_value, record_of
+from fer_mlflow.tracking.store import BAD, BUNDLED_KINDS, GOOD, STATUS, search_runs
 
 BOARD = "selection_sha256"  # runs on the same rows stand on one leaderboard
 SETTINGS = ("ensemble", "space", "clahe", "calibration")  # two runs that share them have the same configuration

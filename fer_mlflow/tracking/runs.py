@@ -24,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.context import is_joined, owns_process, source_commit
+from fer_mlflow.tracking import is_joined, owns_process, source_commit
 from fer_mlflow.tracking.store import (
     HELD,
     TAG_LENGTH,

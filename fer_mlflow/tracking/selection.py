@@ -15,8 +15,7 @@ from fer_mlflow.errors import ContractError, RunError, TrackingError, listed
 from fer_mlflow.scoring.metrics import is_lower_better
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.tracking.bundles import cached_bundle, read_run
-from fer_mlflow.tracking.store import TEACHING_KINDS, connect, redact, search_finished
-from fer_mlflow.tracking.triage.records import BAD, REASONS, STATUS
+from fer_mlflow.tracking.store import BAD, REASONS, STATUS, TEACHING_KINDS, connect, redact, search_finished
 
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes

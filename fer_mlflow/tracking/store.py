@@ -7,7 +7,7 @@ import re
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -22,6 +22,11 @@ from fer_mlflow.errors import Interrupted, TrackingError
 TEACHING_KINDS = ("export", "teacher")  # kinds of runs whose soft labels a student may learn from
 BUNDLED_KINDS = (*TEACHING_KINDS, "student")  # kinds that have a bundle, and stand in leaderboards
 TEACHER_RUN = "fer.teacher_run/"  # begins the tags that name the runs of an ensemble's teachers
+STATUS, REASONS, BENCHMARK, RANK = "triage.status", "triage.reasons", "triage.benchmark", "triage.rank"
+WRITTEN, OVERRULED = "triage.written", "triage.overruled"  # the status that the rules wrote; that a person had written
+TRIAGE_TAGS = (STATUS, REASONS, BENCHMARK, RANK, WRITTEN, OVERRULED)
+GOOD, WARN, BAD, SUPERSEDED = "good", "warn", "bad", "superseded"
+STATUSES = (GOOD, WARN, BAD, SUPERSEDED)
 TAG_LENGTH = 5000  # MLflow's limit
 _PAGE = 1000
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
@@ -35,6 +40,15 @@ def redact(text: str) -> str:
     'cannot reach https://***@host:5000/api'
     """
     return _USERINFO.sub("***@", text)
+
+
+def is_by_person(tags: Mapping[str, str]) -> bool:
+    """Return whether a person set a run's status: through `--bad` or `--keep`, or by hand.
+
+    >>> is_by_person({"triage.status": "bad"}), is_by_person({"triage.status": "bad", "triage.written": "bad"})
+    (True, False)
+    """
+    return STATUS in tags and (OVERRULED in tags or tags.get(WRITTEN) != tags[STATUS])
 
 
 class HeldSignal:
@@ -160,6 +174,35 @@ def search_finished(client: MlflowClient, kind: str, *conditions: str) -> list[R
     """Return the finished runs of a kind that fulfil all conditions, newest first; see `search_runs`."""
     own = f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"
     return search_runs(client, " AND ".join([*own, *conditions]))
+
+
+def write_tags(
+    client: MlflowClient,
+    changes: Mapping[str, Mapping[str, str | None]],
+    on_written: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Set and delete tags, run by run; `on_written` is called with 1 after each run.
+
+    Parameters
+    ----------
+    changes : run id -> tag -> text, or None to delete it
+
+    Raises
+    ------
+    TrackingError
+        the store refused; the runs that were counted keep their new tags
+    """
+    with tracking_errors("setting tags"):
+        for run_id, tags in changes.items():
+            if texts := [RunTag(name, text) for name, text in tags.items() if text is not None]:
+                client.log_batch(run_id, tags=texts)
+            for name in (name for name, text in tags.items() if text is None):
+                try:
+                    client.delete_tag(run_id, name)
+                except MlflowException as error:  # it was not there, or another triage has just deleted it
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+            on_written(1)
 
 
 def _pages(search, *arguments, **more) -> Iterator:

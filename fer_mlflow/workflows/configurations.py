@@ -20,7 +20,7 @@ from fer_mlflow.search.choice import Choice, Variants, count_weightings, finest_
 from fer_mlflow.search.plateau import best_of
 from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
 from fer_mlflow.settings.search import SearchSettings
-from fer_mlflow.settings.weights import parse_weights
+from fer_mlflow.settings.texts import parse_weights
 from fer_mlflow.softlabels.configuration import Calibration
 from fer_mlflow.softlabels.ensemble import calibrated
 from fer_mlflow.tracking.bundles import derived_params, find_runs

@@ -8,7 +8,8 @@ import pandas as pd
 
 from fer_mlflow.tables import Cell, Section, Table, csv_text, format_cell, report_markdown, text_lines
 from fer_mlflow.tracking.leaderboard import BOARD, SETTINGS, SHOWN_METRICS, TESTED
-from fer_mlflow.tracking.triage.records import BAD, Judgement, RunRecord
+from fer_mlflow.tracking.records import Judgement, RunRecord
+from fer_mlflow.tracking.store import BAD
 
 LEVEL_MARK = "≈"
 LEGEND = (

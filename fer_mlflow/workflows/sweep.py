@@ -25,7 +25,7 @@ from fer_mlflow.search.choice import (
 from fer_mlflow.search.plateau import check_metric, find_plateau, pareto_front
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
-from fer_mlflow.settings.weights import format_weights
+from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.configurations import (

@@ -12,33 +12,39 @@ from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress, no_progress, track
 from fer_mlflow.settings import params_of
-from fer_mlflow.settings.triage import TriageSettings
+from fer_mlflow.settings.scoring import TriageSettings
 from fer_mlflow.tracking.bundles import read_run
 from fer_mlflow.tracking.leaderboard import BOARD, add_significance, build_leaderboard, rank_across
+from fer_mlflow.tracking.records import ENTRY, Evidence, EvidenceStore, Judgement, RunRecord, read_records, record_of
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import BUNDLED_KINDS, connect, record_failure, run_address, tracking_errors, ui_address
-from fer_mlflow.tracking.triage.evidence import Evidence, EvidenceStore
-from fer_mlflow.tracking.triage.records import (
+from fer_mlflow.tracking.store import (
     BAD,
-    ENTRY,
+    BUNDLED_KINDS,
     GOOD,
     OVERRULED,
     REASONS,
     STATUS,
     STATUSES,
-    TAGS,
+    TRIAGE_TAGS,
     WRITTEN,
-    Judgement,
-    RunRecord,
-    changes,
+    connect,
     is_by_person,
-    parse_reasons,
-    read_records,
-    record_of,
-    wanted_tags,
+    record_failure,
+    run_address,
+    tracking_errors,
+    ui_address,
     write_tags,
 )
-from fer_mlflow.tracking.triage.rules import NEVER_STARTED, Context, build_context, judge, last_alive_ms
+from fer_mlflow.tracking.triage import (
+    NEVER_STARTED,
+    Context,
+    build_context,
+    changes,
+    judge,
+    last_alive_ms,
+    parse_reasons,
+    wanted_tags,
+)
 from fer_mlflow.tracking.ui_views import furnish_experiment
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.leaderboards import (
@@ -155,7 +161,7 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
 def _own_tags(run: RunRecord) -> dict[str, str | None]:
     """Return triage's tags of a run, to be deleted; a status that a person set by hand stays."""
     by_hand = STATUS in run.tags and run.tags.get(WRITTEN) != run.tags[STATUS]
-    return {name: None for name in TAGS if name in run.tags and not (by_hand and name == STATUS)}
+    return {name: None for name in TRIAGE_TAGS if name in run.tags and not (by_hand and name == STATUS)}
 
 
 def _write(client, changed: Mapping[str, Mapping[str, str | None]], settings: TriageSettings, progress) -> None:

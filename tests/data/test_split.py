@@ -6,7 +6,7 @@ import pytest
 
 from fer_mlflow.data.merge_split import split_rows
 from fer_mlflow.errors import ContractError, ManifestError
-from fer_mlflow.settings.manifests import parse_shares
+from fer_mlflow.settings.texts import parse_shares
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
 

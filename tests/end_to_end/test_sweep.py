@@ -11,7 +11,7 @@ from toys import artifact, count_runs, draw_logits, error_line, expected_metrics
 
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import metric_names
-from fer_mlflow.settings.weights import format_weights
+from fer_mlflow.settings.texts import format_weights
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 ROWS = 140

@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from toys import CLASSES, draw_logits, error_line, publish, publish_ensemble, write_bundle
 
-from fer_mlflow.tracking.triage.evidence import EvidenceStore
-from fer_mlflow.tracking.triage.rules import NEVER_STARTED
+from fer_mlflow.tracking.records import EvidenceStore
+from fer_mlflow.tracking.triage import NEVER_STARTED
 
 module = importlib.import_module("fer_mlflow.workflows.triage")
 

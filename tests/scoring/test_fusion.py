@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import SPACES, fuse, prepare_layers, stored
-from fer_mlflow.settings.weights import check_weights, format_weights, parse_weights
+from fer_mlflow.settings.texts import check_weights, format_weights, parse_weights
 
 WEIGHTS = {"B3": 0.5, "RN18": 0.3, "CNX-T": 0.2}
 

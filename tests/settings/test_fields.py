@@ -13,8 +13,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import SPACES
 from fer_mlflow.settings import Option, Settings, params_of
 from fer_mlflow.settings.groups import SpaceWord
-from fer_mlflow.settings.scoring import rising_numbers
-from fer_mlflow.settings.triage import parse_duration
+from fer_mlflow.settings.texts import parse_duration, rising_numbers
 from fer_mlflow.workflows import workflow
 
 

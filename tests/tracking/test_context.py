@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import fer_mlflow
-from fer_mlflow.tracking.context import source_commit
+from fer_mlflow.tracking import source_commit
 from fer_mlflow.tracking.runs import open_run
 
 

@@ -22,8 +22,7 @@ from fer_mlflow.tracking.leaderboard import (
     rank_across,
     read_leaderboard,
 )
-from fer_mlflow.tracking.triage.evidence import Evidence, difference_p_value
-from fer_mlflow.tracking.triage.records import Judgement
+from fer_mlflow.tracking.records import Evidence, Judgement, difference_p_value
 
 GOOD = Judgement("good")
 

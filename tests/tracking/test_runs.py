@@ -12,8 +12,7 @@ import pytest
 import toys
 
 from fer_mlflow.errors import Interrupted
-from fer_mlflow.tracking import runs
-from fer_mlflow.tracking.context import command_line
+from fer_mlflow.tracking import command_line, runs
 from fer_mlflow.tracking.runs import open_run
 
 
@@ -160,7 +159,7 @@ def test_the_run_of_mlflow_run_is_joined_and_its_experiment_kept(workplace, tmp_
     opened = client.create_run("0", run_name="opened by mlflow run")
     client.log_param(opened.info.run_id, "name", "''")
     code = (
-        "from fer_mlflow.tracking.context import command_line\n"
+        "from fer_mlflow.tracking import command_line\n"
         "from fer_mlflow.tracking.runs import open_run\n"
         "with command_line(), open_run('export', 'ours', 'another experiment') as run:\n"
         "    run.log_params({'name': '', 'space': 'prob'})"

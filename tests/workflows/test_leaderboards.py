@@ -13,7 +13,7 @@ from runs import record
 from fer_mlflow.cli.triage import leaderboard_lines
 from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.leaderboard import build_leaderboard, rank_across
-from fer_mlflow.tracking.triage.records import Judgement
+from fer_mlflow.tracking.records import Judgement
 from fer_mlflow.workflows.leaderboards import (
     LEGEND,
     across_table,

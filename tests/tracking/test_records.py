@@ -5,8 +5,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from fer_mlflow.errors import TrackingError
-from fer_mlflow.tracking.triage.records import RunRecord, read_records, write_tags
-from fer_mlflow.tracking.triage.rules import RULES, build_context
+from fer_mlflow.tracking.records import RunRecord, read_records
+from fer_mlflow.tracking.store import write_tags
+from fer_mlflow.tracking.triage import RULES, build_context
 
 OURS = "https://example.org/fer_mlflow.git"
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from fer_mlflow.tracking import store
+from fer_mlflow.tracking.records import SIGNIFICANT, Evidence, Judgement, RunRecord, difference_p_value
 from fer_mlflow.tracking.runs import metric_key
-from fer_mlflow.tracking.store import BUNDLED_KINDS, TEACHER_RUN
-from fer_mlflow.tracking.triage import records
-from fer_mlflow.tracking.triage.evidence import SIGNIFICANT, Evidence, difference_p_value
-from fer_mlflow.tracking.triage.records import BAD, GOOD, WARN, Judgement, RunRecord
+from fer_mlflow.tracking.store import BAD, BUNDLED_KINDS, GOOD, TEACHER_RUN, WARN
 
+BETWEEN = "; "  # two reasons
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
 NEVER_STARTED = (
@@ -269,16 +269,16 @@ def judge(runs: Sequence[RunRecord], context: Context) -> dict[str, Judgement]:
         newer = newest.setdefault(key, run)
         if newer is not run and not judgements[run.run_id].by_person:
             reason = f"superseded: run {newer.run_id} has the same configuration and is newer"
-            judgements[run.run_id] = Judgement(records.SUPERSEDED, (reason,))
+            judgements[run.run_id] = Judgement(store.SUPERSEDED, (reason,))
     return judgements
 
 
 def judge_one(run: RunRecord, context: Context) -> Judgement:
     """Return the judgement of one run, apart from newer runs of its configuration."""
-    before = run.tags.get(records.REASONS, "")
-    if records.is_by_person(run.tags):
-        return Judgement(run.tags[records.STATUS], (before,) if before else (), by_person=True)
-    earlier = records.parse_reasons(before)
+    before = run.tags.get(store.REASONS, "")
+    if store.is_by_person(run.tags):
+        return Judgement(run.tags[store.STATUS], (before,) if before else (), by_person=True)
+    earlier = parse_reasons(before)
     reasons: list[str] = []
     severities = set()
     for rule in RULES:
@@ -286,7 +286,32 @@ def judge_one(run: RunRecord, context: Context) -> Judgement:
         if reason is None and rule.needs_bundle and run.run_id not in context.evidence:
             reason = earlier.get(rule.name)  # the bundle was read before, or elsewhere, and not now
         if reason is not None:
-            reasons.append(f"{rule.name}: {reason}".replace(records.BETWEEN, ", "))
+            reasons.append(f"{rule.name}: {reason}".replace(BETWEEN, ", "))
             severities.add(rule.severity)
     status = BAD if BAD in severities else WARN if WARN in severities else GOOD
     return Judgement(status, tuple(reasons))
+
+
+def parse_reasons(text: str) -> dict[str, str]:
+    """Return rule -> reason of a tag's text."""
+    parts = (part.partition(": ") for part in text.split(BETWEEN) if part)
+    return {name: reason for name, _, reason in parts}
+
+
+def wanted_tags(run: RunRecord, judgement: Judgement, benchmark: str, rank: int | None) -> dict[str, str | None]:
+    """Return triage's tags of a run as they should be; None for one that should not be there."""
+    ranked = str(rank) if rank is not None else None
+    if judgement.by_person:
+        return {store.RANK: ranked}
+    return {
+        store.STATUS: judgement.status,
+        store.REASONS: BETWEEN.join(judgement.reasons)[: store.TAG_LENGTH] or None,
+        store.BENCHMARK: benchmark or None,
+        store.RANK: ranked,
+        store.WRITTEN: judgement.status,
+    }
+
+
+def changes(run: RunRecord, wanted: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return those of the wanted tags that differ from the run's."""
+    return {name: text for name, text in wanted.items() if run.tags.get(name) != text}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from runs import CLASSES, SELECTION, evidence_of, record
 
-from fer_mlflow.tracking.triage.evidence import Evidence, difference_p_value
-from fer_mlflow.tracking.triage.rules import METRIC_TOLERANCE, RULES, build_context, last_alive_ms
+from fer_mlflow.tracking.records import Evidence, difference_p_value
+from fer_mlflow.tracking.triage import METRIC_TOLERANCE, RULES, build_context, last_alive_ms
 
 LABELS = [0, 0, 1, 1, 2, 2]
 SOUND = evidence_of(LABELS, [0, 0, 1, 1, 2, 0])

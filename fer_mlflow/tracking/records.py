@@ -1,4 +1,4 @@
-"""Evidence on a run: whether its bundle verifies, and what paired tests and triage rules need of each row."""
+"""Run records and the evidence on them: what triage and leaderboards need of runs, and of the rows of their bundles."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from fer_mlflow.errors import BundleError, RunError
 from fer_mlflow.files import written_file
@@ -16,14 +17,105 @@ from fer_mlflow.scoring.significance import paired_differences, paired_mean_diff
 from fer_mlflow.softlabels.bundle import FOLDER
 from fer_mlflow.softlabels.files import FILES, OPTIONAL, REPORT
 from fer_mlflow.tracking.bundles import fetch_bundle
-from fer_mlflow.tracking.store import tracking_errors
-from fer_mlflow.tracking.triage.records import RunRecord
+from fer_mlflow.tracking.store import BUNDLED_KINDS, search_runs, tracking_errors
 
+ENTRY = "mlflow.project.entryPoint"
+_SOURCE = "mlflow.source.name"
+_PARAMS = ("ensemble", "space", "clahe", "dtype", "precision", "benchmark", "rows", "calibration", "temperature")
 SIGNIFICANT = 0.05
 SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
 _NO_ROWS = np.empty(0, np.int16)
 _ARRAYS = ("labels", "predictions", "losses")
 _SINGLE = ("classes", "rows", "selected_rows", "selection")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: its `fer.` and `triage.` tags, entry point and metrics, and the params that describe its soft labels.
+
+    Attributes
+    ----------
+    start_ms, end_ms : milliseconds since 1970; `end_ms` is 0 while the run has not ended
+    """
+
+    run_id: str
+    experiment_id: str
+    name: str
+    status: str
+    start_ms: int
+    end_ms: int
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        """The tag `fer.kind`; empty where `mlflow run` opened the run and the command never took it over."""
+        return self.tags.get("fer.kind", "")
+
+    @property
+    def selection(self) -> str:
+        """The benchmark's selection digest, empty where the run has none."""
+        return self.tags.get("fer.selection_sha256", "")
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.tags.get("fer.benchmark", "")
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the run must have a bundle: it is of such a kind, and has finished."""
+        return self.kind in BUNDLED_KINDS and self.status == "FINISHED"
+
+    def of_ensemble(self, name: str) -> str:
+        """Return a setting of the bundle, such as `space`."""
+        return self.params.get(f"ensemble/{name}", self.params.get(name, ""))
+
+
+def record_of(run: Run) -> RunRecord:
+    """Return the record of an MLflow run."""
+    data, info = run.data, run.info
+    return RunRecord(
+        info.run_id,
+        info.experiment_id,
+        data.tags.get("mlflow.runName", info.run_id),
+        info.status,
+        info.start_time or 0,
+        info.end_time or 0,
+        {key: text for key, text in data.params.items() if key in _PARAMS or key.startswith(("ensemble/", "w/"))},
+        dict(data.metrics),
+        {key: text for key, text in data.tags.items() if key.startswith(("fer.", "triage.", ENTRY))},
+    )
+
+
+def read_records(client: MlflowClient) -> list[RunRecord]:
+    """Return the records of all active runs of this package, oldest first.
+
+    Runs without a kind that `mlflow run` left RUNNING are among them, where their source is that of other runs of this
+    package, or the folder that the package lies in: another project's run is none of ours.
+
+    Raises
+    ------
+    TrackingError
+        the store cannot be read
+    """
+    runs = search_runs(client, "tags.`fer.kind` LIKE '%'")
+    sources = {run.data.tags[_SOURCE] for run in runs if ENTRY in run.data.tags and _SOURCE in run.data.tags}
+    folder = str(Path(__file__).parents[2])
+    sources |= {folder, f"file://{folder}"}
+    opened = search_runs(client, f"attributes.status = 'RUNNING' AND tags.`{ENTRY}` LIKE '%'")
+    runs += [run for run in opened if "fer.kind" not in run.data.tags and run.data.tags.get(_SOURCE) in sources]
+    return sorted(map(record_of, runs), key=lambda record: (record.start_ms, record.run_id))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A run's status and its reasons; rules do not change it where a person set it."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+    by_person: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ import itertools
 import pytest
 from runs import evidence_of, record
 
-from fer_mlflow.tracking.triage.evidence import Evidence
-from fer_mlflow.tracking.triage.records import Judgement, changes, is_by_person, parse_reasons, wanted_tags
-from fer_mlflow.tracking.triage.rules import build_context, judge, judge_one
+from fer_mlflow.tracking.records import Evidence, Judgement
+from fer_mlflow.tracking.store import is_by_person
+from fer_mlflow.tracking.triage import build_context, changes, judge, judge_one, parse_reasons, wanted_tags
 
 NOW_MS = 10_000_000
 SOUND = evidence_of([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 0])

@@ -11,8 +11,7 @@ from toys import CLASSES, draw_logits, expected_metrics, publish, write_bundle
 
 from fer_mlflow.errors import TrackingError
 from fer_mlflow.files import sha256_of_file
-from fer_mlflow.tracking.triage.evidence import EvidenceStore
-from fer_mlflow.tracking.triage.records import record_of
+from fer_mlflow.tracking.records import EvidenceStore, record_of
 
 LOGITS, LABELS = draw_logits(40, seed=5)
 LABELS[[3, 17]] = -1

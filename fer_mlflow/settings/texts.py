@@ -1,0 +1,232 @@
+"""Texts of values: how weights, shares, numbers, names and durations are typed, logged and shown."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from fer_mlflow.errors import ContractError
+from fer_mlflow.settings import split_names
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TOLERANCE = 1e-6
+
+
+def parse_weights(value: Any) -> dict[str, float]:
+    """Read `NAME=share,NAME=share`, or a mapping of names to shares.
+
+    Names are unique, shares finite, at least 0 and sum to 1 within 1e-6. A share of 0 drops the teacher.
+
+    Raises
+    ------
+    ContractError
+        anything else; for a wrong sum the message gives the normalised weights
+
+    Examples
+    --------
+    >>> parse_weights("RN18=0.4, B3=0.6")
+    {'RN18': 0.4, 'B3': 0.6}
+    """
+    weights: dict[str, float] = {}
+    for name, share in _pairs(value):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ContractError(f'weights: "{name}={share}" is not NAME=share; write for example RN18=0.4,B3=0.6')
+        if name in weights:
+            raise ContractError(f"weights: teacher {name} is there twice; give it one share")
+        try:
+            weights[name] = float(share)
+        except (TypeError, ValueError) as error:
+            raise ContractError(f'weights: the share "{share}" of {name} is not a number') from error
+    check_weights(weights)
+    return {name: share for name, share in weights.items() if share > 0}
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]]:
+    """Return the names and shares of a text or a mapping, not checked yet."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if not isinstance(value, str):
+        raise ContractError(f"weights: {value!r} is neither NAME=share,… nor a mapping of names to shares")
+    pairs = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, share = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ContractError(f'weights: "{part}" is not NAME=share; write for example RN18=0.4,B3=0.6')
+        pairs.append((name, share))
+    return pairs
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Check that shares are finite, at least 0 and sum to 1 within 1e-6.
+
+    Raises
+    ------
+    ContractError
+        they are not; for a wrong sum the message gives the normalised weights
+    """
+    if not weights:
+        raise ContractError("weights: no teacher is named; write for example RN18=0.4,B3=0.6")
+    for name, share in weights.items():
+        if not math.isfinite(share) or share < 0:
+            raise ContractError(f"weights: the share {share:g} of {name} is not a finite number of at least 0")
+    total = math.fsum(weights.values())
+    if total <= 0:
+        raise ContractError("weights: all shares are 0; give at least one teacher a share")
+    if abs(total - 1) > _TOLERANCE:
+        normalised = ",".join(f"{name}={share / total:.6g}" for name, share in weights.items())
+        raise ContractError(f"weights: shares sum to {total:.6g}, not to 1; normalised they are {normalised}")
+
+
+def format_weights(weights: Mapping[str, float]) -> str:
+    """Return the canonical text of an ensemble: names sorted, shares as shortest decimals.
+
+    >>> format_weights({"RN18": 0.40, "B3": 0.6})
+    'B3=0.6,RN18=0.4'
+    """
+    return ",".join(f"{name}={_shortest(weights[name])}" for name in sorted(weights))
+
+
+def _shortest(share: float) -> str:
+    """Return the shortest decimal that gives this number, without an exponent and trailing zeros."""
+    text = format(Decimal(repr(float(share))), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def parse_shares(value: Any) -> dict[str, float]:
+    """Return the splits and shares of `train=0.8,val=0.1,test=0.1`, or of a mapping.
+
+    Raises
+    ------
+    ContractError
+        an entry is no NAME=share, a name is there twice, or the shares do not sum to 1
+
+    Examples
+    --------
+    >>> parse_shares("train=0.75,val=0.25")
+    {'train': 0.75, 'val': 0.25}
+    """
+    entries = [f"{name}={share}" for name, share in value.items()] if isinstance(value, Mapping) else value.split(",")
+    shares: dict[str, float] = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        name = name.strip()
+        try:
+            share = float(number)
+        except ValueError:
+            share = -1.0
+        if not name or name in shares or not 0 < share <= 1:
+            raise ContractError(f'"{entry}" is not NAME=share with a new name and a share above 0, up to 1')
+        shares[name] = share
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ContractError(f"shares sum to {sum(shares.values()):g}, not to 1")
+    return shares
+
+
+def format_shares(shares: Mapping[str, float]) -> str:
+    return ",".join(f"{name}={share!r}" for name, share in shares.items())
+
+
+def parse_f1(value: Any) -> dict[str, float]:
+    """Read `CLASS=number,…`, or a mapping of classes to numbers."""
+    pairs = dict(value) if isinstance(value, Mapping) else dict(part.partition("=")[::2] for part in split_names(value))
+    found = {}
+    for name, number in pairs.items():
+        try:
+            found[name.strip()] = float(number)
+        except (TypeError, ValueError):
+            found[name.strip()] = float("nan")
+        if not 0 <= found[name.strip()] <= 1:
+            text = f"{name}={number}" if number else name
+            raise ValueError(f'"{text}" is not CLASS=number with a share of 1; write for example Disgust=0.61')
+    return found
+
+
+def format_f1(numbers: Mapping[str, float]) -> str:
+    return ",".join(f"{name}={number!r}" for name, number in numbers.items())
+
+
+def rising_numbers(value: Any, count: int | None = None) -> tuple[float, ...]:
+    """Return rising finite numbers above 0, `count` of them, from comma-separated text or a sequence.
+
+    >>> rising_numbers("1, 2,4.5")
+    (1.0, 2.0, 4.5)
+    """
+    try:
+        numbers = tuple(float(each) for each in (value.split(",") if isinstance(value, str) else value))
+    except (TypeError, ValueError):
+        numbers = ()
+    rising = all(a < b for a, b in zip((0.0, *numbers), (*numbers, float("inf")), strict=True))
+    if not numbers or not rising or (count and len(numbers) != count):
+        how_many = f"{count} " if count else ""
+        raise ValueError(f"{value!r} is not {how_many}rising numbers above 0, comma-separated")
+    return numbers
+
+
+def parse_columns(value: Any) -> tuple[str, ...]:
+    """Return names of columns; the word none gives no name."""
+    return () if value == "none" else split_names(value)
+
+
+def format_columns(names: tuple[str, ...]) -> str:
+    return ",".join(names) or "none"
+
+
+def format_number(number: float) -> str:
+    """Return a number as it is typed.
+
+    >>> format_number(1.0), format_number(0.5)
+    ('1', '0.5')
+    """
+    return repr(number).removesuffix(".0")
+
+
+def format_numbers(numbers: tuple[float, ...]) -> str:
+    """Return numbers as they are typed.
+
+    >>> format_numbers((1.0, 2.5))
+    '1,2.5'
+    """
+    return ",".join(map(format_number, numbers))
+
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(value: Any) -> float:
+    """Return seconds, of a number of seconds or of a text with a unit: 90s, 30m, 1h, 2d.
+
+    >>> parse_duration("90m"), parse_duration(60)
+    (5400.0, 60.0)
+    """
+    if isinstance(value, str):
+        number, unit = value[:-1], _UNITS.get(value[-1:])
+        if unit is None or not number.replace(".", "", 1).isdecimal():
+            raise ValueError(f"{value!r} is not a time such as 90s, 30m, 1h or 2d")
+        return float(number) * unit
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{value!r} is not a number of seconds")
+    return float(value)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds with the largest unit that gives a whole number.
+
+    >>> format_duration(3600.0), format_duration(5400.0), format_duration(1.5)
+    ('1h', '90m', '1.5s')
+    """
+    unit = next((name for name, length in _UNITS.items() if seconds and seconds % length == 0), "s")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def parse_inputs(value: Any) -> tuple[str, ...]:
+    """Return the words of a sequence or a text; those that are no file are split at commas."""
+    words = map(os.fspath, [value] if isinstance(value, str | os.PathLike) else value)
+    parts = [part.strip() for word in words for part in ([word] if os.path.exists(word) else word.split(","))]
+    return tuple(filter(None, parts))
+
+
+def parse_texts(value: Any) -> tuple[str, ...]:
+    """Return the comma-separated texts, of which one may be empty, or those of a sequence."""
+    return tuple(value.split(",")) if isinstance(value, str) else tuple(str(each or "") for each in value)
