@@ -247,7 +247,7 @@ CHILD = """
 import json, resource, sys, threading, time
 import mlflow, pandas, sklearn, scipy.special, scipy.optimize, mlflow.tracking
 if "torch" in sys.argv[1]: import torch, timm
-import fer_mlflow.workflows.export, fer_mlflow.cli.export
+import fer_mlflow.workflows.export, fer_mlflow.cli.scoring
 from fer_mlflow.cli import main
 peak = [0]
 def watch():

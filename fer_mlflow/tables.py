@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from numbers import Integral, Real
 
 Cell = str | int | float | None
@@ -23,12 +24,14 @@ class Table:
     rows : texts, whole numbers, other numbers, or None where there is no value
     align : `l` or `r` for each column; where it is empty, columns that hold only numbers end together
     digits : decimals of numbers that are not whole
+    widths : the least width of the first columns, as text
     """
 
     header: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
     align: str = ""
     digits: int = 4
+    widths: Sequence[int] = ()
 
     def _cells(self) -> list[list[str]]:
         return [[format_cell(cell, self.digits) for cell in row] for row in self.rows]
@@ -65,7 +68,8 @@ def format_cell(cell: Cell, digits: int = 4) -> str:
 def text_lines(table: Table, indent: int = 2, rule: bool = False) -> list[str]:
     """Return a table as lines of columns that are two spaces apart; `rule` draws a line below the header."""
     rows = [list(map(one_line, table.header))] * bool(table.header) + table._cells()
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    least = chain(table.widths, repeat(0))
+    widths = [max(width, *map(len, column)) for width, column in zip(least, zip(*rows, strict=True), strict=False)]
     pads = [str.rjust if right else str.ljust for right in table._right()]
     lines = ["  ".join(pad(c, w) for pad, c, w in zip(pads, row, widths, strict=True)).rstrip() for row in rows]
     if rule and table.header:

@@ -35,6 +35,11 @@ def test_alignment_digits_rule_and_indent_are_chosen():
     assert text_lines(table, indent=0, rule=True) == ["    x", "-----", " a  12 %", "bc  0.2"]
 
 
+def test_columns_have_at_least_their_widths():
+    table = Table(["", "x"], [["a", 0.25], ["bcd", None]], widths=[2, 8])
+    assert text_lines(table) == ["              x", "  a      0.2500", "  bcd         –"]
+
+
 @pytest.mark.parametrize("rule", [False, True])
 def test_tables_without_rows_or_header(rule):
     assert text_lines(Table(), rule=rule) == []

@@ -12,12 +12,15 @@ import fer_mlflow
 from fer_mlflow.errors import FerError, Interrupted
 from fer_mlflow.tracking import command_line
 
-# Modules of this package, and entry points of MLproject.
-COMMANDS = (
-    *("manifest", "export", "evaluate", "calibrate", "inspect", "compare"),
-    *("sweep", "reproduce"),
-    *("triage", "fetch", "verify", "train", "distill", "demo"),
-)
+# Command, which is an entry point of MLproject -> the module of this package that has it.
+COMMANDS = {
+    "manifest": "manifests",
+    **dict.fromkeys(("export", "evaluate", "calibrate", "inspect", "compare"), "scoring"),
+    **dict.fromkeys(("sweep", "reproduce"), "search"),
+    "triage": "triage",
+    **dict.fromkeys(("fetch", "verify"), "scoring"),
+    **dict.fromkeys(("train", "distill", "demo"), "training"),
+}
 
 
 class _ToStderr(logging.Handler):
@@ -48,7 +51,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx, name):
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"fer_mlflow.cli.{name}").command
+        return getattr(importlib.import_module(f"fer_mlflow.cli.{COMMANDS[name]}"), name)
 
     def invoke(self, ctx):
         logger = logging.getLogger("fer_mlflow")

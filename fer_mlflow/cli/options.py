@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
-from importlib import import_module
 from typing import Any, get_origin
 
 import click
 
+import fer_mlflow
 from fer_mlflow.errors import FerError
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings import Field, Settings, fields_of, option_name, renamed
@@ -53,17 +53,15 @@ def workflow_command(
 ) -> Callable[[Callable[[Any], Iterator[str]]], click.Command]:
     """Return the decorator that makes a command of a function that yields the lines of a workflow's result.
 
-    Options and help text as for `settings_command`. The workflow is imported when the command runs: `MODULE.FUNCTION`,
-    both of which are the command's name by default. Where the result is a failure, the function raises after its last
-    line.
+    Options and help text as for `settings_command`. The workflow is the one that the package has under the command's
+    name, or another name; it is imported when the command runs. Where the result is a failure, the function raises
+    after its last line.
     """
-    module, _, function = (workflow or f"{name}.{name}").partition(".")
 
     def decorate(lines: Callable[[Any], Iterator[str]]) -> click.Command:
         @wraps(lines)
         def run(given: Settings) -> None:
-            home = import_module(f"fer_mlflow.workflows.{module}")
-            for line in lines(getattr(home, function).of(given, progress=show_progress)):
+            for line in lines(getattr(fer_mlflow, workflow or name).of(given, progress=show_progress)):
                 click.echo(line)
 
         LINES[name] = lines
@@ -77,6 +75,16 @@ def where_lines(result: Any, **places: Any) -> Iterator[str]:
     shown = {name: text for name, text in {"run": result.run_id, **places, "ui": result.ui}.items() if text}
     width = max(7, *map(len, shown))
     yield from (f"  {name:<{width}}  {text}" for name, text in shown.items())
+
+
+def format_interval(interval: Any, sign: str = "") -> str:
+    """Return the ends of an interval to four places; the sign `+` gives both one."""
+    return f"[{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
+
+
+def format_p_value(p_value: float) -> str:
+    """Return a p-value to four places, a smaller one as what it is below; `none` for NaN."""
+    return "none" if p_value != p_value else "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 
 
 def _parameters(field: Field) -> list[click.Parameter]:

@@ -9,7 +9,7 @@ from fer_mlflow.tables import one_line, text_lines
 
 
 @workflow_command("triage", TriageSettings)
-def command(result) -> Iterator[str]:
+def triage(result) -> Iterator[str]:
     """Judge every run on the tracking server, tag it, and rank the good ones benchmark by benchmark.
 
     Nothing is moved or deleted, and every tag can be removed again.

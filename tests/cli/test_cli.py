@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fer_mlflow.cli import COMMANDS, export as export_command, main
+from fer_mlflow.cli import COMMANDS, main
 from fer_mlflow.errors import FerError, Interrupted, JobError, TeacherError
 
 COMMAND = {name: main.get_command(click.Context(main), name) for name in COMMANDS}
@@ -37,7 +37,7 @@ def test_an_error_is_one_line_on_stderr_and_an_exit_status(monkeypatch, error, s
     def fail(**_):
         raise error
 
-    monkeypatch.setattr(export_command.command, "callback", fail)
+    monkeypatch.setattr(COMMAND["export"], "callback", fail)
     result = invoke("export", *REQUIRED)
     assert result.exit_code == status
     assert (result.stdout, result.stderr) == ("", f"fer-mlflow: {error}\n")
@@ -45,7 +45,7 @@ def test_an_error_is_one_line_on_stderr_and_an_exit_status(monkeypatch, error, s
 
 
 def test_a_fault_of_ours_is_named_and_points_to_debug(monkeypatch):
-    monkeypatch.setattr(export_command.command, "callback", lambda **_: 1 / 0)
+    monkeypatch.setattr(COMMAND["export"], "callback", lambda **_: 1 / 0)
     result = invoke("export", *REQUIRED)
     assert result.exit_code == 1
     assert result.stderr == "fer-mlflow: ZeroDivisionError: division by zero (--debug shows where)\n"

@@ -1,4 +1,4 @@
-"""`manifest`: make manifests from data sets, merge, check and split them."""
+"""The commands below `manifest`: build, merge, check, split, track."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,24 +28,22 @@ class CheckCommandSettings(CheckManifestSettings):
     strict: Annotated[bool, Option("Exit with status 2 for warnings, too.")] = False
 
 
-@workflow_command(
-    "build", BuildManifestSettings, "manifest.build_manifest", epilog=f"Data sets: {', '.join(DATASETS)}."
-)
-def build_command(result) -> Iterator[str]:
+@workflow_command("build", BuildManifestSettings, "build_manifest", epilog=f"Data sets: {', '.join(DATASETS)}.")
+def build(result) -> Iterator[str]:
     """Make the manifest of DATASET, which lies in FOLDER as it was unpacked."""
     yield report_text(result.report)
 
 
-@workflow_command("merge", MergeManifestsSettings, "manifest.merge_manifests")
-def merge_command(result) -> Iterator[str]:
+@workflow_command("merge", MergeManifestsSettings, "merge_manifests")
+def merge(result) -> Iterator[str]:
     """Merge A.csv[:SPLIT] B.csv …: paths stay valid, each image is there once, leakage between splits is reported."""
     yield report_text(result.report)
 
 
 @settings_command("check", CheckCommandSettings)
-def check_command(settings: CheckCommandSettings) -> None:
+def check(settings: CheckCommandSettings) -> None:
     """Report what is wrong with MANIFEST (A.csv, or A.csv:SPLIT): exit status 0, or 2 when it cannot be trusted."""
-    from fer_mlflow.workflows.manifest import check_manifest
+    from fer_mlflow import check_manifest
 
     result = check_manifest.of(settings, progress=show_progress)
     click.echo(report_text(result.report))
@@ -54,21 +52,21 @@ def check_command(settings: CheckCommandSettings) -> None:
         raise ManifestError(f"{result.name}: {counts}; the report above has them")
 
 
-@workflow_command("split", SplitManifestSettings, "manifest.split_manifest")
-def split_command(result) -> Iterator[str]:
+@workflow_command("split", SplitManifestSettings, "split_manifest")
+def split(result) -> Iterator[str]:
     """Split the rows of MANIFEST by label and source, each group on one side."""
     yield report_text(result.report)
 
 
-@workflow_command("track", TrackManifestSettings, "manifest_track.track_manifest")
-def track_command(result) -> Iterator[str]:
+@workflow_command("track", TrackManifestSettings, "track_manifest")
+def track(result) -> Iterator[str]:
     """Build or merge, and log the manifest as an MLflow run: what `mlflow run . -e manifest` starts."""
     yield report_text(result.manifest.report)
     yield f"\nrun       {result.run_id}\nui        {result.ui}"
 
 
-command = click.Group(
+manifest = click.Group(
     "manifest",
-    commands=[build_command, merge_command, check_command, split_command, track_command],
+    commands=[build, merge, check, split, track],
     help="Make manifests from data sets, merge, check and split them.",
 )

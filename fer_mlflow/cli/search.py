@@ -1,16 +1,18 @@
-"""`sweep`: every weighting, fusion space and preprocessing, from logits that are computed once."""
+"""The commands that search: sweep and reproduce."""
 
+from collections import Counter
 from collections.abc import Iterator
 
-from fer_mlflow.cli.options import where_lines, workflow_command
-from fer_mlflow.settings.search import SweepSettings
+from fer_mlflow.cli.options import format_interval, where_lines, workflow_command
+from fer_mlflow.settings.search import ReproduceSettings, SweepSettings
+from fer_mlflow.tables import Table, report_text, text_lines
 
 _SHOWN = 8
 _NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
 
 
 @workflow_command("sweep", SweepSettings)
-def command(result) -> Iterator[str]:
+def sweep(result) -> Iterator[str]:
     """Score every weighting of teachers in each space, choose one, and measure the choice on other rows."""
     configurations = result.configurations
     spaces, variants = dict.fromkeys(configurations.spaces), dict.fromkeys(configurations.variants)
@@ -32,22 +34,22 @@ def command(result) -> Iterator[str]:
     yield from where_lines(result, figures=figures, table=result.table_location)
 
 
-def _best_lines(result) -> Iterator[str]:
-    """Yield the best configurations on the benchmark of the choice."""
+def _best_lines(result) -> list[str]:
+    """Return the best configurations on the benchmark of the choice."""
     from fer_mlflow.scoring.metrics import metric_names
 
     shown = metric_names(having=lambda metric: "sweep" in metric.shown)
     columns = [name for name in dict.fromkeys([result.metric, *shown]) if name in result.table]
-    yield f"  rank  {'  '.join(f'{name:>8}' for name in columns)}  configuration   (on {result.fitted.benchmark})"
-    for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1):
-        numbers = "  ".join(f"{result.table[name].iloc[m]:>{max(8, len(name))}.4f}" for name in columns)
-        yield f"  {rank:>4}  {numbers}  {result.name_of(result.configurations.choice(m))}"
+    rows = [
+        [rank, *result.table[columns].iloc[m], result.name_of(result.configurations.choice(m))]
+        for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1)
+    ]
+    header = ["rank", *columns, f"configuration   (on {result.fitted.benchmark})"]
+    return text_lines(Table(header, rows, widths=[4, *(8 for _ in columns)]))
 
 
 def _plateau_lines(result) -> Iterator[str]:
     """Yield how many configurations are as good as the best, and what they have in common."""
-    from collections import Counter
-
     from fer_mlflow.workflows.configurations import describe_shares
 
     inside, configurations = result.plateau, result.configurations
@@ -74,10 +76,18 @@ def _choice_lines(result) -> Iterator[str]:
             continue
         yield (
             f"  {baseline:<14} {metric} {scores[baseline]:.4f}   chosen - {baseline} {difference.value:+.4f} "
-            f"[{difference.interval.low:+.4f}, {difference.interval.high:+.4f}], p {difference.p_value:.2g}"
+            f"{format_interval(difference.interval, '+')}, p {difference.p_value:.2g}"
         )
         (better if assessment.is_better(baseline, metric) else others).append(_NAMES[baseline])
     if better:
         yield f"  the choice is significantly better than {' and than '.join(better)}"
     if others:
         yield f"  no weighting found here is significantly better than {' or '.join(others)}"
+
+
+@workflow_command("reproduce", ReproduceSettings)
+def reproduce(result) -> Iterator[str]:
+    """Search benchmarks, subsets of them, preprocessing, spaces, weights and temperatures for published numbers."""
+    yield report_text(result.report)
+    yield ""
+    yield from where_lines(result, table=result.table_location)

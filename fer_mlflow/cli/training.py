@@ -1,20 +1,53 @@
-"""`distill`: a student from a manifest's labels and its teachers' soft labels."""
+"""The commands that train: train, distill, demo."""
 
+import importlib
 from collections.abc import Iterator
 
-from fer_mlflow.cli.compare import format_p_value
-from fer_mlflow.cli.options import where_lines, workflow_command
-from fer_mlflow.cli.train import epoch_lines
-from fer_mlflow.settings.training import DistillSettings
+import click
+
+from fer_mlflow.cli import COMMANDS
+from fer_mlflow.cli.options import (
+    LINES,
+    format_interval,
+    format_p_value,
+    settings_command,
+    where_lines,
+    workflow_command,
+)
+from fer_mlflow.progress import show_progress
+from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
+from fer_mlflow.tables import Table, text_lines
+
+
+@workflow_command("train", TrainSettings)
+def train(result) -> Iterator[str]:
+    """Train a teacher on a manifest's split, and log its best checkpoint as an MLflow run.
+
+    The images come by the same path as in an export; teachers.yaml needs nothing but the checkpoint's path.
+    """
+    plan, settings = result.plan, result.plan.settings
+    yield f"{settings.arch} at {settings.img_size} px, trained on {plan.train.name}, {len(plan.train):,} rows\n"
+    yield from _epoch_lines(plan, result.best)
+    yield ""
+    yield from where_lines(result, checkpoint=result.checkpoint)
+
+
+def _epoch_lines(plan, best) -> Iterator[str]:
+    """Yield the best epoch's number and scores."""
+    yield f"  best epoch    {best.number} of {plan.settings.epochs}"
+    yield f"  val_accuracy  {best.val_accuracy:.4f}"
+    yield f"  val_macro_f1  {best.val_macro_f1:.4f}"
 
 
 @workflow_command("distill", DistillSettings)
-def command(result) -> Iterator[str]:
+def distill(result) -> Iterator[str]:
     """Train a student on labels and soft labels, and log its best checkpoint as an MLflow run.
 
     It is trained as `train` trains a teacher, and its checkpoint is a teacher's: name it in teachers.yaml, export it.
     """
-    return _grid_lines(result) if hasattr(result, "grid") else _student_lines(result)
+    from fer_mlflow.workflows.distill import DistillGridResult
+
+    return _grid_lines(result) if isinstance(result, DistillGridResult) else _student_lines(result)
 
 
 def _student_lines(result) -> Iterator[str]:
@@ -28,7 +61,7 @@ def _student_lines(result) -> Iterator[str]:
         weights = f"alpha {loss.alpha:g}" + (f", beta {loss.beta:g}" if loss.loss == "dkd" else "")
         yield f"  loss          {loss.ce_weight:g} CE + {loss.loss.upper()} ({weights})"
         yield f"  target        {targets.kind}, T {loss.temperature:g}{calibrated}"
-    yield from epoch_lines(plan, result.best)
+    yield from _epoch_lines(plan, result.best)
     yield ""
     yield from _score_lines(result.scored)
     yield from where_lines(result, checkpoint=result.checkpoint, model=_model(result, 14))
@@ -49,10 +82,8 @@ def _score_lines(soft_labels) -> Iterator[str]:
     intervals = bootstrap_intervals(labels, predictions, soft_labels.classes, np.random.default_rng(SEED))
     yield f"  on {soft_labels.benchmark}, {len(labels):,} labelled rows"
     shown = [name for name in COUNTED if name in soft_labels.metrics]
-    width = max(map(len, shown))
-    for name in shown:
-        low, high = intervals[name].low, intervals[name].high
-        yield f"  {name:<{width}}  {soft_labels.metrics[name]:.4f}  [{low:.4f}, {high:.4f}]"
+    rows = [[name, soft_labels.metrics[name], format_interval(intervals[name])] for name in shown]
+    yield from text_lines(Table(rows=rows))
     yield ""
 
 
@@ -111,7 +142,7 @@ def _test_lines(grid) -> Iterator[str]:
     width = max(map(len, SCORES))
     for name in SCORES:
         each = grid.comparison.differences[name]
-        interval = f"[{each.interval.low:+.4f}, {each.interval.high:+.4f}]"
+        interval = format_interval(each.interval, "+")
         yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
     for name, differences in grid.seed_differences().items():
         each = pd.Series(differences)
@@ -122,3 +153,18 @@ def _test_lines(grid) -> Iterator[str]:
 def _spread(mean: float, sd: float) -> str:
     """Return a mean and its standard deviation over seeds, which one seed does not have."""
     return f"{mean:.4f}" + (" " * 9 if sd != sd else f" ± {sd:.4f}")
+
+
+@settings_command("demo", DemoSettings)
+def demo(settings: DemoSettings) -> None:
+    """Draw faces, train three teachers, export four ensembles on two splits, judge the best, show the leaderboard.
+
+    A second run reuses everything that the first one made.
+    """
+    from fer_mlflow.tour.demo import run_demo
+
+    def show(name: str, result) -> None:
+        importlib.import_module(f"fer_mlflow.cli.{COMMANDS[name]}")
+        click.echo("\n".join(LINES[name](result)))
+
+    run_demo(settings, announce=lambda text: click.echo(f"\n== {text}", err=True), show=show, progress=show_progress)

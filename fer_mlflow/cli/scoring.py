@@ -1,0 +1,234 @@
+"""The commands on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify."""
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+
+import click
+
+from fer_mlflow.cli.options import format_interval, format_p_value, where_lines, workflow_command
+from fer_mlflow.settings import scoring as settings
+from fer_mlflow.tables import Table, text_lines
+
+_LEVEL = 0.05
+
+
+@workflow_command("export", settings.ExportSettings)
+def export(result) -> Iterator[str]:
+    """Compute teachers' logits on a benchmark, fuse them, and log the soft labels as an MLflow run.
+
+    Logits that were computed before on the same rows with the same preprocessing are reused.
+    """
+    yield f"{result.name}, {len(result.soft_labels):,} rows\n"
+    if result.metrics:
+        yield from _metrics_lines(result.metrics)
+    else:
+        yield "  no row has a label: soft labels are exported, metrics are left out"
+    yield ""
+    for name, run_id in result.teacher_runs.items():
+        how = "computed, kept as" if name in result.computed else "reused from"
+        yield f"  teacher  {name} {how} run {run_id}"
+    yield from where_lines(result, bundle=result.location, copy=result.out)
+
+
+def _metrics_lines(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield metrics in lines of two columns: scores on the left, F1 of each class on the right."""
+    left = [(name, value) for name, value in metrics.items() if not name.startswith("f1/")]
+    right = [(name, value) for name, value in metrics.items() if name.startswith("f1/")]
+    width = max(map(len, metrics))
+    for pair in zip_longest(left, right, fillvalue=("", 0.0)):
+        yield ("  " + "    ".join(f"{name:<{width}} {value:7.4f}" for name, value in pair if name)).rstrip()
+
+
+@workflow_command("evaluate", settings.EvaluateSettings)
+def evaluate(result) -> Iterator[str]:
+    """Score soft labels against their labels: metrics with 95 % intervals, slices, figures, and the worst rows."""
+    from fer_mlflow.scoring.metrics import metric_names
+
+    evaluation, values = result.evaluation, result.evaluation.named()
+    at = f", T = {result.temperature:g}" if result.temperature != 1 else ""
+    yield f"{result.name}, {len(evaluation.predictions):,} labelled rows{at}\n"
+    notes = {name: format_interval(interval) for name, interval in evaluation.intervals.items()}
+    notes["ece"] = f"a calibrated model stays below {evaluation.ece_null_p95:.4f} in 95 of 100 benchmarks"
+    names = [name for name in values if not name.startswith(("ci95/", "ece_null"))]
+    names.sort(key=lambda name: name.startswith("f1/"))
+    yield from text_lines(Table(rows=[[name, values[name], notes.get(name, "")] for name in names], widths=[0, 7]))
+    if absent := [name for name in result.soft_labels.classes if f"f1/{name}" not in values]:
+        yield f"  no labelled row of {', '.join(absent)}: not in macro_f1"
+    shown = metric_names(having=lambda metric: "slices" in metric.shown)
+    for column, parts in result.slices.items():
+        width = max(map(len, [column, *parts]))
+        if parts:
+            yield f"\n  {column:<{width}}     rows" + "".join(f"  {name:>8}" for name in shown)
+        for value, metrics in parts.items():
+            numbers = "".join(f"  {metrics[name]:8.4f}" for name in shown)
+            yield f"  {value or '(empty)':<{width}}  {metrics['rows']:7,.0f}{numbers}"
+    yield ""
+    yield from where_lines(result, figures=", ".join(result.figures), rows=result.predictions_location)
+
+
+@workflow_command("calibrate", settings.CalibrateSettings)
+def calibrate(result) -> Iterator[str]:
+    """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on."""
+    from fer_mlflow.scoring.metrics import CALIBRATION_METRICS, metric_names
+
+    calibration, fit, described = result.calibration, result.calibration.fit, result.calibration.fitted
+    yield f"{result.name}, {len(calibration.before.predictions):,} labelled rows"
+    yield f"{result.method}, {calibration.protocol}\n"
+    yield f"  status  {fit.status}: {fit.explanation}"
+    if calibration.fitted_on["classes"] == 1:
+        yield "          all rows have one label, so this fits the confidence in that class alone"
+    if "temperature" in described:
+        error = f" ± {described['temperature_se']:.4f} (standard error)" if "temperature_se" in described else ""
+        yield f"  T       {described['temperature']:.4f}{error}"
+    for name, values in described.items():
+        if isinstance(values, dict):
+            yield f"  {name.replace('_', ' '):<7} " + ", ".join(f"{part} {v:.4f}" for part, v in values.items())
+    losses = metric_names(having=lambda metric: metric.direction == "lower")
+    compared = [*losses, *CALIBRATION_METRICS, *metric_names(having=lambda metric: metric.from_counts)]
+    scores = [each.named() for each in (calibration.before, calibration.after) if each is not None]
+    rows = [[name, *(each[name] for each in scores)] for name in compared]
+    yield ""
+    yield from text_lines(Table(["", "before", "after"][: len(scores) + 1], rows, widths=[0, 7, 8]))
+    for column, slices in calibration.by_slice.items():
+        yield from _temperature_lines(column, slices)
+    yield ""
+    yield from where_lines(result, export=result.exported_run)
+
+
+def _temperature_lines(column: str, slices: Mapping) -> Iterator[str]:
+    """Yield each slice's own temperature, and its scores before and after the common calibration."""
+    from fer_mlflow.calibration.temperature import OK
+
+    width = max(map(len, [column, *slices]))
+    names = "".join(f"  {name:>10}" for name in next(iter(slices.values()))[1] if name != "rows")
+    yield f"\n  {column:<{width}}     rows         T  {'':>8}{names}"
+    for value, (fit, numbers) in slices.items():
+        found = f"{fit.temperature:8.4f}  ± {fit.standard_error:<6.4f}" if fit.status == OK else f"{fit.status:>18}"
+        cells = "".join(f"  {number:10.4f}" for name, number in numbers.items() if name != "rows")
+        yield f"  {value or '(empty)':<{width}}  {numbers['rows']:7,.0f}  {found}{cells}"
+
+
+@workflow_command("inspect", settings.InspectSettings)
+def inspect(result) -> Iterator[str]:
+    """Show how peaked softmax(z / T) is over temperatures, and which of them suit distillation."""
+    from fer_mlflow.workflows.inspect import COLUMNS
+
+    soft_labels, sharpness = result.soft_labels, result.sharpness
+    yield f"{result.name}, {len(soft_labels):,} rows: top probability of softmax(z / T)\n"
+    columns = zip(sharpness.temperatures, *(getattr(sharpness, name) for name in COLUMNS), strict=True)
+    rows = [[f"{at:g}", *values, f"{sure:.2%}"] for at, *values, sure in columns]
+    header = ["T", "mean", "median", "p90", "p99", "entropy", "above 0.99"]
+    yield from text_lines(Table(header, rows, align="lrrrrrr", widths=[6]))
+    temperatures = [f"T {at:<4g}" for at in sharpness.temperatures]
+    classes = zip(soft_labels.classes, sharpness.rows_by_class, sharpness.mean_by_class.T, strict=True)
+    rows = [[name, count, *means] for name, count, means in classes]
+    yield ""
+    yield from text_lines(Table(["predicted class", "rows", *temperatures], rows, widths=[0, 7]))
+    low, high = result.band
+    yield f"\n  rule: a mean top probability from {low:g} to {high:g}; above it targets are nearly one-hot,"
+    yield "        below it nearly uniform, and a student learns little from either"
+    if result.recommended is None:
+        yield "  no temperature gives that: the logits are constant or tied"
+    else:
+        yield f"  recommended  T from {result.recommended[0]:.2f} to {result.recommended[1]:.2f}"
+    calibration = soft_labels.report.get("calibration", {})
+    if "temperature" in calibration:
+        yield f"  the logits are calibrated with T = {calibration['temperature']:.4g}, which is in them already"
+    yield ""
+    yield from where_lines(result)
+
+
+@workflow_command("compare", settings.CompareSettings)
+def compare(result) -> Iterator[str]:
+    """Set two runs' soft labels side by side: first how they were made, then, where that allows it, their scores.
+
+    RUN_A and RUN_B are export or teacher runs, by their id or its first digits, or folders of bundles. The exit
+    status is 3 where they cannot be compared.
+    """
+    for side, source in (("A", result.a), ("B", result.b)):
+        yield f"{side}  {source.name}  ({source.run_id or source.bundle.folder})"
+    yield ""
+    for label, text in result.protocols[0].items():
+        other = result.protocols[1][label]
+        yield f"  {'≠' if text != other else ' '} {label:<24}{text}"
+        if text != other:
+            yield f"    {'':<24}{other}"
+    yield f"\n{result.verdict}"
+    if result.comparison is not None:
+        yield from _difference_lines(result.table)
+        yield _changes(result.comparison)
+    yield ""
+    yield from where_lines(result, rows=result.comparison is not None and result.changed_rows_location)
+    if result.comparison is None:
+        raise click.exceptions.Exit(3)
+
+
+def _difference_lines(table) -> Iterator[str]:
+    """Yield each metric's difference with its interval and p-value."""
+    from fer_mlflow.scoring.metrics import metric_names
+
+    rows = []
+    for row in table.itertuples():
+        interval = "none" if row.low != row.low else format_interval(row, "+")
+        p_value = f"{format_p_value(row.p_value):>7}" + " *" * (row.p_value < _LEVEL)
+        rows.append([row.metric, row.a, row.b, f"{row.difference:+.4f}", interval, p_value])
+    yield ""
+    header = ["", "A", "B", "B - A", "95 % interval", "   p"]
+    yield from text_lines(Table(header, rows, align="lrrrll", widths=[0, 6, 6, 7, 20]))
+    yield "\n  * p below 0.05, every metric on its own: where nothing differs, four in ten tables like this show a star"
+    headline = metric_names(having=lambda metric: metric.from_counts and "slices" in metric.shown)
+    if not (table[table["metric"].isin(headline)]["p_value"] < _LEVEL).any():
+        yield f"  neither {' nor '.join(headline)} differs significantly between A and B on these rows"
+
+
+def _changes(comparison) -> str:
+    """Return how many predictions changed, and in which direction."""
+    changed, better, worse = (
+        int(each.sum()) for each in (comparison.changed, comparison.only_b_right, comparison.only_a_right)
+    )
+    return (
+        f"  {changed:,} of {len(comparison.labels):,} rows have another prediction: only B is right on {better:,}, "
+        f"only A on {worse:,}, neither on {changed - better - worse:,}"
+    )
+
+
+@workflow_command("fetch", settings.FetchSettings)
+def fetch(result) -> Iterator[str]:
+    """Download a run's soft labels, verify all of them, and print the folder, ready for SoftLabels.open.
+
+    With --manifest, prove row by row that they are aligned to it. A folder that has them already is verified again.
+    """
+    bundle, source = result.soft_labels, result.source_sha256
+    yield f"{bundle.name}, {len(bundle):,} rows\n"
+    if result.chosen:
+        yield f"  chosen    {result.chosen}"
+    yield f"  run       {result.source_run}"
+    is_original = bundle.sha256 == source
+    what = ", and the run is tagged with it" if is_original else f"; rewritten from the run's {source[:12]}…"
+    yield f"  bundle    {bundle.sha256[:12]}…: every file has its hash{what}"
+    for name, text in result.proofs.items():
+        yield f"  {name:<8}  {text}"
+    yield f"  folder    {result.how}\n"
+    yield str(bundle.folder)
+
+
+@workflow_command("verify", settings.VerifySettings)
+def verify(result) -> Iterator[str]:
+    """Check all of a run's soft labels, or a folder's, and print every check with its verdict.
+
+    With --manifest, the rows too; with --recompute N and --teachers, the logits of N random rows are computed again.
+    The exit status is 1 where a check fails.
+    """
+    counts, checks = result.counts, result.checks
+    yield result.source
+    if result.name:
+        yield f"{result.name}, {result.rows:,} rows"
+    yield ""
+    words = {"fail": "FAIL"}
+    rows = [[words.get(check.verdict, check.verdict), check.name, " ".join(check.detail.split())] for check in checks]
+    yield from text_lines(Table(rows=rows))
+    others = "".join(f", {counts[word]} {word}" for word in ("warn", "skip") if counts[word])
+    verdict = f"does not verify: {counts['fail']} of {len(checks)} checks fail" if counts["fail"] else "verifies"
+    yield f"\n{verdict} ({counts['pass']} pass{others})"
+    if counts["fail"]:
+        raise click.exceptions.Exit(1)
