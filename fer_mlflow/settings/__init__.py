@@ -1,8 +1,6 @@
-"""Settings of workflows: frozen dataclasses whose fields are typed, checked and documented in one place.
+"""Settings of workflows: frozen dataclasses, whose fields give command-line options, option tables and params.
 
-The options of the command line, the option tables of the docs and the params of a run are generated from the fields.
-This module and those that define settings import neither numpy, torch nor mlflow, since the command line reads them
-before a command runs.
+These modules import neither numpy, torch nor mlflow, since the command line reads them before a command runs.
 """
 
 import dataclasses
@@ -27,8 +25,7 @@ class Option:
     Attributes
     ----------
     help : one sentence for `--help` and the docs
-    least, most : smallest and largest number that is allowed
-    above : the number must be greater than this
+    least, most, above : limits of a number: smallest, largest, and what it must be greater than
     none_text : the word that stands for None, such as `auto`; empty where only an empty text does
     default_text : what the help shows as the default where the field's own default says nothing
     parse : turns a text, or a Python value, into the field's value; a ValueError or FerError says what is wrong
@@ -80,7 +77,13 @@ class Field:
     @property
     def kind(self) -> str:
         """The kind of value, for help texts."""
-        words = {bool: "true|false", int: "integer", float: "number"}
+        words = {
+            bool: "true|false",
+            int: "integer",
+            float: "number",
+            tuple[str, ...]: "names",
+            tuple[float, ...]: "numbers",
+        }
         return self.option.kind or "|".join(self.choices) or words.get(self.base, "text")
 
     @property
@@ -99,10 +102,7 @@ class Field:
     def check(self, value: Any) -> Any:
         """Return the field's value for a typed text or a Python value; an empty text gives the default.
 
-        Raises
-        ------
-        ValueError, FerError
-            what is wrong with the value, without the field's name
+        A ValueError or FerError says what is wrong with the value, without the field's name.
         """
         if isinstance(value, str) and not value:
             if self.required:
@@ -115,15 +115,18 @@ class Field:
         if self.option.parse is not None:
             return self.option.parse(value)
         if self.choices:
-            if value not in self.choices:
+            word = format_value(value) if isinstance(value, bool) else value
+            if word not in self.choices:
                 raise ValueError(f"{value!r} is not one of {', '.join(self.choices)}")
-            return value
+            return word
         if self.base is bool:
             if not isinstance(value, bool) and value not in ("true", "false"):
                 raise ValueError(f"{value!r} is neither true nor false")
             return value in (True, "true")
         if self.base in (int, float):
             return self._check_number(value)
+        if self.base == tuple[str, ...]:
+            return split_names(value)
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str):
@@ -173,32 +176,30 @@ def format_value(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
+@cache
 def fields_of(settings: Any) -> tuple[Field, ...]:
     """Return the fields of a settings class, in the order in which help texts show them."""
-    return _fields(settings)
-
-
-@cache
-def _fields(settings: Any) -> tuple[Field, ...]:
     hints = get_type_hints(settings, include_extras=True)
     return tuple(_field(each, hints[each.name]) for each in dataclasses.fields(settings))
 
 
 def _field(field: dataclasses.Field, hint: Any) -> Field:
-    """Return what an annotation says of a field."""
-    option = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Option)), None)
-    base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    optional = False
-    if get_origin(base) in (Union, types.UnionType):
-        members = [each for each in get_args(base) if each is not type(None)]
-        optional = len(members) < len(get_args(base))
-        if option is None:  # `Limit | None` where Limit is annotated
-            option = next((m for each in members for m in getattr(each, "__metadata__", ())), None)
-        (base,) = members  # one type, or None
-        base = get_args(base)[0] if get_origin(base) is Annotated else base
+    """Return what an annotation says of a field: `Annotated[T | None, Option(…)]`, or `Limit | None` of such a type."""
+    base, option = _unwrapped(hint)
+    optional = get_origin(base) in (Union, types.UnionType)
+    if optional:
+        (inner,) = (each for each in get_args(base) if each is not type(None))  # one type, or None
+        base, own = _unwrapped(inner)
+        option = option or own
     if option is None:
         raise TypeError(f"the field {field.name} has no Option")
     return Field(field.name, base, optional or field.default is None, field.default, option)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, Option | None]:
+    """Return a type and the Option that it is annotated with."""
+    option = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Option)), None)
+    return (get_args(hint)[0] if get_origin(hint) is Annotated else hint), option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,11 @@ FROM_ROOT = Option(
     "Folder of the paths that are read; one for each input, or one for all.",
     parse=texts.parse_texts,
     default_text="its own",
-    kind="names",
 )
 SOURCES = Option(
     "Text of the column source; one for each input, or one for all.",
     parse=texts.parse_texts,
     default_text="what is there",
-    kind="names",
 )
 
 
@@ -102,8 +100,7 @@ class CheckManifestSettings(Settings):
     root: Annotated[str | None, Option("Folder that paths start from.", default_text="the manifest's")] = None
     classes: Classes = None
     dataset: Annotated[
-        str | None,
-        Option("Data set whose published counts the rows should have.", default_text="goes by source"),
+        str | None, Option("Data set whose published counts the rows should have.", default_text="goes by source")
     ] = None
     decode: Annotated[bool, Option("Decode every image; false only hashes the files.")] = True
     near: Annotated[bool, Option("Find near-duplicates, too.")] = False
@@ -151,9 +148,7 @@ class TrackManifestSettings(RunSettings, _BuildOptions, _NewManifest):
     action: Annotated[Literal["build", "merge"], Option("What to do.")]
     dataset: Annotated[Dataset | None, Option("build: the data set.")] = None
     folder: Annotated[str | None, Option("build: where the data set lies.", kind="path")] = None
-    inputs: Annotated[
-        tuple[str, ...], Option("merge: A.csv[:SPLIT],B.csv,…", parse=texts.parse_inputs, kind="names")
-    ] = ()
+    inputs: Annotated[tuple[str, ...], Option("merge: A.csv[:SPLIT],B.csv,…", parse=texts.parse_inputs)] = ()
     from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
     source: Annotated[tuple[str, ...], SOURCES] = ()
 

@@ -4,27 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, option_name, split_names, texts
-from fer_mlflow.settings.groups import (
-    MANIFEST,
-    TEACHERS,
-    Classes,
-    FusionSettings,
-    Limit,
-    Root,
-    RunSettings,
-    SourceSettings,
-    Split,
-)
+from fer_mlflow.settings import Option, Settings, groups, option_name, texts
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings(SourceSettings):
+class InspectSettings(groups.SourceSettings):
     """Settings of `inspect`."""
 
     temperatures: Annotated[
-        tuple[float, ...],
-        Option("Temperatures to look at.", parse=texts.rising_numbers, text=texts.format_numbers, kind="numbers"),
+        tuple[float, ...], Option("Temperatures to look at.", parse=texts.rising_numbers, text=texts.format_numbers)
     ] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     band: Annotated[
         tuple[float, ...],
@@ -32,20 +20,19 @@ class InspectSettings(SourceSettings):
             "Mean top probability that suits distillation: lowest, highest.",
             parse=lambda value: texts.rising_numbers(value, 2),
             text=texts.format_numbers,
-            kind="numbers",
         ),
     ] = (0.5, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings(FusionSettings):
+class ExportSettings(groups.FusionSettings):
     """Settings of `export`."""
 
     out: Annotated[str | None, Option("Also put the bundle into this folder.", kind="path")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(SourceSettings):
+class EvaluateSettings(groups.SourceSettings):
     """Settings of `evaluate`."""
 
     by: Annotated[
@@ -54,14 +41,13 @@ class EvaluateSettings(SourceSettings):
             "Columns whose values are scored on their own, or none.",
             parse=texts.parse_columns,
             text=texts.format_columns,
-            kind="names",
         ),
     ] = ("source",)
     temperature: Annotated[float, Option("Evaluate logits divided by this.", above=0, text=texts.format_number)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateSettings(SourceSettings):
+class CalibrateSettings(groups.SourceSettings):
     """Settings of `calibrate`."""
 
     method: Annotated[Literal["temperature", "bias-corrected", "vector"], Option("What is fitted.")] = "temperature"
@@ -80,7 +66,6 @@ class CalibrateSettings(SourceSettings):
             "Columns whose values get their own temperature, or none.",
             parse=texts.parse_columns,
             text=texts.format_columns,
-            kind="names",
         ),
     ] = ("source",)
     seed: Annotated[int, Option("Assigns rows to folds.", least=0)] = 0
@@ -98,7 +83,7 @@ class CalibrateSettings(SourceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(RunSettings):
+class CompareSettings(groups.RunSettings):
     """Settings of `compare`."""
 
     run_a: Annotated[str, Option("Export or teacher run, by its id or its first digits, or a folder.", argument=True)]
@@ -110,11 +95,11 @@ class ManifestRowsSettings(Settings):
     """The rows of a manifest on this machine that soft labels are compared with."""
 
     verify_paths: ClassVar[bool] = False  # soft labels can be used where the images are not
-    manifest: Annotated[str | None, MANIFEST] = None
-    root: Root = None
-    split: Split = None
-    limit: Limit = None
-    classes: Classes = None
+    manifest: Annotated[str | None, groups.MANIFEST] = None
+    root: groups.Root = None
+    split: groups.Split = None
+    limit: groups.Limit = None
+    classes: groups.Classes = None
 
     def check(self, *others: str) -> None:
         """Check that nothing is given that needs a manifest where there is none; `others` are further such fields."""
@@ -169,7 +154,7 @@ class VerifySettings(ManifestRowsSettings):
         str, Option("Export or teacher run, by its id or its first digits, or a folder.", argument=True)
     ]
     recompute: Annotated[int | None, Option("Compute the logits of so many random rows again.", least=1)] = None
-    teachers: Annotated[str | None, TEACHERS] = None
+    teachers: Annotated[str | None, groups.TEACHERS] = None
     seed: Annotated[int, Option("Draws the rows.", least=0)] = 0
     device: Annotated[str, Option("auto, cpu, cuda or cuda:N.")] = "auto"
 
@@ -184,7 +169,7 @@ class VerifySettings(ManifestRowsSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriageSettings(RunSettings):
+class TriageSettings(groups.RunSettings):
     """Settings of `triage`."""
 
     benchmark: Annotated[
@@ -192,9 +177,7 @@ class TriageSettings(RunSettings):
         Option("Show only benchmarks of this name, or whose selection digest begins so.", default_text="all"),
     ] = None
     metric: Annotated[str, Option("Rank by this metric.")] = "macro_f1"
-    classes: Annotated[
-        tuple[str, ...], Option("Also show F1 of these classes, comma-separated.", parse=split_names, kind="names")
-    ] = ()
+    classes: Annotated[tuple[str, ...], Option("Also show F1 of these classes, comma-separated.")] = ()
     top: Annotated[int | None, Option("Runs shown and tested on each leaderboard.", least=1, none_text="all")] = 20
     across: Annotated[bool, Option("Also rank configurations over all benchmarks, and recommend one.")] = False
     even_bad: Annotated[bool, Option("Show runs on leaderboards whatever their status.")] = False

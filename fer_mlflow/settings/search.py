@@ -5,25 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, option_name, split_names, texts
-from fer_mlflow.settings.groups import (
-    CLAHE_CLIP,
-    CLAHE_TILE,
-    PRECISION,
-    TEACHERS,
-    VERIFY_PATHS,
-    Classes,
-    ComputeSettings,
-    FusionSettings,
-    Limit,
-    PrecisionWord,
-    Root,
-    RunSettings,
-    SpaceWord,
-    fusion_settings,
-)
+from fer_mlflow.settings import Option, Settings, groups, option_name, split_names, texts
 
-_SPACES = get_args(SpaceWord)
+_SPACES = get_args(groups.SpaceWord)
+Clahe = Annotated[Literal["false", "true", "both"], Option("Teachers' logits without CLAHE, with it, or both.")]
 _CLAHE = {"false": (False,), "true": (True,), "both": (False, True)}
 # What stored runs have settled already.
 _OF_MANIFESTS = ("manifest", "teachers", "root", "split", "limit", "classes", "precision")
@@ -37,13 +22,6 @@ def _parse_spaces(value: Any) -> tuple[str, ...]:
     return tuple(space for space in _SPACES if space in named)
 
 
-def _parse_clahe(value: Any) -> str:
-    word = str(value).lower() if isinstance(value, bool) else value
-    if word not in _CLAHE:
-        raise ValueError(f"{value!r} is not one of {', '.join(_CLAHE)}")
-    return word
-
-
 @dataclass(frozen=True, kw_only=True)
 class _SearchFields(Settings):
     """Which teachers' logits are searched, and with which weights."""
@@ -51,40 +29,28 @@ class _SearchFields(Settings):
     manifest: Annotated[
         str | None, Option("CSV of images, or CSV:SPLIT,CSV:SPLIT,…; each is a benchmark.", kind="path")
     ] = None
-    teachers: Annotated[str | None, TEACHERS] = None
-    benchmark: Annotated[
-        tuple[str, ...],
-        Option("Instead of both: stored teacher runs on these benchmarks.", parse=split_names, kind="names"),
-    ] = ()
-    members: Annotated[
-        tuple[str, ...], Option("Use these teachers.", parse=split_names, kind="names", default_text="all")
-    ] = ()
+    teachers: Annotated[str | None, groups.TEACHERS] = None
+    benchmark: Annotated[tuple[str, ...], Option("Instead of both: stored teacher runs on these benchmarks.")] = ()
+    members: Annotated[tuple[str, ...], Option("Use these teachers.", default_text="all")] = ()
     space: Annotated[
-        tuple[str, ...],
-        Option("Where the weighted mean is taken: logit, prob or both.", parse=_parse_spaces, kind="names"),
+        tuple[str, ...], Option("Where the weighted mean is taken: logit, prob or both.", parse=_parse_spaces)
     ] = _SPACES
-    clahe: Annotated[
-        Literal["false", "true", "both"],
-        Option("Teachers' logits without CLAHE, with it, or both.", parse=_parse_clahe),
-    ] = "false"
-    root: Root = None
-    split: Annotated[
-        tuple[str, ...],
-        Option("Use the rows of these splits; each is a benchmark.", parse=split_names, kind="names"),
-    ] = ()
-    limit: Limit = None
-    verify_paths: Annotated[bool | None, VERIFY_PATHS] = None
-    classes: Classes = None
-    clahe_clip: Annotated[float | None, CLAHE_CLIP] = None
-    clahe_tile: Annotated[int | None, CLAHE_TILE] = None
-    precision: Annotated[PrecisionWord | None, PRECISION] = None
+    clahe: Clahe = "false"
+    root: groups.Root = None
+    split: Annotated[tuple[str, ...], Option("Use the rows of these splits; each is a benchmark.")] = ()
+    limit: groups.Limit = None
+    verify_paths: Annotated[bool | None, groups.VERIFY_PATHS] = None
+    classes: groups.Classes = None
+    clahe_clip: Annotated[float | None, groups.CLAHE_CLIP] = None
+    clahe_tile: Annotated[int | None, groups.CLAHE_TILE] = None
+    precision: Annotated[groups.PrecisionWord | None, groups.PRECISION] = None
     step: Annotated[float, Option("Step of the grid of weights; 1 is a whole number of them.", above=0)] = 0.1
     weights_list: Annotated[str | None, Option("Instead: a file with NAME=share,… in each line.", kind="path")] = None
     most: Annotated[int, Option("Refuse to score more configurations than this.", least=1)] = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchSettings(RunSettings, ComputeSettings, _SearchFields):
+class SearchSettings(groups.RunSettings, groups.ComputeSettings, _SearchFields):
     """What `sweep` and `reproduce` share.
 
     What describes images and preprocessing is None until it is given: a default would contradict stored runs.
@@ -108,10 +74,10 @@ class SearchSettings(RunSettings, ComputeSettings, _SearchFields):
         """The splits that manifests without one are read for."""
         return self.split
 
-    def fusions(self, manifest: str, split: str | None, weights: Mapping[str, float]) -> list[FusionSettings]:
+    def fusions(self, manifest: str, split: str | None, weights: Mapping[str, float]) -> list[groups.FusionSettings]:
         """Return the settings of an ensemble on one benchmark, for each value of CLAHE that is searched."""
         own = {"manifest": manifest, "split": split, "weights": weights, "space": None}
-        return [fusion_settings(self, **own, clahe=clahe) for clahe in _CLAHE[self.clahe]]
+        return [groups.fusion_settings(self, **own, clahe=clahe) for clahe in _CLAHE[self.clahe]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +98,7 @@ class SweepSettings(SearchSettings):
         Option("Else choose on all folds but one of so many, and measure on that one.", least=2, none_text="none"),
     ] = 5
     in_sample: Annotated[bool, Option("Else measure on the rows of the choice; the run is tagged so.")] = False
-    pareto: Annotated[
-        tuple[str, ...], Option("Two metrics whose trade-off is drawn.", parse=split_names, kind="names")
-    ] = ("macro_f1", "ece")
+    pareto: Annotated[tuple[str, ...], Option("Two metrics whose trade-off is drawn.")] = ("macro_f1", "ece")
     log_top: Annotated[int, Option("Log so many of the best as nested runs with all metrics.", least=0)] = 5
     export_top: Annotated[int, Option("Export so many of the best, and what was chosen, as soft labels.", least=0)] = 0
     seed: Annotated[int, Option("Assigns rows to folds.", least=0)] = 0
@@ -173,15 +137,12 @@ class SweepSettings(SearchSettings):
 class ReproduceSettings(SearchSettings):
     """Settings of `reproduce`."""
 
-    clahe: Annotated[
-        Literal["false", "true", "both"],
-        Option("Teachers' logits without CLAHE, with it, or both.", parse=_parse_clahe),
-    ] = "both"
+    clahe: Clahe = "both"
     accuracy: Annotated[float | None, Option("The number to reproduce, a share of 1.", least=0, most=1)] = None
     macro_f1: Annotated[float | None, Option("The same for macro-F1.", least=0, most=1)] = None
     f1: Annotated[
         dict[str, float] | None,
-        Option("The same for classes: CLASS=number,…", parse=texts.parse_f1, text=texts.format_f1, kind="numbers"),
+        Option("The same for classes: CLASS=number,…", parse=texts.parse_f1, text=texts.format_shares, kind="numbers"),
     ] = None
     balanced_accuracy: Annotated[
         float | None, Option("The same for balanced accuracy, the mean recall over classes.", least=0, most=1)

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -12,10 +12,26 @@ from fer_mlflow.settings import split_names
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOLERANCE = 1e-6
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def _named_numbers(value: Any) -> Iterator[tuple[str, Any, float | None]]:
+    """Yield each entry of `NAME=number,…`, or of a mapping, with its name and its number; None for another text."""
+    if isinstance(value, Mapping):
+        pairs = [(f"{name}={number}", name, number) for name, number in value.items()]
+    elif isinstance(value, str):
+        pairs = [(entry, *map(str.strip, entry.partition("=")[::2])) for entry in split_names(value)]
+    else:
+        raise ContractError(f"{value!r} is neither NAME=share,… nor a mapping of names to shares")
+    for entry, name, text in pairs:
+        try:
+            yield entry, name, float(text)
+        except (TypeError, ValueError):
+            yield entry, name, None
 
 
 def parse_weights(value: Any) -> dict[str, float]:
-    """Read `NAME=share,NAME=share`, or a mapping of names to shares.
+    """Read an ensemble's weights: `NAME=share,NAME=share`, or a mapping of names to shares.
 
     Names are unique, shares finite, at least 0 and sum to 1 within 1e-6. A share of 0 drops the teacher.
 
@@ -30,42 +46,21 @@ def parse_weights(value: Any) -> dict[str, float]:
     {'RN18': 0.4, 'B3': 0.6}
     """
     weights: dict[str, float] = {}
-    for name, share in _pairs(value):
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ContractError(f'weights: "{name}={share}" is not NAME=share; write for example RN18=0.4,B3=0.6')
+    for entry, name, share in _named_numbers(value):
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or "=" not in entry:
+            raise ContractError(f'weights: "{entry}" is not NAME=share; write for example RN18=0.4,B3=0.6')
         if name in weights:
             raise ContractError(f"weights: teacher {name} is there twice; give it one share")
-        try:
-            weights[name] = float(share)
-        except (TypeError, ValueError) as error:
-            raise ContractError(f'weights: the share "{share}" of {name} is not a number') from error
+        if share is None:
+            text = entry.partition("=")[2].strip()
+            raise ContractError(f'weights: the share "{text}" of {name} is not a number')
+        weights[name] = share
     check_weights(weights)
     return {name: share for name, share in weights.items() if share > 0}
 
 
-def _pairs(value: Any) -> list[tuple[Any, Any]]:
-    """Return the names and shares of a text or a mapping, not checked yet."""
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if not isinstance(value, str):
-        raise ContractError(f"weights: {value!r} is neither NAME=share,… nor a mapping of names to shares")
-    pairs = []
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        name, equals, share = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise ContractError(f'weights: "{part}" is not NAME=share; write for example RN18=0.4,B3=0.6')
-        pairs.append((name, share))
-    return pairs
-
-
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Check that shares are finite, at least 0 and sum to 1 within 1e-6.
-
-    Raises
-    ------
-    ContractError
-        they are not; for a wrong sum the message gives the normalised weights
-    """
+    """Check that shares are finite, at least 0 and sum to 1 within 1e-6."""
     if not weights:
         raise ContractError("weights: no teacher is named; write for example RN18=0.4,B3=0.6")
     for name, share in weights.items():
@@ -80,71 +75,40 @@ def check_weights(weights: Mapping[str, float]) -> None:
 
 
 def format_weights(weights: Mapping[str, float]) -> str:
-    """Return the canonical text of an ensemble: names sorted, shares as shortest decimals.
+    """Return the canonical text of an ensemble: names sorted, shares as shortest decimals without an exponent.
 
-    >>> format_weights({"RN18": 0.40, "B3": 0.6})
-    'B3=0.6,RN18=0.4'
+    >>> format_weights({"RN18": 0.40, "B3": 0.6, "A": 1.0})
+    'A=1,B3=0.6,RN18=0.4'
     """
-    return ",".join(f"{name}={_shortest(weights[name])}" for name in sorted(weights))
-
-
-def _shortest(share: float) -> str:
-    """Return the shortest decimal that gives this number, without an exponent and trailing zeros."""
-    text = format(Decimal(repr(float(share))), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    shares = {name: format(Decimal(repr(float(weights[name]))), "f") for name in sorted(weights)}
+    return ",".join(f"{name}={text.rstrip('0').rstrip('.') if '.' in text else text}" for name, text in shares.items())
 
 
 def parse_shares(value: Any) -> dict[str, float]:
-    """Return the splits and shares of `train=0.8,val=0.1,test=0.1`, or of a mapping.
-
-    Raises
-    ------
-    ContractError
-        an entry is no NAME=share, a name is there twice, or the shares do not sum to 1
-
-    Examples
-    --------
-    >>> parse_shares("train=0.75,val=0.25")
-    {'train': 0.75, 'val': 0.25}
-    """
-    entries = [f"{name}={share}" for name, share in value.items()] if isinstance(value, Mapping) else value.split(",")
+    """Return the splits and shares of `train=0.8,val=0.1,test=0.1`, or of a mapping; shares sum to 1."""
     shares: dict[str, float] = {}
-    for entry in entries:
-        name, _, number = entry.partition("=")
-        name = name.strip()
-        try:
-            share = float(number)
-        except ValueError:
-            share = -1.0
-        if not name or name in shares or not 0 < share <= 1:
+    for entry, name, share in _named_numbers(value):
+        if not name or name in shares or share is None or not 0 < share <= 1:
             raise ContractError(f'"{entry}" is not NAME=share with a new name and a share above 0, up to 1')
         shares[name] = share
-    if abs(sum(shares.values()) - 1) > 1e-6:
+    if abs(sum(shares.values()) - 1) > _TOLERANCE:
         raise ContractError(f"shares sum to {sum(shares.values()):g}, not to 1")
     return shares
 
 
-def format_shares(shares: Mapping[str, float]) -> str:
-    return ",".join(f"{name}={share!r}" for name, share in shares.items())
-
-
 def parse_f1(value: Any) -> dict[str, float]:
-    """Read `CLASS=number,…`, or a mapping of classes to numbers."""
-    pairs = dict(value) if isinstance(value, Mapping) else dict(part.partition("=")[::2] for part in split_names(value))
-    found = {}
-    for name, number in pairs.items():
-        try:
-            found[name.strip()] = float(number)
-        except (TypeError, ValueError):
-            found[name.strip()] = float("nan")
-        if not 0 <= found[name.strip()] <= 1:
-            text = f"{name}={number}" if number else name
-            raise ValueError(f'"{text}" is not CLASS=number with a share of 1; write for example Disgust=0.61')
-    return found
+    """Return the classes and numbers of `CLASS=number,…`, or of a mapping; numbers are shares of 1."""
+    numbers: dict[str, float] = {}
+    for entry, name, number in _named_numbers(value):
+        if number is None or not 0 <= number <= 1:
+            raise ValueError(f'"{entry}" is not CLASS=number with a share of 1; write for example Disgust=0.61')
+        numbers[name] = number
+    return numbers
 
 
-def format_f1(numbers: Mapping[str, float]) -> str:
-    return ",".join(f"{name}={number!r}" for name, number in numbers.items())
+def format_shares(shares: Mapping[str, float]) -> str:
+    """Return names and shares as they are typed."""
+    return ",".join(f"{name}={share!r}" for name, share in shares.items())
 
 
 def rising_numbers(value: Any, count: int | None = None) -> tuple[float, ...]:
@@ -164,15 +128,6 @@ def rising_numbers(value: Any, count: int | None = None) -> tuple[float, ...]:
     return numbers
 
 
-def parse_columns(value: Any) -> tuple[str, ...]:
-    """Return names of columns; the word none gives no name."""
-    return () if value == "none" else split_names(value)
-
-
-def format_columns(names: tuple[str, ...]) -> str:
-    return ",".join(names) or "none"
-
-
 def format_number(number: float) -> str:
     """Return a number as it is typed.
 
@@ -183,15 +138,8 @@ def format_number(number: float) -> str:
 
 
 def format_numbers(numbers: tuple[float, ...]) -> str:
-    """Return numbers as they are typed.
-
-    >>> format_numbers((1.0, 2.5))
-    '1,2.5'
-    """
+    """Return numbers as they are typed."""
     return ",".join(map(format_number, numbers))
-
-
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(value: Any) -> float:
@@ -220,11 +168,20 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
+def parse_columns(value: Any) -> tuple[str, ...]:
+    """Return names of columns; the word none gives no name."""
+    return () if value == "none" else split_names(value)
+
+
+def format_columns(names: tuple[str, ...]) -> str:
+    """Return names of columns as they are typed."""
+    return ",".join(names) or "none"
+
+
 def parse_inputs(value: Any) -> tuple[str, ...]:
     """Return the words of a sequence or a text; those that are no file are split at commas."""
     words = map(os.fspath, [value] if isinstance(value, str | os.PathLike) else value)
-    parts = [part.strip() for word in words for part in ([word] if os.path.exists(word) else word.split(","))]
-    return tuple(filter(None, parts))
+    return tuple(name for word in words for name in ([word.strip()] if os.path.exists(word) else split_names(word)))
 
 
 def parse_texts(value: Any) -> tuple[str, ...]:

@@ -52,12 +52,10 @@ class RecipeSettings(Settings):
         ),
     ] = 0.0
     color_jitter: Annotated[
-        float,
-        Option("Strength of changes of brightness, contrast, saturation.", least=0, most=1, text=format_number),
+        float, Option("Strength of changes of brightness, contrast, saturation.", least=0, most=1, text=format_number)
     ] = 0.0
     random_erasing: Annotated[
-        float,
-        Option("Probability that a rectangle is filled with noise.", least=0, most=1, text=format_number),
+        float, Option("Probability that a rectangle is filled with noise.", least=0, most=1, text=format_number)
     ] = 0.0
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], Option("auto: mixed precision where the device has it.")
