@@ -176,9 +176,13 @@ def format_value(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-@cache
 def fields_of(settings: Any) -> tuple[Field, ...]:
     """Return the fields of a settings class, in the order in which help texts show them."""
+    return _fields(settings)
+
+
+@cache
+def _fields(settings: Any) -> tuple[Field, ...]:
     hints = get_type_hints(settings, include_extras=True)
     return tuple(_field(each, hints[each.name]) for each in dataclasses.fields(settings))
 

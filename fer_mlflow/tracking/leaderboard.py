@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
+from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better
 from fer_mlflow.scoring.significance import bootstrap_intervals, holm
 from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.records import SEED, SIGNIFICANT, Evidence, Judgement, RunRecord, difference_p_value, record_of
@@ -21,8 +21,6 @@ COLUMNS = (
     *("benchmark", BOARD, "rows", "in_sample", "runs", "rank", "kind", "configuration", *SETTINGS),
     *("status", "run_id", "experiment_id"),
 )
-_SUMMARY = metric_names(having=lambda metric: "leaderboard" in metric.shown)
-SHOWN_METRICS = (DEFAULT, *sorted(name for name in _SUMMARY if name != DEFAULT))
 TESTED = ("level", "p_value", "macro_f1_low", "macro_f1_high")
 
 

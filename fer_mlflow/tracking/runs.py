@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,13 @@ import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from fer_mlflow.data.manifest import Benchmark
-from fer_mlflow.errors import Interrupted
+from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking import is_joined, owns_process, source_commit
-from fer_mlflow.tracking.store import (
-    HELD,
-    TAG_LENGTH,
-    connect,
-    describe_way_to_ui,
-    experiment_id_of,
-    redact,
-    tracking_errors,
-)
+from fer_mlflow.tracking.store import HELD, TAG_LENGTH, connect, describe_way_to_ui, redact, tracking_errors
 
 logger = logging.getLogger(__name__)
 
@@ -77,23 +72,16 @@ def metric_keys(values: Mapping[str, Any], *path: str) -> dict[str, float]:
     return keys
 
 
+@dataclass(frozen=True)
 class TrackedRun:
-    """One MLflow run that is being written.
+    """One MLflow run that is being written."""
 
-    Attributes
-    ----------
-    client, run_id, experiment_id : MLflow's
-    """
-
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str):
-        self.client, self.run_id, self.experiment_id = client, run_id, experiment_id
+    client: MlflowClient
+    run_id: str
+    experiment_id: str
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log params that the run does not have yet.
-
-        `mlflow run` logs every option before the command starts; logging one again with another text would
-        drop the whole batch.
-        """
+        """Log params that the run does not have yet; one that `mlflow run` has logged would drop the whole batch."""
         with tracking_errors("logging params"):
             there = self.client.get_run(self.run_id).data.params
             new = [Param(key, str(value)) for key, value in params.items() if key not in there]
@@ -122,8 +110,7 @@ class TrackedRun:
     def log_benchmark(self, name: str, rows: Benchmark | SoftLabels, context: str = "benchmark") -> None:
         """Log the benchmark as the run's dataset input, so that the UI filters by it.
 
-        MLflow's own digest reads the first 10,000 rows; this one is the selection digest, cut to the 32 digits
-        that MLflow keeps.
+        MLflow's own digest reads the first 10,000 rows; this is the selection digest, cut to the digits MLflow keeps.
         """
         source = json.dumps({"manifest_sha256": rows.manifest_sha256, "selection_sha256": rows.selection_sha256})
         profile = json.dumps({"rows": len(rows)})
@@ -187,23 +174,24 @@ class TrackedRun:
                 experiment_id or self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
             )
         other = TrackedRun(self.client, run.info.run_id, run.info.experiment_id)
-        try:
-            with _heartbeat(other) if nested else nullcontext():
-                yield other
-        except BaseException as error:
-            status, tags = _ending(error)
-            with suppress(Exception):
-                other.set_tags(tags)
-                self.client.set_terminated(other.run_id, status)
-            raise
-        with tracking_errors("ending a run"):
-            self.client.set_terminated(other.run_id, "FINISHED")
+        with _ended(other, partial(self.client.set_terminated, other.run_id), heartbeat=nested):
+            yield other
 
 
-def _ending(error: BaseException) -> tuple[str, dict[str, str]]:
-    """Return the status of a run that an exception ended, and the tag with its reason."""
-    status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
-    return status, {"fer.error": str(error) or type(error).__name__}
+@contextmanager
+def _ended(run: TrackedRun, end: Callable[[str], object], heartbeat: bool = True) -> Iterator[None]:
+    """End a run with the status that a block earned; an exception leaves its message in the tag `fer.error`."""
+    try:
+        with _heartbeat(run) if heartbeat else nullcontext():
+            yield
+    except BaseException as error:
+        with suppress(Exception):  # the first error is the one to report
+            run.set_tags({"fer.error": str(error) or type(error).__name__})
+        with suppress(Exception):
+            end("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
+        raise
+    with tracking_errors("ending the run"):
+        end("FINISHED")
 
 
 @contextmanager
@@ -217,20 +205,13 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
     the block as `Interrupted`. Called from Python it is a new run: below the caller's active run, else below the run
     of an enclosing `mlflow run`, else on its own; the process's experiment and signal handlers are left alone.
 
-    Parameters
-    ----------
-    experiment : name of the experiment, made when missing; None leaves MLflow's own choice
-
-    Raises
-    ------
-    TrackingError
-        the store cannot be opened
+    An experiment is made when it is missing; None leaves MLflow's own choice.
     """
     client = connect()
     if experiment and is_joined():
         logger.warning("--experiment has no effect: `mlflow run` has opened the run; use its --experiment-name")
         experiment = None
-    chosen = experiment_id_of(client, experiment) if experiment else None
+    chosen = _experiment_id(client, experiment) if experiment else None
     if (outer := _outer_run(client)) is not None:
         # Within `demo`, which is our own command line, runs stand beside each other.
         with outer.sibling(name, time.time(), nested=not owns_process(), experiment_id=chosen) as run:
@@ -241,20 +222,28 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
         with tracking_errors("opening a run"):
             active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen)
         run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
-        try:
+        with _ended(run, mlflow.end_run):
             commit = source_commit() if COMMIT not in active.data.tags else None  # MLflow searches beside the command
             run.set_tags({"fer.kind": kind, "mlflow.runName": name} | ({COMMIT: commit} if commit else {}))
-            with _heartbeat(run):
-                yield run
-        except BaseException as error:
-            status, tags = _ending(error)
-            with suppress(Exception):  # the first error is the one to report
-                run.set_tags(tags)
-            with suppress(Exception):
-                mlflow.end_run(status)
-            raise
-        with tracking_errors("ending the run"):
-            mlflow.end_run("FINISHED")
+            yield run
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    """Return the id of the experiment that has a name, which is made when it is missing."""
+    with tracking_errors(f"opening the experiment {name}"):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return client.create_experiment(name)
+            except MlflowException:  # another process made it meanwhile
+                if (experiment := client.get_experiment_by_name(name)) is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {name} was deleted; restore it with `mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}`, or name another"
+            )
+        return experiment.experiment_id
 
 
 def _outer_run(client: MlflowClient) -> TrackedRun | None:
@@ -319,9 +308,8 @@ def _heartbeat(run: TrackedRun) -> Iterator[None]:
         while True:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             with suppress(Exception):  # a server that is away for a while is no reason to stop
-                run.set_tags(
-                    {"fer.heartbeat": json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "at": now})}
-                )
+                process = {"host": socket.gethostname(), "pid": os.getpid(), "at": now}
+                run.set_tags({"fer.heartbeat": json.dumps(process)})
             if done.wait(HEARTBEAT_S):
                 return
 

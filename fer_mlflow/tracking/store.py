@@ -1,6 +1,7 @@
-"""The tracking store: opened once, safely, searched page by page; its errors as one line, its secrets left out."""
+"""The tracking store: opened safely, searched page by page, shown in MLflow's UI; its errors as one line."""
 
 import gc
+import json
 import logging
 import os
 import re
@@ -18,6 +19,9 @@ from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from fer_mlflow.errors import Interrupted, TrackingError
+from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
+
+logger = logging.getLogger(__name__)
 
 TEACHING_KINDS = ("export", "teacher")  # kinds of runs whose soft labels a student may learn from
 BUNDLED_KINDS = (*TEACHING_KINDS, "student")  # kinds that have a bundle, and stand in leaderboards
@@ -28,6 +32,17 @@ TRIAGE_TAGS = (STATUS, REASONS, BENCHMARK, RANK, WRITTEN, OVERRULED)
 GOOD, WARN, BAD, SUPERSEDED = "good", "warn", "bad", "superseded"
 STATUSES = (GOOD, WARN, BAD, SUPERSEDED)
 TAG_LENGTH = 5000  # MLflow's limit
+# The experiment's saved view in MLflow's UI, and its note.
+VIEW = "leaderboard"
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+_NOTE, _PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
+_MARK = "<!-- written by fer-mlflow triage -->"
+SHOWN_METRICS = (DEFAULT, *sorted(set(metric_names(having=lambda row: "leaderboard" in row.shown)) - {DEFAULT}))
+VIEW_COLUMNS = (
+    *(f"params.`{name}`" for name in ("benchmark", "ensemble", "ensemble/space", "ensemble/clahe", "calibration")),
+    *(f"metrics.`{name}`" for name in SHOWN_METRICS),
+    *(f"tags.`{name}`" for name in ("fer.kind", STATUS, RANK, REASONS)),
+)
 _PAGE = 1000
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _SQLITE = "sqlite:///"
@@ -91,11 +106,6 @@ def connect() -> MlflowClient:
 
     A new SQLite store is made under a file lock beside it: several processes that make one at the same time
     break it for good (mlflow#19943).
-
-    Raises
-    ------
-    TrackingError
-        the store cannot be opened
     """
     # Links, bars and migrations that MLflow reports are not part of a command's output.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -112,36 +122,9 @@ def connect() -> MlflowClient:
     return client
 
 
-def experiment_id_of(client: MlflowClient, name: str) -> str:
-    """Return the id of the experiment that has a name, which is made when it is missing.
-
-    Raises
-    ------
-    TrackingError
-        the server cannot be reached, or the experiment was deleted
-    """
-    with tracking_errors(f"opening the experiment {name}"):
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return client.create_experiment(name)
-            except MlflowException:  # another process made it meanwhile
-                if (experiment := client.get_experiment_by_name(name)) is None:
-                    raise
-        if experiment.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"experiment {name} was deleted; restore it with `mlflow experiments restore "
-                f"--experiment-id {experiment.experiment_id}`, or name another"
-            )
-        return experiment.experiment_id
-
-
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause Python's cyclic garbage collector while a block makes many objects, which halves the time.
-
-    For short blocks only: cycles that were made within are collected after.
-    """
+    """Pause Python's cyclic garbage collector while a short block makes many objects, which halves the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -152,26 +135,17 @@ def collector_paused() -> Iterator[None]:
 
 
 def search_runs(client: MlflowClient, condition: str = "", *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    """Return the runs of all active experiments that fulfil a condition, newest first.
-
-    Parameters
-    ----------
-    condition : in MLflow's filter language; empty for all runs
-
-    Raises
-    ------
-    TrackingError
-        the server cannot be reached, or does not take the condition
-    """
+    """Return the runs of all active experiments that fulfil a condition in MLflow's filter language, newest first."""
     with tracking_errors("searching runs"):
         experiments = [each.experiment_id for each in _pages(client.search_experiments)]
+        if not experiments:
+            return []
         order = ["attributes.start_time DESC"]
-        arguments = experiments, condition, view, _PAGE
-        return list(_pages(client.search_runs, *arguments, order_by=order)) if experiments else []
+        return list(_pages(client.search_runs, experiments, condition, view, _PAGE, order_by=order))
 
 
 def search_finished(client: MlflowClient, kind: str, *conditions: str) -> list[Run]:
-    """Return the finished runs of a kind that fulfil all conditions, newest first; see `search_runs`."""
+    """Return the finished runs of a kind that fulfil all conditions, newest first."""
     own = f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"
     return search_runs(client, " AND ".join([*own, *conditions]))
 
@@ -181,22 +155,12 @@ def write_tags(
     changes: Mapping[str, Mapping[str, str | None]],
     on_written: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Set and delete tags, run by run; `on_written` is called with 1 after each run.
-
-    Parameters
-    ----------
-    changes : run id -> tag -> text, or None to delete it
-
-    Raises
-    ------
-    TrackingError
-        the store refused; the runs that were counted keep their new tags
-    """
+    """Set and delete (None) tags of runs, by run id and name; `on_written` is called with 1 after each run."""
     with tracking_errors("setting tags"):
         for run_id, tags in changes.items():
             if texts := [RunTag(name, text) for name, text in tags.items() if text is not None]:
                 client.log_batch(run_id, tags=texts)
-            for name in (name for name, text in tags.items() if text is None):
+            for name in [name for name, text in tags.items() if text is None]:
                 try:
                     client.delete_tag(run_id, name)
                 except MlflowException as error:  # it was not there, or another triage has just deleted it
@@ -222,14 +186,9 @@ def record_failure(
 ) -> None:
     """End a run with the reason in the tag `fer.error`; a run whose reason is known is left as it is.
 
-    A run without `fer.kind` was never taken over by its command: it gets the command as its kind, and a name that says
-    what went wrong in place of MLflow's random one.
-
-    Parameters
-    ----------
-    command : name of the command, "" when it is not known
-    status : FAILED, or KILLED for an interruption
-    client : None in a process that is about to end: then a server that is away costs 5 s
+    A run without `fer.kind` was never taken over by its command, whose name may be empty: it gets the command as its
+    kind, and a name that says what went wrong in place of MLflow's random one. Without a client, in a process that is
+    about to end, a server that is away costs 5 s.
     """
     if client is None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -264,9 +223,9 @@ def run_address(experiment_id: str, run_id: str) -> str | None:
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server else None
 
 
-def ui_address(experiment_id: str, view: str) -> str:
+def ui_address(experiment_id: str) -> str:
     """Return how to see an experiment's saved view: its address, and for a local store the command before it."""
-    page = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
+    page = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
     server = _server()
     return f"{server}{page}" if server else f"{describe_way_to_ui(experiment_id, '')}, then http://127.0.0.1:5000{page}"
 
@@ -276,3 +235,62 @@ def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
     path = _sqlite_path()
     store = f"{_SQLITE}{path}" if path else redact(mlflow.get_tracking_uri())
     return run_address(experiment_id, run_id) or f"mlflow ui --backend-store-uri {store}"
+
+
+def furnish_experiment(client: MlflowClient, experiment_id: str, leaderboard: str | None, metric: str) -> None:
+    """Give an experiment a saved view of the good runs, a note with the leaderboard, and its primary metric.
+
+    Nothing is written that is there already, and a note that a person wrote is left alone; None writes no note. The
+    view's format is MLflow's own affair: a version that does not know it shows the plain list, and a store that refuses
+    any of this costs a warning.
+    """
+    try:
+        with tracking_errors("furnishing the experiment"):
+            there = client.get_experiment(experiment_id).tags
+            wanted = {_VIEW_TAG: _view(metric, there.get(_VIEW_TAG, "")), _PRIMARY: metric}
+            if leaderboard is not None and there.get(_NOTE, _MARK).startswith(_MARK):
+                wanted[_NOTE] = _note(leaderboard)
+            for name, text in wanted.items():
+                if there.get(name) != text:
+                    client.set_experiment_tag(experiment_id, name, text)
+    except TrackingError as error:
+        logger.warning("MLflow's UI is left as it is: %s", error)
+
+
+def _note(leaderboard: str) -> str:
+    """Return the note, cut after a line where it is longer than a tag can be."""
+    note = f"{_MARK}\n\n{leaderboard}"
+    if len(note) <= TAG_LENGTH:
+        return note
+    rest = "\n\n… the rest is in the triage run's `leaderboard.md`\n"
+    return note[: note.rfind("\n", 0, TAG_LENGTH - len(rest))] + rest
+
+
+def _view(metric: str, before: str) -> str:
+    """Return the saved view as MLflow's menu of views takes it; `before` is the one that is there."""
+    state = _state(metric)
+    try:
+        there = json.loads(before)
+        if there["state"] == state:
+            return before
+        made = int(there["createdAt"])
+    except (ValueError, KeyError, TypeError):
+        made = 0
+    now = int(time.time() * 1000)
+    return json.dumps({"name": VIEW, "createdAt": made or now, "updatedAt": now, "state": state})
+
+
+def _state(metric: str) -> str:
+    """Return the state of MLflow's run table: good runs, best first, with the columns that tell them apart."""
+    order = f"metrics.`{metric}`"
+    return json.dumps(
+        {
+            "searchFilter": "tags.`triage.status` = 'good' AND tags.`fer.bundle_sha256` LIKE '%'",
+            "orderByKey": order,
+            "orderByAsc": is_lower_better(metric),
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "datasetsFilter": [],
+            "selectedColumns": list(dict.fromkeys([*VIEW_COLUMNS, order])),
+        }
+    )

@@ -7,9 +7,9 @@ from importlib.resources import files
 import pandas as pd
 
 from fer_mlflow.tables import Cell, Section, Table, csv_text, format_cell, report_markdown, text_lines
-from fer_mlflow.tracking.leaderboard import BOARD, SETTINGS, SHOWN_METRICS, TESTED
+from fer_mlflow.tracking.leaderboard import BOARD, SETTINGS, TESTED
 from fer_mlflow.tracking.records import Judgement, RunRecord
-from fer_mlflow.tracking.store import BAD
+from fer_mlflow.tracking.store import BAD, SHOWN_METRICS
 
 LEVEL_MARK = "≈"
 LEGEND = (

@@ -28,6 +28,7 @@ from fer_mlflow.tracking.store import (
     TRIAGE_TAGS,
     WRITTEN,
     connect,
+    furnish_experiment,
     is_by_person,
     record_failure,
     run_address,
@@ -45,7 +46,6 @@ from fer_mlflow.tracking.triage import (
     parse_reasons,
     wanted_tags,
 )
-from fer_mlflow.tracking.ui_views import furnish_experiment
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.leaderboards import (
     bad_runs_csv,
@@ -266,4 +266,4 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
             if not settings.benchmark:
                 note = leaderboard_markdown(pd.concat(own) if own else frame[:0], settings.metric)
             furnish_experiment(client, experiment, note, settings.metric)
-    return replace(result, run_id=run.run_id, ui=ui_address(run.experiment_id, "leaderboard"))
+    return replace(result, run_id=run.run_id, ui=ui_address(run.experiment_id))

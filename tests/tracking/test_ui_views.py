@@ -7,9 +7,9 @@ import pytest
 from mlflow import MlflowClient
 from toys import draw_logits, publish, write_bundle
 
-from fer_mlflow.tracking import ui_views
+from fer_mlflow.tracking import store
 from fer_mlflow.tracking.bundles import describe_run
-from fer_mlflow.tracking.ui_views import furnish_experiment
+from fer_mlflow.tracking.store import furnish_experiment
 
 NOTE, PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
 VIEW = "mlflow.sharedViewState.leaderboard"
@@ -172,7 +172,7 @@ def test_a_deleted_experiment_costs_a_warning(client, caplog):
 def test_every_column_of_the_view_is_one_that_exports_have(workplace, tmp_path):
     logits, labels = draw_logits(20)
     run = MlflowClient(workplace.uri).get_run(publish(workplace, write_bundle(tmp_path / "b", logits, labels)))
-    for column in ui_views._COLUMNS:
+    for column in store.VIEW_COLUMNS:
         where, _, name = column.rstrip("`").partition(".`")
         assert name in getattr(run.data, where) or name.startswith("triage.")
 
