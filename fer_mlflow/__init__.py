@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.calibrate import calibrate as calibrate
     from fer_mlflow.workflows.compare import compare as compare
     from fer_mlflow.workflows.distill import distill as distill
-    from fer_mlflow.workflows.evaluate import evaluate as evaluate
+    from fer_mlflow.workflows.evaluate import evaluate as evaluate, inspect as inspect
     from fer_mlflow.workflows.export import export as export
-    from fer_mlflow.workflows.fetch import fetch as fetch
-    from fer_mlflow.workflows.inspect import inspect as inspect
+    from fer_mlflow.workflows.fetch import fetch as fetch, verify as verify
     from fer_mlflow.workflows.manifest import (
         build_manifest as build_manifest,
         check_manifest as check_manifest,
@@ -29,12 +28,11 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.sweep import sweep as sweep
     from fer_mlflow.workflows.train import train as train
     from fer_mlflow.workflows.triage import triage as triage
-    from fer_mlflow.workflows.verify import verify as verify
 
 __version__ = "0.1.0"
 _WORKFLOWS = (
-    *("export", "evaluate", "calibrate", "inspect", "compare", "sweep", "reproduce"),
-    *("triage", "fetch", "verify", "train", "distill"),
+    *("export", "evaluate", "calibrate", "compare", "sweep", "reproduce"),
+    *("triage", "fetch", "train", "distill"),
 )
 _MANIFESTS = ("build_manifest", "merge_manifests", "check_manifest", "split_manifest")
 _HOMES = {
@@ -43,7 +41,9 @@ _HOMES = {
     "dkd_loss": "student.losses",
     "kd_loss": "student.losses",
     "fetch_soft_labels": "tracking.selection",
+    "inspect": "workflows.evaluate",
     "track_manifest": "workflows.manifest_track",
+    "verify": "workflows.fetch",
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
     **{name: f"workflows.{name}" for name in _WORKFLOWS},
 }

@@ -111,11 +111,11 @@ def _temperature_lines(column: str, slices: Mapping) -> Iterator[str]:
 @workflow_command("inspect", settings.InspectSettings)
 def inspect(result) -> Iterator[str]:
     """Show how peaked softmax(z / T) is over temperatures, and which of them suit distillation."""
-    from fer_mlflow.workflows.inspect import COLUMNS
+    from fer_mlflow.workflows.evaluate import STATISTICS
 
     soft_labels, sharpness = result.soft_labels, result.sharpness
     yield f"{result.name}, {len(soft_labels):,} rows: top probability of softmax(z / T)\n"
-    columns = zip(sharpness.temperatures, *(getattr(sharpness, name) for name in COLUMNS), strict=True)
+    columns = zip(sharpness.temperatures, *(getattr(sharpness, name) for name in STATISTICS), strict=True)
     rows = [[f"{at:g}", *values, f"{sure:.2%}"] for at, *values, sure in columns]
     header = ["T", "mean", "median", "p90", "p99", "entropy", "above 0.99"]
     yield from text_lines(Table(header, rows, align="lrrrrrr", widths=[6]))

@@ -36,27 +36,20 @@ def triage(result) -> Iterator[str]:
 
 def leaderboard_lines(result) -> Iterator[str]:
     """Yield the leaderboards, and the table across benchmarks where there is one."""
-    from fer_mlflow.workflows.leaderboards import (
-        LEGEND,
-        across_table,
-        board_table,
-        board_title,
-        boards_of,
-        recommendation,
-    )
+    from fer_mlflow.workflows import leaderboards
 
-    for board in boards_of(result.leaderboard):
-        yield f"leaderboard of {board['benchmark'].iloc[0]} · {board_title(board)}\n"
-        yield from text_lines(board_table(board, result.metric, result.classes), rule=True)
+    for board in leaderboards.boards_of(result.leaderboard):
+        yield f"leaderboard of {board['benchmark'].iloc[0]} · {leaderboards.board_title(board)}\n"
+        yield from text_lines(leaderboards.board_table(board, result.metric, result.classes), rule=True)
         if more := board["runs"].iloc[0] - len(board):
             yield f"  … and {more:,} more"
         if board["level"].any():
-            yield f"  {LEGEND}"
+            yield f"  {leaderboards.LEGEND}"
         yield ""
     if result.across is not None and len(result.across):
         yield f"configurations across {result.across['rank'].shape[1]} benchmarks, {result.metric} (rank)\n"
-        yield from text_lines(across_table(result.across), rule=True)
-        yield f"  {recommendation(result.across)}"
+        yield from text_lines(leaderboards.across_table(result.across), rule=True)
+        yield f"  {leaderboards.recommendation(result.across)}"
         if result.in_sample:
             yield f"  left out, since teachers were trained on these rows: {', '.join(result.in_sample)}"
         yield ""

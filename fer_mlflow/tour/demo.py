@@ -15,7 +15,6 @@ from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
-from fer_mlflow.tracking.leaderboard import read_leaderboard
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.selection import find_best
 from fer_mlflow.workflows import Workflow
@@ -23,9 +22,9 @@ from fer_mlflow.workflows.calibrate import calibrate
 from fer_mlflow.workflows.compare import compare
 from fer_mlflow.workflows.distill import distill
 from fer_mlflow.workflows.ensemble import Ensemble, read_ensemble
-from fer_mlflow.workflows.evaluate import evaluate
+from fer_mlflow.workflows.evaluate import evaluate, inspect
 from fer_mlflow.workflows.export import export
-from fer_mlflow.workflows.inspect import inspect
+from fer_mlflow.workflows.leaderboards import read_leaderboard
 from fer_mlflow.workflows.reproduce import reproduce
 from fer_mlflow.workflows.students import StudentReader
 from fer_mlflow.workflows.sweep import sweep

@@ -52,16 +52,6 @@ class Ensemble:
     keys: dict[str, str]
     settings: FusionSettings
 
-    @classmethod
-    def of(cls, benchmark: Benchmark, specs: dict[str, TeacherSpec], settings: FusionSettings) -> "Ensemble":
-        """Return the ensemble of described teachers; their checkpoints are hashed."""
-        checkpoints, names = hash_checkpoints(specs), benchmark.classes.names
-        selection, precision = benchmark.selection_sha256, settings.precision
-        how = {name: spec.preprocessing for name, spec in specs.items()}
-        configuration = Configuration(settings.weights, settings.space, settings.dtype, precision, how)
-        keys = {name: content_key(spec, checkpoints[name], selection, names, precision) for name, spec in specs.items()}
-        return cls(benchmark, configuration, specs, checkpoints, keys, settings)
-
     @property
     def name(self) -> str:
         """The configuration and the benchmark, for people."""
@@ -72,8 +62,13 @@ class Ensemble:
         """The key of the ensemble's soft labels."""
         return self.configuration.key(self.benchmark.selection_sha256, self.keys)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int, class columns, -1 for rows without a label."""
+        return self.benchmark.labels
+
     @cached_property
-    def image_sha256(self):
+    def image_sha256(self) -> np.ndarray | None:
         """The (rows, 32) uint8 hashes of the images as they are now; None where paths are not to be verified."""
         if not self.settings.verify_paths:
             return None
@@ -85,25 +80,18 @@ class Ensemble:
 
 
 def read_ensemble(settings: FusionSettings) -> Ensemble:
-    """Read and check everything that can be checked before a run is opened.
-
-    Raises
-    ------
-    FerError
-        whatever is wrong with weights, classes, manifest or teachers
-    """
+    """Read and check everything that can be checked before a run is opened; checkpoints are hashed."""
     specs = read_teachers(settings.teachers, sorted(settings.weights), Clahe.of(settings))
-    return Ensemble.of(read_rows(settings), specs, settings)
+    benchmark, precision = read_rows(settings), settings.precision
+    checkpoints, selection, names = hash_checkpoints(specs), benchmark.selection_sha256, benchmark.classes.names
+    how = {name: spec.preprocessing for name, spec in specs.items()}
+    configuration = Configuration(settings.weights, settings.space, settings.dtype, precision, how)
+    keys = {name: content_key(spec, checkpoints[name], selection, names, precision) for name, spec in specs.items()}
+    return Ensemble(benchmark, configuration, specs, checkpoints, keys, settings)
 
 
 def read_rows(settings: BenchmarkSettings | ManifestRowsSettings, classes: tuple[str, ...] = FER7.names) -> Benchmark:
-    """Read the rows that settings select, with labels of `classes` where the settings name no file of them.
-
-    Raises
-    ------
-    ManifestError
-        the manifest or the classes file cannot be used
-    """
+    """Read the rows that settings select, with labels of `classes` where the settings name no file of them."""
     return read_benchmark(
         settings.manifest or "",
         read_classes(settings.classes, classes),
@@ -217,11 +205,6 @@ def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progre
 
     Teachers that no run has stay locked for the block, so that it can publish them; another process that wants
     them waits, and then finds their runs.
-
-    Raises
-    ------
-    FerError
-        a checkpoint or an image cannot be used, or the forward pass failed
     """
     gathered = Gathered(ensemble)
     gathered.reuse(client)

@@ -1,4 +1,4 @@
-"""`evaluate`: how good soft labels are, and how sure that is."""
+"""`evaluate` and `inspect`: how good soft labels are and how sure that is, and how peaked they are."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ import pandas as pd
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
-from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability
+from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability, draw_sharpness
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, class_scores, evaluate as evaluate_logits
 from fer_mlflow.scoring.metrics import row_losses, score
+from fer_mlflow.scoring.sharpness import Sharpness, measure_sharpness, recommended_temperatures
 from fer_mlflow.scoring.significance import Interval
-from fer_mlflow.settings.scoring import EvaluateSettings
+from fer_mlflow.settings.scoring import EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.tracking.runs import metric_key, metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, workflow
@@ -24,6 +25,7 @@ MOST_SLICES = 50
 MOST_MISTAKES = 30
 _KEPT = 150  # characters of a value that surely fit into a metric's name
 SEED = 0  # of the resampling: the same bundle gives the same intervals
+STATISTICS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")  # of the top probability
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -78,9 +80,9 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         metrics = evaluation.named() | metric_keys(sliced)
         run.log_metrics(metrics)
         figures = _draw_figures(bundle, evaluation, known)
-        predictions = predictions_table(source, logits)
+        predictions = _predictions_table(source, logits)
         run.log_table("predictions", predictions)
-        mistakes = draw_most_confident_mistakes(source, predictions)
+        mistakes = _draw_most_confident_mistakes(source, predictions)
         figures |= {} if mistakes is None else {"mistakes.png": mistakes}
         for file, png in figures.items():
             run.log_figure(file, png)
@@ -100,27 +102,15 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
 
 
 def check_labelled(found: Source | Ensemble) -> np.ndarray:
-    """Return the (N,) bool mask of rows with a label, at least one.
-
-    Raises
-    ------
-    ContractError
-        no row has a label
-    """
-    known = (found.bundle if isinstance(found, Source) else found.benchmark).labels >= 0
+    """Return the (N,) bool mask of rows with a label; there has to be one."""
+    known = found.labels >= 0
     if not known.any():
         raise ContractError(f"{found.name}: no row has a label, so there is nothing to score; `inspect` needs none")
     return known
 
 
 def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dict[str, np.ndarray]:
-    """Return value -> (N,) bool mask of the labelled rows that have it in a column; nothing where all have the same.
-
-    Raises
-    ------
-    ContractError
-        the column is not to be had, or has too many values
-    """
+    """Return value -> (N,) bool mask of the labelled rows that have it in a column; nothing where all have the same."""
     values = found.column(column)
     parts = {value: known & (values == value) for value in sorted(set(values[known]))}
     if len(parts) > MOST_SLICES:
@@ -154,7 +144,7 @@ def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> 
     }
 
 
-def predictions_table(source: Source, logits: np.ndarray) -> pd.DataFrame:
+def _predictions_table(source: Source, logits: np.ndarray) -> pd.DataFrame:
     """Return one row for each of the bundle's: the prediction, its confidence, and each teacher's prediction.
 
     `loss` is -log p of the label in nats, and `correct` whether it is the prediction; both are empty without a label.
@@ -175,14 +165,10 @@ def predictions_table(source: Source, logits: np.ndarray) -> pd.DataFrame:
     return table
 
 
-def draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> bytes | None:
+def _draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> bytes | None:
     """Return a PNG of the wrong rows with the greatest confidence; None where there are none or no images.
 
     Images that changed since the logits were computed are left out.
-
-    Parameters
-    ----------
-    predictions : rows with path, label, prediction, confidence and correct, in the bundle's order
     """
     wrong = predictions[predictions["correct"].eq(False).fillna(False).astype(bool)]
     wrong = wrong.sort_values("confidence", ascending=False, kind="stable").head(MOST_MISTAKES)
@@ -202,3 +188,55 @@ def draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> b
     if missing:
         warn(f"{missing} of the {len(wrong)} most confident mistakes are not under {root} any more, or changed")
     return draw_mistakes(images, captions) if images else None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class InspectResult(SoftLabelsResult):
+    """How peaked soft labels are.
+
+    Attributes
+    ----------
+    sharpness : statistics of the top probability at each temperature
+    band : the mean top probabilities that suit distillation, lowest and highest
+    recommended : temperatures whose mean top probability lies in the band; None where there are none
+    """
+
+    sharpness: Sharpness
+    band: tuple[float, ...]
+    recommended: tuple[float, float] | None
+
+
+@workflow(InspectSettings)
+def inspect(settings: InspectSettings, progress: Progress = no_progress) -> InspectResult:
+    """Measure how peaked softmax(z / T) is over temperatures, and which of them suit distillation.
+
+    Raises
+    ------
+    FerError
+        the soft labels cannot be had
+    TrackingError
+        the server cannot be reached
+    """
+    with source_run("inspect", settings, read_source(settings), progress) as (run, source):
+        bundle, band = source.bundle, (settings.band[0], settings.band[1])
+        recommended = recommended_temperatures(bundle.logits, band)
+        sharpness = measure_sharpness(bundle.logits, np.array(settings.temperatures))
+        overall = {name: getattr(sharpness, name) for name in STATISTICS}
+        columns = zip(bundle.classes, sharpness.mean_by_class.T, strict=True)
+        by_class = {f"mean/{name}": column for name, column in columns}
+        table = pd.DataFrame({"temperature": sharpness.temperatures, **overall, **by_class})
+        metrics = metric_keys({f"T {row.pop('temperature'):g}": row for row in table.to_dict("records")})
+        if recommended is not None:
+            metrics["recommended_temperature_low"], metrics["recommended_temperature_high"] = recommended
+        run.log_metrics(metrics)
+        run.log_table("sharpness", table)
+        figure = draw_sharpness(sharpness, bundle.classes, band=band, recommended=recommended)
+        run.log_figure("sharpness.png", figure)
+    return InspectResult(
+        run_id=run.run_id,
+        ui=run.ui,
+        soft_labels=bundle,
+        sharpness=sharpness,
+        band=settings.band,
+        recommended=recommended,
+    )

@@ -1,24 +1,31 @@
-"""`fetch`: the chosen soft labels on this disk, verified, and proved to be aligned to the local manifest."""
+"""`fetch` and `verify`: soft labels on this disk, every part of them checked, and compared with a local manifest."""
 
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fer_mlflow.errors import BundleError, ContractError, JobError
-from fer_mlflow.files import sha256_of_file
+from fer_mlflow.errors import BundleError, ContractError, FerError, JobError
+from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.sanity import Check
 from fer_mlflow.settings import params_of
-from fer_mlflow.settings.scoring import FetchSettings
+from fer_mlflow.settings.scoring import FetchSettings, VerifySettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.files import FILES, HASHES
+from fer_mlflow.softlabels.files import FILES, HASHES, Reading, read_parts
 from fer_mlflow.softlabels.rows import Alignment, align, reordered
-from fer_mlflow.tracking.bundles import bundle_digest, downloaded_bundle, open_if_sound
+from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
+from fer_mlflow.teachers.spec import read_teachers
+from fer_mlflow.tracking.bundles import bundle_digest, download_files, downloaded_bundle, open_if_sound, read_run
 from fer_mlflow.tracking.runs import joined_run
-from fer_mlflow.tracking.selection import choose_run, find_best
+from fer_mlflow.tracking.selection import choose_run
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.workflows import SoftLabelsResult, workflow
+from fer_mlflow.workflows import RunResult, SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import copy_bundle, read_rows, warn
+from fer_mlflow.workflows.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -58,14 +65,10 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
     with joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
         if run is not None:
             run.log_params(params_of(settings))
-        client, even_bad = connect(), settings.even_bad
-        if settings.run:
-            chosen = choose_run(client, settings.run, even_bad=even_bad)
-        else:
-            metric, benchmark = settings.best or "", settings.benchmark or ""
-            chosen = find_best(client, metric, benchmark, where=settings.where or "", even_bad=even_bad)
+        client, source = connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
+        chosen = choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
         run_id, digest = chosen.run.info.run_id, bundle_digest(chosen.run)
-        _warn_of(run_id, chosen.run.info.status, chosen.run.data.tags)
+        _warn_of(chosen.run)
         out = Path(settings.out or f"softlabels-{run_id[:8]}").absolute()
         is_there = _is_there(out, digest, settings.reorder)
         try:
@@ -73,14 +76,7 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
         except OSError as error:
             raise JobError(f"--out {out}: {error.strerror or error}; nothing was put there") from error
         if run is not None:
-            run.set_tags(
-                {
-                    "fer.benchmark": bundle.benchmark,
-                    "fer.selection_sha256": bundle.selection_sha256,
-                    "fer.source_run": run_id,
-                    "fer.source_bundle_sha256": digest,
-                }
-            )
+            run.set_tags(Source(bundle, run_id).tags() | {"fer.source_bundle_sha256": digest})
     return FetchResult(
         run_id=run.run_id if run else "",
         soft_labels=bundle,
@@ -92,16 +88,17 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
     )
 
 
-def _warn_of(run_id: str, status: str, tags: Mapping[str, str]) -> None:
+def _warn_of(run: Any) -> None:
     """Warn of what a user should know of a run before training on its soft labels."""
+    tags, name = run.data.tags, f"run {run.info.run_id}"
     if tags.get("triage.status") == "bad":
-        warn(f"run {run_id}: triage called it bad ({tags.get('triage.reasons', 'no reason given')})")
-    if status != "FINISHED":
-        warn(f"run {run_id}: it is {status}, not FINISHED")
+        warn(f"{name}: triage called it bad ({tags.get('triage.reasons', 'no reason given')})")
+    if run.info.status != "FINISHED":
+        warn(f"{name}: it is {run.info.status}, not FINISHED")
     if tags.get("fer.in_sample") == "true":
-        warn(f"run {run_id}: its teachers were trained on some of these images, so its scores are too good")
+        warn(f"{name}: its teachers were trained on some of these images, so its scores are too good")
     if tags.get("fer.calibration_in_sample") == "true":
-        warn(f"run {run_id}: it was calibrated on the rows that it is scored on, so its nll and ece are too good")
+        warn(f"{name}: it was calibrated on the rows that it is scored on, so its nll and ece are too good")
 
 
 def _is_there(out: Path, digest: str, reorder: bool) -> bool:
@@ -152,10 +149,7 @@ def _fetch(client, run, out: Path, is_there: bool, settings: FetchSettings) -> t
 def _prove(bundle: SoftLabels, settings: FetchSettings) -> tuple[Alignment | None, dict[str, str]]:
     """Compare a bundle with the local manifest and its images, where one is given; return what was proved, in words.
 
-    Raises
-    ------
-    FerError
-        rows, labels, order or images are not the same: the first such rows and their count
+    Rows, labels, order or images that are not the same are refused.
     """
     if not settings.manifest:
         return None, {}
@@ -175,3 +169,111 @@ def _prove(bundle: SoftLabels, settings: FetchSettings) -> tuple[Alignment | Non
     if alignment.other_fields:
         warn(f"{alignment.other_fields:,} rows have another split or source in {manifest}")
     return alignment, proofs
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class VerifyResult(RunResult):
+    """Every check of soft labels.
+
+    Attributes
+    ----------
+    source : the run or folder that was verified
+    name : the configuration and the benchmark; empty where the bundle cannot be opened, or its report is wrong
+    rows : how many it has; 0 where it has no name
+    checks : in the order in which they were made
+    """
+
+    source: str
+    name: str
+    rows: int
+    checks: tuple[Check, ...]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many checks have each verdict: pass, warn, skip, fail."""
+        return Counter(check.verdict for check in self.checks)
+
+
+@workflow(VerifySettings)
+def verify(settings: VerifySettings, progress: Progress = no_progress) -> VerifyResult:
+    """Make every check of a run's soft labels, or a folder's, and go on after one that fails.
+
+    Like `fetch` it changes nothing in the store, and joins only a run that `mlflow run` has opened. Checks that fail
+    are part of the result; only what keeps them from being made is raised.
+
+    Raises
+    ------
+    FerError
+        there is no such run or folder, or the manifest or the teachers cannot be used
+    TrackingError
+        the server cannot be reached
+    """
+    source = settings.run_or_folder
+    with joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
+        if run is not None:
+            run.log_params(params_of(settings))
+        reading = read_parts(folder)
+        checks = tuple(_all_checks(folder, verified, reading, settings))
+        bundle = SoftLabels.open(folder) if _is_usable(reading, checks) else None
+        result = VerifyResult(
+            run_id=run.run_id if run else "",
+            source=f"run {verified.info.run_id}" if verified else f"folder {folder.absolute()}",
+            name=bundle.name if bundle else "",
+            rows=len(bundle) if bundle else 0,
+            checks=checks,
+        )
+        if run is not None:
+            failed = [check.name for check in checks if check.verdict == "fail"]
+            tags = {"fer.source_run": verified.info.run_id} if verified else {}
+            run.set_tags(tags | {"fer.verdict": f"fail: {', '.join(failed)}" if failed else "pass"})
+            run.log_metrics({f"checks/{word}": result.counts[word] for word in ("pass", "warn", "skip", "fail")})
+    return result
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[Path, Any]]:
+    """Give the folder of that name and None, or the run's files, downloaded as they are, and the run, for a block."""
+    if Path(name).is_dir():
+        yield Path(name), None
+        return
+    client, cache = connect(), cache_folder()
+    run = read_run(client, name)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verified.", dir=cache) as temporary:
+        if not download_files(client, run, Path(temporary)):
+            bundle_digest(run)  # the message says where the run is of a kind that has no bundle
+        yield Path(temporary), run
+
+
+def _all_checks(folder: Path, run: Any, reading: Reading, settings: VerifySettings) -> Iterator[Check]:
+    """Yield every check, those that need the whole bundle only where all its files are sound."""
+    yield from reading.checks
+    digest = sha256_of_file(folder / HASHES) if (folder / HASHES).is_file() else None
+    yield check_digest(digest, run and run.data.tags.get("fer.bundle_sha256"), run.info.run_id if run else "")
+    contents = check_contents(reading, run and run.data.metrics)
+    yield from contents
+    if not settings.manifest:
+        return
+    if not _is_usable(reading, contents):
+        yield Check("manifest", "skip", "the bundle itself does not verify")
+        return
+    bundle = SoftLabels.open(folder)
+    benchmark = read_rows(settings, bundle.classes)
+    specs = read_teachers(settings.teachers, sorted(bundle.checkpoints)) if settings.teachers else {}
+    try:
+        alignment = align(bundle, benchmark)
+    except FerError as error:
+        yield Check("manifest", "fail", str(error))
+        return
+    if len(alignment.moved):
+        yield Check("manifest", "fail", f"its rows stand in another order: {alignment.first_moved}")
+    else:
+        yield Check("manifest", "pass", f"the same {len(benchmark):,} rows with the same labels in the same order")
+    if settings.recompute:
+        rows, seed, device = settings.recompute, settings.seed, settings.device
+        yield from recompute(alignment, specs, rows=rows, seed=seed, device=device)
+
+
+def _is_usable(reading: Reading, checks) -> bool:
+    """Return whether a bundle opens, and its report can be relied on."""
+    return reading.error is None and all(check.verdict == "pass" for check in checks if check.name == "report")

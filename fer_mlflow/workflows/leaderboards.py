@@ -1,21 +1,98 @@
-"""Leaderboards for people, as tables, Markdown, CSV and a page of HTML: all of one frame (`build_leaderboard`)."""
+"""Leaderboards: one frame of runs, benchmark by benchmark, best first; as tables, Markdown, CSV and a page of HTML."""
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from statistics import mode
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from fer_mlflow.tables import Cell, Section, Table, csv_text, format_cell, report_markdown, text_lines
-from fer_mlflow.tracking.leaderboard import BOARD, SETTINGS, TESTED
-from fer_mlflow.tracking.records import Judgement, RunRecord
-from fer_mlflow.tracking.store import BAD, SHOWN_METRICS
+from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better
+from fer_mlflow.scoring.significance import bootstrap_intervals, holm
+from fer_mlflow.tables import Cell, Section, Table, csv_text, format_cell, one_line, report_markdown, text_lines
+from fer_mlflow.tracking import records, store
+from fer_mlflow.tracking.records import Evidence, Judgement, RunRecord
 
+BOARD = "selection_sha256"  # runs on the same rows stand on one leaderboard
+SETTINGS = ("ensemble", "space", "clahe", "calibration")  # two runs that share them have the same configuration
+COLUMNS = (
+    *("benchmark", BOARD, "rows", "in_sample", "runs", "rank", "kind", "configuration", *SETTINGS),
+    *("status", "run_id", "experiment_id"),
+)
+TESTED = ("level", "p_value", "macro_f1_low", "macro_f1_high")
 LEVEL_MARK = "≈"
 LEGEND = (
     f"{LEVEL_MARK}  not significantly different from the best: paired test, p at least 0.05 after Holm's adjustment"
 )
 IN_SAMPLE = "teachers were trained on these rows"
+
+
+def build_leaderboard(
+    runs: Iterable[RunRecord], judgements: Mapping[str, Judgement], metric: str, statuses: Sequence[str] = (store.GOOD,)
+) -> pd.DataFrame:
+    """Return the runs that have soft labels, the metric and one of the statuses: by benchmark, best first.
+
+    Of runs that are equally good the one with fewer teachers comes first, then the order of names. Where runs are
+    there and none has the metric, a ContractError names those that they have.
+
+    Returns
+    -------
+    DataFrame
+        a row for each run. `rows` (the most common number), `in_sample` (whether a teacher was trained on these rows)
+        and `runs` (their number) are the same for all runs of a benchmark; `rank` counts from 1 on each benchmark;
+        `space` is empty for one teacher. The other columns are metrics, NaN where a run has none
+    """
+    eligible = [run for run in runs if run.is_bundled and run.selection and judgements[run.run_id].status in statuses]
+    boards: dict[str, list[RunRecord]] = {}
+    for run in eligible:
+        if metric in run.metrics:
+            boards.setdefault(run.selection, []).append(run)
+    if eligible and not boards:
+        known = sorted({name for run in eligible for name in run.metrics})
+        raise ContractError(f"--metric {metric}: no run has it; they have {', '.join(known[:40]) or 'none'}")
+    selections = Counter(ranked[0].benchmark for ranked in boards.values())
+    lines: list[dict[str, Any]] = []
+    for selection, ranked in boards.items():
+        name = ranked[0].benchmark
+        counts = [int(text) for run in ranked if (text := run.params.get("rows", "")).isdecimal()]
+        shared = {
+            "benchmark": one_line(name if selections[name] == 1 else f"{name} ({selection[:8]})"),
+            "rows": mode(counts or [0]),
+            "in_sample": any(run.tags.get("fer.in_sample") == "true" for run in ranked),
+            "runs": len(ranked),
+        }
+        lines += [_line(run) | shared | {"status": judgements[run.run_id].status} for run in ranked]
+    metrics = sorted({name for line in lines for name in line}.difference(COLUMNS))
+    frame = pd.DataFrame(lines, columns=[*COLUMNS, *metrics])
+    if frame.empty:
+        return frame
+    keys = ["benchmark", BOARD, metric, "teachers", *SETTINGS, "run_id"]
+    frame = frame.assign(teachers=frame["ensemble"].str.count(","))
+    frame = frame.sort_values(keys, ascending=[key != metric or is_lower_better(metric) for key in keys])
+    frame = frame.drop(columns="teachers").reset_index(drop=True)
+    return frame.assign(rank=frame.groupby(BOARD).cumcount() + 1)
+
+
+def _line(run: RunRecord) -> dict[str, Any]:
+    """Return a run's configuration and metrics as a row of a leaderboard."""
+    ensemble, calibration = run.params.get("ensemble", ""), run.params.get("calibration", "none")
+    clahe = ""
+    if run.of_ensemble("clahe") == "true":
+        protocol = f"{run.of_ensemble('clahe_clip')}/{run.of_ensemble('clahe_tile')}".strip("/")
+        clahe = "clahe" if protocol in ("", "2/8", "2.0/8") else f"clahe {protocol}"
+    settings = {
+        "ensemble": one_line(ensemble or run.name),
+        "space": run.of_ensemble("space") if "," in ensemble else "",
+        "clahe": clahe,
+        "calibration": "" if calibration == "none" else one_line(calibration),
+    }
+    own = {BOARD: run.selection, "kind": run.kind, "run_id": run.run_id, "experiment_id": run.experiment_id}
+    metrics = {name: value for name, value in run.metrics.items() if name not in COLUMNS + TESTED}
+    return {**metrics, **own, **settings, "configuration": " · ".join(filter(None, settings.values()))}
 
 
 def boards_of(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -24,20 +101,90 @@ def boards_of(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield board
 
 
+def add_significance(frame: pd.DataFrame, metric: str, evidence: Mapping[str, Evidence]) -> pd.DataFrame:
+    """Return a leaderboard with intervals of macro-F1, and paired tests of each run against its benchmark's best.
+
+    Added are `macro_f1_low` and `macro_f1_high` (95 %), `p_value`, Holm-adjusted over the runs of a benchmark that were
+    tested (NaN where there is no evidence, or no test of the metric), and `level`: whether the run does not differ
+    significantly from the best.
+    """
+    p_values: dict[str, float] = {}
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    for board in boards_of(frame):
+        best, own = evidence.get(board["run_id"].iloc[0]), {}
+        for run_id in board["run_id"]:
+            each = evidence.get(run_id)
+            if each is None or each.problem or not len(each.labels):
+                continue
+            rng = np.random.default_rng(records.SEED)
+            interval = bootstrap_intervals(each.labels, each.predictions, each.classes, rng)[DEFAULT]
+            low[run_id], high[run_id] = interval.low, interval.high
+            if best is not None and each is not best:
+                own[run_id] = records.difference_p_value(best, each, metric)
+        own = {run_id: p_value for run_id, p_value in own.items() if p_value is not None}
+        p_values |= dict(zip(own, holm(np.array(list(own.values()))).tolist(), strict=True))
+    columns = {"p_value": p_values, "macro_f1_low": low, "macro_f1_high": high}
+    frame = frame.assign(**{name: frame["run_id"].map(values).astype(float) for name, values in columns.items()})
+    return frame.assign(level=frame["p_value"] >= records.SIGNIFICANT)
+
+
+def rank_across(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return configurations × benchmarks, the configuration to recommend first.
+
+    Ranks are among the configurations of a benchmark (equal values share the better rank), of several runs of one the
+    best counts. Configurations with runs on more benchmarks come first, then those with the lower mean rank: what was
+    tried only where it shines is no default. Benchmarks that a teacher was trained on are left out: there the one that
+    learned them by heart is first.
+
+    Returns
+    -------
+    DataFrame
+        indexed by configuration; columns `value` and `rank`, each by benchmark and NaN where there is no run, and
+        `mean_rank`; empty where no benchmark is left
+    """
+    best = frame[~frame["in_sample"].astype(bool)].drop_duplicates([BOARD, "configuration"])
+    if best.empty:
+        return pd.DataFrame()
+    ranks = best.groupby(BOARD)[metric].rank("min", ascending=is_lower_better(metric), na_option="bottom")
+    best = best.assign(value=best[metric], rank=ranks)
+    wide = best.pivot(index="configuration", columns=BOARD, values=["value", "rank"])
+    wide = wide[[(name, selection) for name in ("value", "rank") for selection in best[BOARD].unique()]]
+    labels = dict(zip(best[BOARD], best["benchmark"], strict=True))
+    tried, mean_rank = wide["rank"].notna().sum(axis=1), wide["rank"].mean(axis=1)
+    order = pd.DataFrame({"tried": -tried, "mean_rank": mean_rank, "name": wide.index}, index=wide.index)
+    wide = wide.rename(columns=labels, level=1)
+    wide["mean_rank", ""] = mean_rank
+    return wide.loc[order.sort_values(["tried", "mean_rank", "name"]).index]
+
+
+def read_leaderboard(client: Any, selection_sha256: str, metric: str = DEFAULT) -> pd.DataFrame:
+    """Return the leaderboard of exactly these rows; of runs with one configuration only the newest.
+
+    Runs that triage called bad, and runs without the metric, are left out.
+    """
+    newest: dict[str, RunRecord] = {}
+    condition = f"tags.`fer.selection_sha256` = '{selection_sha256}' AND attributes.status = 'FINISHED'"
+    for run in map(records.record_of, store.search_runs(client, condition)):
+        if run.kind in store.BUNDLED_KINDS and run.tags.get(store.STATUS) != store.BAD and metric in run.metrics:
+            newest.setdefault(run.tags["fer.config_key"], run)
+    good = dict.fromkeys((run.run_id for run in newest.values()), Judgement(store.GOOD))
+    return build_leaderboard(newest.values(), good, metric)
+
+
 def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -> Table:
     """Return a benchmark's leaderboard: rank, mark, ensemble, settings, metrics, run; `metric` is the first metric."""
-    names = list(dict.fromkeys([metric, *SHOWN_METRICS, *(f"f1/{name}" for name in classes)]))
-    columns = board.reindex(columns=[*board.columns, *(name for name in names if name not in board)])
+    names = dict.fromkeys([metric, *store.SHOWN_METRICS, *(f"f1/{name}" for name in classes)])
     heads = [head for name in names for head in ([name, "95 %"] if name == "macro_f1" else [name])]
     rows: list[list[Cell]] = []
-    for line in columns.to_dict("records"):
+    for line in board.to_dict("records"):
         interval = "" if pd.isna(line["macro_f1_low"]) else f"[{line['macro_f1_low']:.3f}, {line['macro_f1_high']:.3f}]"
         settings = ["student" if line["kind"] == "student" else "", *(line[name] for name in SETTINGS[1:])]
         rows.append(
             [
                 *(line["rank"], LEVEL_MARK if line["level"] else "", line["ensemble"]),
                 " · ".join(filter(None, settings)),
-                *(interval if head == "95 %" else line[head] for head in heads),
+                *(interval if head == "95 %" else line.get(head) for head in heads),
                 line["run_id"][:8],
             ]
         )
@@ -47,20 +194,17 @@ def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -
 def board_title(board: pd.DataFrame) -> str:
     """Return the number of rows, the first digits of the selection, and whether a teacher was trained on them."""
     first = board.iloc[0]
-    parts = [f"{first['rows']:,} rows", first[BOARD][:12], *([IN_SAMPLE] if first["in_sample"] else [])]
-    return " · ".join(parts)
+    return f"{first['rows']:,} rows · {first[BOARD][:12]}" + f" · {IN_SAMPLE}" * bool(first["in_sample"])
 
 
 def across_table(across: pd.DataFrame) -> Table:
     """Return configurations × benchmarks, each cell value and rank, and their mean rank."""
     benchmarks = list(across["value"].columns)
     rows: list[list[Cell]] = []
-    for configuration, values, ranks, mean_rank in zip(
-        across.index, across["value"].to_numpy(), across["rank"].to_numpy(), across["mean_rank"], strict=True
-    ):
-        pairs = zip(values, ranks, strict=True)
+    for configuration, line in across.iterrows():
+        pairs = zip(line["value"], line["rank"], strict=True)
         cells = ["–" if pd.isna(rank) else f"{value:.4f} ({rank:.0f})" for value, rank in pairs]
-        rows.append([configuration, *cells, f"{mean_rank:.2f}"])
+        rows.append([configuration, *cells, f"{line['mean_rank', '']:.2f}"])
     return Table(["configuration", *benchmarks, "mean rank"], rows, align=f"l{'r' * (len(benchmarks) + 1)}")
 
 
@@ -71,7 +215,7 @@ def recommendation(across: pd.DataFrame) -> str:
     return f"recommended: {across.index[0]}, mean rank {across['mean_rank'].iloc[0]:.2f}{only}"
 
 
-def leaderboard_markdown(frame: pd.DataFrame, metric: str, across: pd.DataFrame | None = None) -> str:
+def as_markdown(frame: pd.DataFrame, metric: str, across: pd.DataFrame | None = None) -> str:
     """Return leaderboards as Markdown."""
     sections = [Section("Leaderboard", [LEGEND])]
     for board in boards_of(frame):
@@ -81,7 +225,7 @@ def leaderboard_markdown(frame: pd.DataFrame, metric: str, across: pd.DataFrame 
     return report_markdown(sections)
 
 
-def leaderboard_csv(frame: pd.DataFrame) -> str:
+def as_csv(frame: pd.DataFrame) -> str:
     """Return leaderboards as CSV: the frame, a line for each run."""
     first = ["benchmark", BOARD, "rank", *TESTED, "kind", "configuration", *SETTINGS, "status", "run_id"]
     metrics = list(frame.columns[frame.columns.get_loc("experiment_id") + 1 :].difference(TESTED))
@@ -89,17 +233,17 @@ def leaderboard_csv(frame: pd.DataFrame) -> str:
     return csv_text(columns.columns.tolist(), columns.where(columns.notna(), None).to_numpy().tolist())
 
 
-def bad_runs_csv(runs: Sequence[RunRecord], judgements: Mapping[str, Judgement]) -> str:
+def bad_runs_csv(runs: Iterable[RunRecord], judgements: Mapping[str, Judgement]) -> str:
     """Return the bad runs and the reasons."""
     rows = [
         [run.run_id, run.kind, run.name, run.benchmark, run.status, "; ".join(judgements[run.run_id].reasons)]
         for run in runs
-        if judgements[run.run_id].status == BAD
+        if judgements[run.run_id].status == store.BAD
     ]
     return csv_text(["run_id", "kind", "name", "benchmark", "run_status", "reasons"], rows)
 
 
-def leaderboard_page(
+def as_page(
     frame: pd.DataFrame, metric: str, across: pd.DataFrame | None, address: Callable[[str, str], str | None]
 ) -> str:
     """Return one HTML page that needs nothing else: sortable by a click, filtered by benchmark and by text.

@@ -45,6 +45,11 @@ class Source:
         return self.bundle.name
 
     @property
+    def labels(self) -> np.ndarray:
+        """(N,) int, class columns, -1 for rows without a label."""
+        return self.bundle.labels
+
+    @property
     def inputs(self) -> dict[str, str]:
         """The params that say what the soft labels were made from, and how."""
         files = {name: self.params[name] for name in _FILES if self.params.get(name)}
@@ -61,13 +66,7 @@ class Source:
         }
 
     def column(self, name: str) -> np.ndarray:
-        """Return the (N,) text of a column: of the bundle's index, else of the manifest that it was made from.
-
-        Raises
-        ------
-        FerError
-            neither has it, or the manifest is not on this machine any more, or has changed
-        """
+        """Return the (N,) text of a column: of the bundle's index, else of the manifest that it was made from."""
         if name in self.bundle.index and name not in ("row", "path", "image_sha256"):
             return self.bundle.index[name].to_numpy(object)
         manifest, root = self._path_of("manifest"), self.root()
@@ -96,11 +95,6 @@ def read_source(settings: SourceSettings) -> "Source | Ensemble":
     """Return what the settings name, verified: soft labels that are stored, or an ensemble that is to be fused.
 
     Beside stored soft labels `manifest` and `root` say where the files that they were made from are now.
-
-    Raises
-    ------
-    FerError
-        what is named cannot be used
     """
     if (fusion := settings.fusion()) is not None:
         return read_ensemble(fusion)
@@ -110,13 +104,7 @@ def read_source(settings: SourceSettings) -> "Source | Ensemble":
 
 
 def read_run_source(run_id: str) -> Source:
-    """Return a run's bundle, downloaded and verified.
-
-    Raises
-    ------
-    FerError
-        the run is unknown or deleted, has no bundle, or one that does not verify
-    """
+    """Return a run's bundle, downloaded and verified."""
     client, cache = connect(), cache_folder()
     run = read_run(client, run_id)
     bundle = fetch_bundle(client, run, cache)

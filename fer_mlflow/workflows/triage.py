@@ -13,47 +13,11 @@ from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress, no_progress, track
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import TriageSettings
+from fer_mlflow.tracking import store, triage as rules
 from fer_mlflow.tracking.bundles import read_run
-from fer_mlflow.tracking.leaderboard import BOARD, add_significance, build_leaderboard, rank_across
 from fer_mlflow.tracking.records import ENTRY, Evidence, EvidenceStore, Judgement, RunRecord, read_records, record_of
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.tracking.store import (
-    BAD,
-    BUNDLED_KINDS,
-    GOOD,
-    OVERRULED,
-    REASONS,
-    STATUS,
-    STATUSES,
-    TRIAGE_TAGS,
-    WRITTEN,
-    connect,
-    furnish_experiment,
-    is_by_person,
-    record_failure,
-    run_address,
-    tracking_errors,
-    ui_address,
-    write_tags,
-)
-from fer_mlflow.tracking.triage import (
-    NEVER_STARTED,
-    Context,
-    build_context,
-    changes,
-    judge,
-    last_alive_ms,
-    parse_reasons,
-    wanted_tags,
-)
-from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.leaderboards import (
-    bad_runs_csv,
-    boards_of,
-    leaderboard_csv,
-    leaderboard_markdown,
-    leaderboard_page,
-)
+from fer_mlflow.workflows import RunResult, leaderboards, workflow
 
 RANKS = 10  # runs of a benchmark that get a tag for their rank: one more run moves no more than these
 
@@ -105,7 +69,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     TrackingError
         the server cannot be reached
     """
-    client = connect()
+    client = store.connect()
     if settings.bad or settings.keep:
         return _overrule(client, settings)
     runs = read_records(client)
@@ -117,20 +81,21 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         _write(client, changed, settings, progress)
         return TriageResult(action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
     _check_benchmark(settings.benchmark, runs)
-    store = EvidenceStore(client, cache_folder())
-    evidence = _read_evidence(runs, store, settings.deep, progress)
-    context = build_context(runs, evidence, int(time.time() * 1000), settings.stale_after)
-    judgements = judge(runs, context)
-    whole = build_leaderboard(runs, judgements, settings.metric, STATUSES if settings.even_bad else (GOOD,))
+    bundles = EvidenceStore(client, cache_folder())
+    evidence = _read_evidence(runs, bundles, settings.deep, progress)
+    context = rules.build_context(runs, evidence, int(time.time() * 1000), settings.stale_after)
+    judgements = rules.judge(runs, context)
+    statuses = store.STATUSES if settings.even_bad else (store.GOOD,)
+    whole = leaderboards.build_leaderboard(runs, judgements, settings.metric, statuses)
     wanted = _wanted_tags(runs, judgements, whole, context)
     ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
-    changed = {run.run_id: tags for run in runs if (tags := changes(run, wanted[run.run_id]))}
+    changed = {run.run_id: tags for run in runs if (tags := rules.changes(run, wanted[run.run_id]))}
     _write(client, changed, settings, progress)
-    named = [_is_of(*pair, settings.benchmark) for pair in zip(whole[BOARD], whole["benchmark"], strict=True)]
-    shown = whole.loc[named]
+    names = zip(whole[leaderboards.BOARD], whole["benchmark"], strict=True)
+    shown = whole.loc[[_is_of(*each, settings.benchmark) for each in names]]
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
     if settings.deep != "false":
-        evidence |= {each: store.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
+        evidence |= {each: bundles.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
     result = TriageResult(
         action="judge",
         dry_run=settings.dry_run,
@@ -138,8 +103,8 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         runs=by_id,
         judgements=judgements,
         ended=ended,
-        leaderboard=add_significance(shown, settings.metric, evidence),
-        across=rank_across(whole, settings.metric) if settings.across else None,
+        leaderboard=leaderboards.add_significance(shown, settings.metric, evidence),
+        across=leaderboards.rank_across(whole, settings.metric) if settings.across else None,
         metric=settings.metric,
         classes=settings.classes,
         in_sample=tuple(whole.loc[whole["in_sample"].astype(bool), "benchmark"].unique()),
@@ -151,29 +116,29 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
     """Set a run's status for a person; no rule changes it any more."""
     action: Literal["bad", "keep"] = "bad" if settings.bad else "keep"
     run_id = read_run(client, settings.bad or settings.keep or "").info.run_id
-    status = BAD if settings.bad else GOOD
-    tags = {STATUS: status, WRITTEN: status, OVERRULED: action, REASONS: settings.reason}
+    status = store.BAD if settings.bad else store.GOOD
+    tags = {store.STATUS: status, store.WRITTEN: status, store.OVERRULED: action, store.REASONS: settings.reason}
     if not settings.dry_run:
-        write_tags(client, {run_id: tags})
+        store.write_tags(client, {run_id: tags})
     return TriageResult(action=action, dry_run=settings.dry_run, changes={run_id: tags})
 
 
 def _own_tags(run: RunRecord) -> dict[str, str | None]:
     """Return triage's tags of a run, to be deleted; a status that a person set by hand stays."""
-    by_hand = STATUS in run.tags and run.tags.get(WRITTEN) != run.tags[STATUS]
-    return {name: None for name in TRIAGE_TAGS if name in run.tags and not (by_hand and name == STATUS)}
+    by_hand = store.STATUS in run.tags and run.tags.get(store.WRITTEN) != run.tags[store.STATUS]
+    return {name: None for name in store.TRIAGE_TAGS if name in run.tags and not (by_hand and name == store.STATUS)}
 
 
 def _write(client, changed: Mapping[str, Mapping[str, str | None]], settings: TriageSettings, progress) -> None:
     """Write tags, unless this is a dry run."""
     if changed and not settings.dry_run:
         with progress("tagging runs", len(changed)) as count:
-            write_tags(client, changed, count)
+            store.write_tags(client, changed, count)
 
 
 def _check_benchmark(named: str | None, runs: Sequence[RunRecord]) -> None:
     """Refuse a benchmark that no run has, naming those that there are."""
-    known = {(run.benchmark, run.selection) for run in runs if run.kind in BUNDLED_KINDS and run.selection}
+    known = {(run.benchmark, run.selection) for run in runs if run.kind in store.BUNDLED_KINDS and run.selection}
     if named and not any(_is_of(selection, name, named) for name, selection in known):
         names = ", ".join(f"{name} ({selection[:8]})" for name, selection in sorted(known)) or "none"
         raise ContractError(f"--benchmark {named}: no run has it; there are {names}")
@@ -186,38 +151,40 @@ def _is_of(selection: str, name: str, named: str | None) -> bool:
     return not named or named in names or (len(named) >= 6 and selection.startswith(named))
 
 
-def _read_evidence(runs: Sequence[RunRecord], store: EvidenceStore, deep: str, progress) -> dict[str, Evidence]:
+def _read_evidence(runs: Sequence[RunRecord], bundles: EvidenceStore, deep: str, progress) -> dict[str, Evidence]:
     """Return the evidence on runs, from the cache folder, and from the bundles that `deep` has read now."""
     bundled = [run for run in runs if run.is_bundled]
-    evidence = {run.run_id: known for run in bundled if (known := store.load(run)) is not None}
+    evidence = {run.run_id: known for run in bundled if (known := bundles.load(run)) is not None}
     # A run that was never judged is compared with the others of its benchmark, so their bundles have to be known, too.
-    new = {run.selection for run in bundled if STATUS not in run.tags}
+    new = {run.selection for run in bundled if store.STATUS not in run.tags}
 
     def is_due(run: RunRecord) -> bool:
         if deep != "auto" or run.run_id not in evidence:
             return deep == "true" or (deep == "auto" and run.selection in new)
         # Another triage has called the bundle broken, which was sound when it was read here.
-        reasons = parse_reasons(run.tags.get(REASONS, ""))
-        return not is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
+        reasons = rules.parse_reasons(run.tags.get(store.REASONS, ""))
+        return not store.is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
 
     due = [run for run in bundled if "fer.bundle_sha256" in run.tags and is_due(run)]
     for run in track(due, "reading bundles", len(due), progress):
-        evidence[run.run_id] = store.read(run)
+        evidence[run.run_id] = bundles.read(run)
     return evidence
 
 
-def _wanted_tags(runs, judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: Context) -> dict[str, dict]:
+def _wanted_tags(
+    runs, judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: rules.Context
+) -> dict[str, dict]:
     """Return run id -> triage's tags as they should be."""
-    good = whole[whole["status"] == GOOD]
-    ranks = dict(zip(good["run_id"], good.groupby(BOARD).cumcount() + 1, strict=True))
+    good = whole[whole["status"] == store.GOOD]
+    ranks = dict(zip(good["run_id"], good.groupby(leaderboards.BOARD).cumcount() + 1, strict=True))
     ranks = {run_id: rank for run_id, rank in ranks.items() if rank <= RANKS}
     wanted: dict[str, dict] = {}
     for run in runs:
         judgement, clash = judgements[run.run_id], len(context.selections_of.get(run.benchmark, ())) > 1
         benchmark = f"{run.benchmark} ({run.selection[:8]})" if clash else run.benchmark
         # Good triage runs get no tags: else every triage would have something to write.
-        is_own = run.kind == "triage" and judgement.status == GOOD
-        wanted[run.run_id] = {} if is_own else wanted_tags(run, judgement, benchmark, ranks.get(run.run_id))
+        is_own = run.kind == "triage" and judgement.status == store.GOOD
+        wanted[run.run_id] = {} if is_own else rules.wanted_tags(run, judgement, benchmark, ranks.get(run.run_id))
     return wanted
 
 
@@ -234,14 +201,14 @@ def _reap(client, runs: Sequence[RunRecord], judgements: Mapping[str, Judgement]
 
 def _end_if_dead(client, run: RunRecord) -> bool:
     """End a run unless it had a heartbeat, or its command started, since it was read, which may be a while ago."""
-    with tracking_errors(f"ending run {run.run_id}"):
+    with store.tracking_errors(f"ending run {run.run_id}"):
         now = record_of(client.get_run(run.run_id))
-        if (now.status, now.kind, last_alive_ms(now)) != (run.status, run.kind, last_alive_ms(run)):
+        if (now.status, now.kind, rules.last_alive_ms(now)) != (run.status, run.kind, rules.last_alive_ms(run)):
             return False
         if run.kind:
             client.set_terminated(run.run_id, "KILLED")
         else:
-            record_failure(run.run_id, run.tags[ENTRY], NEVER_STARTED, client=client)
+            store.record_failure(run.run_id, run.tags[ENTRY], rules.NEVER_STARTED, client=client)
     return True
 
 
@@ -249,21 +216,21 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
     """Log leaderboards and bad runs to a triage run, and make the UI show them."""
     runs, frame, across = list(result.runs.values()), result.leaderboard, result.across
     files = {
-        "leaderboard.md": leaderboard_markdown(frame, settings.metric, across),
-        "leaderboard.csv": leaderboard_csv(frame),
-        "leaderboard.html": leaderboard_page(frame, settings.metric, across, run_address),
-        "bad_runs.csv": bad_runs_csv(runs, result.judgements),
+        "leaderboard.md": leaderboards.as_markdown(frame, settings.metric, across),
+        "leaderboard.csv": leaderboards.as_csv(frame),
+        "leaderboard.html": leaderboards.as_page(frame, settings.metric, across, store.run_address),
+        "bad_runs.csv": leaderboards.bad_runs_csv(runs, result.judgements),
     }
     with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
         run.log_params(params_of(settings))
         counts = Counter(judgement.status for judgement in result.judgements.values())
-        run.log_metrics({f"runs/{status}": float(counts[status]) for status in STATUSES})
+        run.log_metrics({f"runs/{status}": float(counts[status]) for status in store.STATUSES})
         for name, text in files.items():
             run.log_text(name, text)
         for experiment in sorted({each.experiment_id for each in runs}):
-            own = [board for board in boards_of(frame) if (board["experiment_id"] == experiment).any()]
+            own = [board for board in leaderboards.boards_of(frame) if (board["experiment_id"] == experiment).any()]
             note = None  # leaderboards of one benchmark would replace those of all
             if not settings.benchmark:
-                note = leaderboard_markdown(pd.concat(own) if own else frame[:0], settings.metric)
-            furnish_experiment(client, experiment, note, settings.metric)
-    return replace(result, run_id=run.run_id, ui=ui_address(run.experiment_id))
+                note = leaderboards.as_markdown(pd.concat(own) if own else frame[:0], settings.metric)
+            store.furnish_experiment(client, experiment, note, settings.metric)
+    return replace(result, run_id=run.run_id, ui=store.ui_address(run.experiment_id))

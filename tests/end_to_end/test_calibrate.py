@@ -377,7 +377,7 @@ def test_the_export_is_a_run_like_others(exported, test_split, place):
 
 
 def test_the_export_is_evaluated_inspected_compared_and_ranked(exported, test_split, place):
-    from fer_mlflow.tracking.leaderboard import read_leaderboard
+    from fer_mlflow.workflows.leaderboards import read_leaderboard
 
     _, export, _ = exported
     place.run("evaluate", "--run", export.info.run_id)

@@ -24,7 +24,7 @@ def test_the_reason_and_the_command_are_on_the_run(workplace, arguments, status,
 
 
 def test_a_crash_while_a_command_is_imported_is_on_the_run(workplace, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fer_mlflow.workflows.inspect", None)
+    monkeypatch.setitem(sys.modules, "fer_mlflow.workflows.evaluate", None)
     _, run = workplace.run_joined("inspect", "--bundle", "b", status=1)
     assert run.info.status == "FAILED"
     assert run.data.tags["fer.error"].startswith("ModuleNotFoundError: ")

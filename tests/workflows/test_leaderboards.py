@@ -12,16 +12,17 @@ from runs import record
 
 from fer_mlflow.cli.triage import leaderboard_lines
 from fer_mlflow.tables import one_line
-from fer_mlflow.tracking.leaderboard import build_leaderboard, rank_across
 from fer_mlflow.tracking.records import Judgement
 from fer_mlflow.workflows.leaderboards import (
     LEGEND,
     across_table,
+    as_csv,
+    as_markdown,
+    as_page,
     bad_runs_csv,
     board_table,
-    leaderboard_csv,
-    leaderboard_markdown,
-    leaderboard_page,
+    build_leaderboard,
+    rank_across,
     recommendation,
 )
 from fer_mlflow.workflows.triage import TriageResult
@@ -158,9 +159,9 @@ def parsed(text: str) -> list[dict[str, str]]:
 
 def test_the_csv_gives_the_numbers_back():
     values = [123456.789012345, 0.1 + 0.2, 1e-17, -0.0]
-    lines = parsed(leaderboard_csv(frame_of(*(entry(f"r{at}", value) for at, value in enumerate(values)))))
+    lines = parsed(as_csv(frame_of(*(entry(f"r{at}", value) for at, value in enumerate(values)))))
     assert [line["macro_f1"] for line in lines] == [repr(value) for value in values]
-    first, second, third = parsed(leaderboard_csv(SMALL))
+    first, second, third = parsed(as_csv(SMALL))
     assert (
         first | {"level": "False", "p_value": "", "rank": "1", "configuration": "A=0.4,B=0.6 · logit · clahe"} == first
     )
@@ -174,19 +175,19 @@ def test_the_csv_gives_the_numbers_back():
 
 def test_the_csv_has_every_metric_of_every_benchmark():
     extra = entry("d" * 12, benchmark="two", selection="cd" * 32, metrics={"brier": 0.25})
-    lines = parsed(leaderboard_csv(frame_of(entry("a" * 12, benchmark="one"), extra)))
+    lines = parsed(as_csv(frame_of(entry("a" * 12, benchmark="one"), extra)))
     assert [(line["benchmark"], line["rank"], line["brier"]) for line in lines] == [
         ("one", "1", ""),
         ("two", "1", "0.25"),
     ]
-    assert parsed(leaderboard_csv(two_boards()[:0])) == []
+    assert parsed(as_csv(two_boards()[:0])) == []
 
 
 @pytest.mark.parametrize("formula", ["=cmd|'/c calc'!A1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "a\r=1"])
 def test_no_cell_of_text_is_a_formula(formula):
     run, tested = entry(formula, ensemble=formula, benchmark=formula, params={"calibration": formula}, name=formula)
     for text in (
-        leaderboard_csv(frame_of((run, tested))),
+        as_csv(frame_of((run, tested))),
         bad_runs_csv([run], {formula: Judgement("bad", (formula,))}),
     ):
         header, *lines = csv.reader(io.StringIO(text))
@@ -198,7 +199,7 @@ def test_no_cell_of_text_is_a_formula(formula):
 
 @pytest.mark.parametrize("name", [*HOSTILE, 'a "quoted", text', "a;b", "'", "a-b=c", "x\ny"])
 def test_any_name_comes_back_from_the_csv(name):
-    (line,) = parsed(leaderboard_csv(frame_of(entry(ensemble=name, benchmark=name))))
+    (line,) = parsed(as_csv(frame_of(entry(ensemble=name, benchmark=name))))
     assert (line["ensemble"], line["benchmark"]) == (one_line(name),) * 2
 
 
@@ -226,7 +227,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_leaderboard_in_markdown():
-    lines = leaderboard_markdown(SMALL, "macro_f1").splitlines()
+    lines = as_markdown(SMALL, "macro_f1").splitlines()
     assert lines[:6] == ["# Leaderboard", "", f"- {LEGEND}", "", "## faces:test", ""]
     assert lines[6] == "- 3,068 rows · abababababab"
     header, rule, *rows = (cells(line) for line in lines if line.startswith("|"))
@@ -243,7 +244,7 @@ def test_a_leaderboard_in_markdown():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_markdown_takes_names_as_text(name):
     frame = frame_of(entry(ensemble=name, benchmark=name, params={"calibration": name}))
-    text = leaderboard_markdown(frame, "macro_f1", rank_across(frame, "macro_f1"))
+    text = as_markdown(frame, "macro_f1", rank_across(frame, "macro_f1"))
     assert not re.search(r"(?<!\\)<", text)
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert [len(cells(line)) for line in tables] == [10, 10, 10, 3, 3, 3]
@@ -251,7 +252,7 @@ def test_markdown_takes_names_as_text(name):
 
 
 def test_configurations_across_benchmarks_in_markdown():
-    lines = leaderboard_markdown(two_boards(), "macro_f1", rank_across(two_boards(), "macro_f1")).splitlines()
+    lines = as_markdown(two_boards(), "macro_f1", rank_across(two_boards(), "macro_f1")).splitlines()
     at = lines.index("## Across benchmarks")
     assert [cells(line) for line in lines[at:] if line.startswith("|")] == [
         ["configuration", "one", "two", "mean rank"],
@@ -298,7 +299,7 @@ class Page(HTMLParser):
 
 
 def page_of(frame, across=None, address=lambda experiment, run_id: None) -> tuple[str, Page]:
-    text = leaderboard_page(frame, "macro_f1", across, address)
+    text = as_page(frame, "macro_f1", across, address)
     return text, Page(text)
 
 

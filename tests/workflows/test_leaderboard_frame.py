@@ -14,15 +14,15 @@ from scipy import stats
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.significance import bootstrap_intervals, mcnemar_p_value, paired_differences
-from fer_mlflow.tracking import leaderboard
-from fer_mlflow.tracking.leaderboard import (
+from fer_mlflow.tracking import records
+from fer_mlflow.tracking.records import Evidence, Judgement, difference_p_value
+from fer_mlflow.workflows.leaderboards import (
     TESTED,
     add_significance,
     build_leaderboard,
     rank_across,
     read_leaderboard,
 )
-from fer_mlflow.tracking.records import Evidence, Judgement, difference_p_value
 
 GOOD = Judgement("good")
 
@@ -240,7 +240,7 @@ def test_marks_are_the_paired_tests_adjusted_over_the_table(metric):
 
 @pytest.mark.parametrize(("p_value", "level"), [(0.0, False), (0.0499, False), (0.05, True), (1.0, True)])
 def test_level_is_what_is_not_significant_at_5_percent(monkeypatch, p_value, level):
-    monkeypatch.setattr(leaderboard, "difference_p_value", lambda *_: p_value)
+    monkeypatch.setattr(records, "difference_p_value", lambda *_: p_value)
     evidence = {name: EVIDENCE[name] for name in ("first", "close")}
     assert compared(evidence=evidence)["level"].tolist() == [False, level, False]
 
