@@ -1,4 +1,4 @@
-"""Workflows: one file for each command, settings in, a frozen result out; no printing and no command line."""
+"""Workflows: what each command does, settings in, a frozen result out; no printing and no command line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
