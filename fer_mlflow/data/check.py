@@ -67,8 +67,7 @@ def run_checks(
 
     Parameters
     ----------
-    root : folder of relative paths; None means the manifest's own
-    split : check these rows only; None checks all
+    root, split : as for `read_benchmark`
     dataset : data set whose published counts all rows are compared with; None goes by their sources, or by the
         file's name where they have none
     decode : decode every image; without it, files are hashed only
@@ -76,19 +75,15 @@ def run_checks(
 
     Raises ManifestError: the file cannot be read as a manifest at all.
     """
-    refusals: list[Finding] = []
-    refused: list[int] = []
-
-    def note_refused(error: ManifestError, rows: int) -> None:
-        refusals.append(Finding(ERROR, "refused", str(error)))
-        refused.append(rows)
-
-    benchmark = read_benchmark(manifest, classes, root=root, split=split, on_refused=note_refused)
+    refused: list[tuple[ManifestError, int]] = []
+    benchmark = read_benchmark(
+        manifest, classes, root=root, split=split, on_refused=lambda error, rows: refused.append((error, rows))
+    )
     frame, paths = benchmark.frame, benchmark.paths
     scan = scan_images(benchmark.root, paths.tolist(), decode=decode, perceptual=near is not None, progress=progress)
     supports = tuple(_supports(benchmark, dataset))
     findings = [
-        *refusals,
+        *(Finding(ERROR, "refused", str(error)) for error, _ in refused),
         *_image_findings(paths, scan, decode),
         *_path_clashes(paths),
         *_duplicates(frame, scan),
@@ -97,19 +92,19 @@ def run_checks(
         *_gaps(frame),
     ]
     counts = pd.crosstab([frame["source"], frame["label"]], frame["split"])
-    return ManifestCheck(benchmark, sum(refused), tuple(findings), counts, supports, scan)
+    return ManifestCheck(benchmark, sum(rows for _, rows in refused), tuple(findings), counts, supports, scan)
 
 
 def _image_findings(paths: pd.Series, scan: Scan, decoded: bool) -> Iterable[Finding]:
     """Find images that cannot be decoded, are too small, or are of one colour."""
     if scan.problems:
-        examples = [f"{paths.iloc[row]}: {problem}" for row, problem in scan.problems.items()]
+        examples = tuple(f"{paths.iloc[row]}: {problem}" for row, problem in scan.problems.items())
         text = f"{len(examples):,} images cannot be {'decoded' if decoded else 'read'}; export stops at them"
-        yield Finding(ERROR, "unreadable", text, tuple(examples[:_SHOWN]))
+        yield Finding(ERROR, "unreadable", text, examples[:_SHOWN])
     tiny = np.flatnonzero((scan.sides > 0).all(axis=1) & (scan.sides < TINY).any(axis=1))
     if len(tiny):
-        examples = [f"{paths.iloc[row]}: {scan.sides[row, 1]}x{scan.sides[row, 0]}" for row in tiny[:_SHOWN]]
-        yield Finding(WARNING, "tiny", f"{len(tiny):,} images have a side under {TINY} pixels", tuple(examples))
+        examples = tuple(f"{paths.iloc[row]}: {scan.sides[row, 1]}x{scan.sides[row, 0]}" for row in tiny[:_SHOWN])
+        yield Finding(WARNING, "tiny", f"{len(tiny):,} images have a side under {TINY} pixels", examples)
     constant = np.flatnonzero(scan.is_constant)
     if len(constant):
         text = f"{len(constant):,} images are of one colour"
@@ -174,11 +169,9 @@ def _supports(benchmark: Benchmark, dataset: str | None) -> Iterable[Support]:
     """Yield the comparison of each source and split that published counts are known for."""
     stem = benchmark.manifest_path.stem
     for (source, split), rows in benchmark.frame.groupby(["source", "split"]):
-        claimed = dataset or dataset_called(str(source or stem))
-        if claimed is not None:
+        if claimed := dataset or dataset_called(str(source or stem)):
             observed = rows["label"].value_counts().to_dict()
-            support = compare_support(claimed, str(source), str(split), observed, benchmark.classes)
-            if support is not None:
+            if support := compare_support(claimed, str(source), str(split), observed, benchmark.classes):
                 yield support
 
 
@@ -208,8 +201,8 @@ class Relation:
 
     Attributes
     ----------
-    verdict : by rows of path, label, split and source: same benchmark, the same rows permuted, a subset, a
-        superset, or different
+    verdict : by rows of path, label, split and source: `same` benchmark, the same rows `permuted`, a `subset`, a
+        `superset`, or `different`
     only_here, only_there : rows that the other has not
     changed : column -> rows with the same path and another value
     examples : where they differ
@@ -249,14 +242,32 @@ def relate(
         verdict = "different"
     else:
         verdict = "superset" if only_here else "subset" if only_there else "permuted"
-    changed, examples = _changes(here.frame, there.frame)
-    relation = Relation(verdict, only_here, only_there, changed, tuple(examples))
+    relation = Relation(verdict, only_here, only_there, *_changes(here.frame, there.frame))
     if hashes_here is None or hashes_there is None:
         return relation
-    return _with_images(relation, _by_image(here.frame, hashes_here), _by_image(there.frame, hashes_there))
+    ours, theirs = (
+        each.frame[["path", "label", "split"]].assign(image=hashes)[hashes != bytes(32)]
+        for each, hashes in ((here, hashes_here), (there, hashes_there))
+    )
+    both = ours.merge(theirs, on="image", suffixes=("", "_there"))
+    pairs = both[["image", "split", "split_there"]].drop_duplicates()
+    is_labelled = (both["label"] != "") & (both["label_there"] != "")
+    relabelled = both[is_labelled & (both["label"] != both["label_there"])]
+    return replace(
+        relation,
+        images_here=ours["image"].nunique(),
+        images_there=theirs["image"].nunique(),
+        shared_images=both["image"].nunique(),
+        shared=pd.crosstab(pairs["split"], pairs["split_there"]),
+        other_labels=relabelled["image"].nunique(),
+        other_label_examples=tuple(
+            f'{row["path"]} "{row["label"]}" here, {row["path_there"]} "{row["label_there"]}" there'
+            for row in relabelled.head(_SHOWN).to_dict("records")
+        ),
+    )
 
 
-def _changes(here: pd.DataFrame, there: pd.DataFrame) -> tuple[dict[str, int], list[str]]:
+def _changes(here: pd.DataFrame, there: pd.DataFrame) -> tuple[dict[str, int], tuple[str, ...]]:
     """Count the rows with one path and two values per column, and describe the first differences."""
     both = here[list(HEADERS)].merge(there[list(HEADERS)], on="path", suffixes=("", "_there"))
     changed, examples = {}, []
@@ -269,29 +280,4 @@ def _changes(here: pd.DataFrame, there: pd.DataFrame) -> tuple[dict[str, int], l
     for own, other, where in ((here, there, "here"), (there, here, "there")):
         alone = own["path"][~own["path"].isin(other["path"])]
         examples += [f"{path}: only {where}" for path in alone.head(_SHOWN)]
-    return changed, examples
-
-
-def _by_image(frame: pd.DataFrame, hashes: np.ndarray) -> pd.DataFrame:
-    """Return the rows that could be read, with their image's hash."""
-    return frame[["path", "label", "split"]].assign(image=hashes)[hashes != bytes(32)]
-
-
-def _with_images(relation: Relation, own: pd.DataFrame, other: pd.DataFrame) -> Relation:
-    """Return the relation with what the images' content shows."""
-    both = own.merge(other, on="image", suffixes=("", "_there"))
-    pairs = both[["image", "split", "split_there"]].drop_duplicates()
-    is_labelled = (both["label"] != "") & (both["label_there"] != "")
-    relabelled = both[is_labelled & (both["label"] != both["label_there"])]
-    return replace(
-        relation,
-        images_here=own["image"].nunique(),
-        images_there=other["image"].nunique(),
-        shared_images=both["image"].nunique(),
-        shared=pd.crosstab(pairs["split"], pairs["split_there"]),
-        other_labels=relabelled["image"].nunique(),
-        other_label_examples=tuple(
-            f'{row["path"]} "{row["label"]}" here, {row["path_there"]} "{row["label_there"]}" there'
-            for row in relabelled.head(_SHOWN).to_dict("records")
-        ),
-    )
+    return changed, tuple(examples)

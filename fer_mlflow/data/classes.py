@@ -47,8 +47,6 @@ class ClassOrder:
 
         Integers mean positions in `names`, unless an alias is an integer: then a data set's own codes are in
         use, and only the integers named there mean anything.
-
-        Raises ManifestError: fewer than two names, an empty name, or a word that would mean two classes.
         """
         aliases = aliases or {}
         if len(names) < 2 or not all(name.strip() for name in names):
@@ -78,13 +76,13 @@ class ClassOrder:
             raise ManifestError(f"class file {path}: {error.strerror}; give a YAML file with --classes") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ManifestError(f"class file {path}: not YAML ({' '.join(str(error).split())})") from error
-        if isinstance(value, dict):
-            return cls.of([str(name) for name in value], {str(name): _words(words) for name, words in value.items()})
-        if isinstance(value, list):
-            return cls.of([str(name) for name in value])
-        raise ManifestError(
-            f"class file {path}: found {type(value).__name__}; give a list of names, or name: [other words]"
-        )
+        if not isinstance(value, dict | list):
+            raise ManifestError(
+                f"class file {path}: found {type(value).__name__}; give a list of names, or name: [other words]"
+            )
+        words = value.items() if isinstance(value, dict) else ()
+        aliases = {str(name): own if isinstance(own, list) else [own] for name, own in words if own is not None}
+        return cls.of([str(name) for name in value], aliases)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -111,13 +109,6 @@ class ClassOrder:
                 "add other words for them with --classes"
             )
         return np.argsort(np.array(found))
-
-
-def _words(value) -> list[str]:
-    """Return the words of one entry of a class file, which may be a single one or none."""
-    if value is None:
-        return []
-    return [str(word) for word in value] if isinstance(value, list) else [str(value)]
 
 
 FER7 = ClassOrder.of(("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral"))

@@ -25,10 +25,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def read_image_bytes(root: str | Path, path: str) -> bytes:
-    """Return the bytes of an image file under `root`.
-
-    Raises ImageError: the file cannot be read, or links lead out of `root`.
-    """
+    """Return the bytes of an image file under `root`; ImageError where links lead out of it."""
     try:
         handle = _open_under(str(root), path)
         try:
@@ -117,11 +114,6 @@ def _equaliser(clahe: Clahe) -> cv2.CLAHE:
     return cv2.createCLAHE(clipLimit=clahe.clip, tileGridSize=(clahe.tile, clahe.tile))
 
 
-def resize_image(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Resize an (H, W, 3) image to (img_size, img_size, 3) by the preprocessing's rule and interpolation."""
-    return RESIZES[preprocessing.resize](image, preprocessing.side)
-
-
 def _squash(image: np.ndarray, size: int) -> np.ndarray:
     """Resize both sides, whatever their ratio: by area when both shrink, else bilinear."""
     height, width = image.shape[:2]
@@ -136,25 +128,20 @@ RESIZES = {"squash": _squash}
 
 
 def prepare_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """Return the (img_size, img_size, 3) uint8 RGB image of a file's bytes.
-
-    Raises ImageError: see `decode_image`.
-    """
+    """Return the (img_size, img_size, 3) uint8 RGB image of a file's bytes."""
     return prepare_images(data, [preprocessing])[0]
 
 
 def prepare_images(data: bytes, preprocessings: Sequence[Preprocessing]) -> list[np.ndarray]:
-    """Return one image for each preprocessing; decoding happens once, and so does each CLAHE.
-
-    Raises ImageError: see `decode_image`.
-    """
+    """Return one image for each preprocessing; decoding happens once, and so does each CLAHE."""
     decoded = decode_image(data)
     equalised: dict[Clahe | None, np.ndarray] = {None: decoded}
     images = []
     for each in preprocessings:
         if each.clahe is not None and each.clahe not in equalised:
             equalised[each.clahe] = apply_clahe(decoded, each.clahe)
-        images.append(cv2.cvtColor(resize_image(equalised[each.clahe], each), cv2.COLOR_BGR2RGB))
+        resized = RESIZES[each.resize](equalised[each.clahe], each.side)
+        images.append(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
     return images
 
 

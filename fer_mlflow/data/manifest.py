@@ -61,10 +61,7 @@ class Benchmark:
         return self.frame["path"]
 
     def column(self, name: str) -> np.ndarray:
-        """Return the (N,) text of a column.
-
-        Raises ManifestError: there is no such column.
-        """
+        """Return the (N,) text of a column; ManifestError where there is no such column."""
         _check_column(name, self.frame, self.manifest_path)
         return self.frame[name].to_numpy(object)
 
@@ -149,36 +146,26 @@ def read_benchmark(
     frame = drop(frame, "path", is_outside, problem, "correct the paths or give another --root")
     frame["path"] = paths[~is_outside]
     is_unknown = _label_columns(frame["label"], classes) == _UNKNOWN
-    remedy = "map it with --classes (a YAML file, name: [other words])"
-    frame = drop(frame, "label", is_unknown, f"label that is not one of {', '.join(classes.names)}", remedy)
-    names = np.array([*classes.names, ""], dtype=object)
-    frame["label"] = pd.Series(names[_label_columns(frame["label"], classes)], frame.index, dtype=frame["path"].dtype)
+    problem = f"label that is not one of {', '.join(classes.names)}"
+    frame = drop(frame, "label", is_unknown, problem, "map it with --classes (a YAML file, name: [other words])")
     is_duplicate = frame["path"].duplicated().to_numpy()
     frame = drop(frame, "path", is_duplicate, "duplicate path", "keep one row for each image")
     if verify_paths:
         is_missing, leads_out = find_unusable(frame["path"], root)
-        remedy = "copy the files or give another --root"
-        frame = drop(frame, "path", leads_out, f"link that leads out of the root {root}", remedy)
-        remedy = "give the folder of the paths with --root"
-        frame = drop(frame, "path", is_missing[~leads_out], f"file that is not under {root}", remedy)
+        problem = f"link that leads out of the root {root}"
+        frame = drop(frame, "path", leads_out, problem, "copy the files or give another --root")
+        problem = f"file that is not under {root}"
+        frame = drop(frame, "path", is_missing[~leads_out], problem, "give the folder of the paths with --root")
+    labels = _label_columns(frame["label"], classes)
+    names = np.array([*classes.names, ""], dtype=object)
+    frame["label"] = pd.Series(names[labels], frame.index, dtype=frame["path"].dtype)
+    frame = frame.reset_index(drop=True)
     name = ":".join(filter(None, (manifest.stem, split, f"first{limit}" if limit is not None else None)))
-    return Benchmark(
-        name,
-        root,
-        frame.reset_index(drop=True),
-        _label_columns(frame["label"], classes),
-        classes,
-        manifest.absolute(),
-        sha256_of_file(manifest),
-    )
+    return Benchmark(name, root, frame, labels, classes, manifest.absolute(), sha256_of_file(manifest))
 
 
 def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -> np.ndarray:
-    """Return a column's text for some of a manifest's paths, (N,) str objects in the order of `paths`.
-
-    Parameters
-    ----------
-    paths : (N,) paths as a `Benchmark` of this manifest and root has them
+    """Return a column's text for (N,) paths that a `Benchmark` of this manifest and root has, (N,) str objects.
 
     Raises ManifestError: the manifest cannot be read, has no such column or path, or several values for one.
     """
@@ -218,21 +205,14 @@ def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int |
 def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
     """Return (N,) paths without `.`, `..` and doubled slashes, and which of them lead out of the root, (N,) bool."""
     odd = paths.str.contains(_ODD_PATH, regex=True).to_numpy(bool)
-    wrong = odd.copy()
-    if not odd.any():
-        return paths, wrong
-    paths = paths.copy()
-    top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
-    fixed, outside = [], []
-    for path in paths[odd]:
-        path = posixpath.normpath(path) if path else "."
-        if path.startswith("/"):
-            path = path.removeprefix(top) if path.startswith(top) else path
-        fixed.append(path)
-        outside.append(path.startswith(("/", "../")) or path in (".", ".."))
-    wrong[odd] = outside
-    paths[odd] = fixed
-    return paths, wrong
+    is_outside = odd.copy()
+    if odd.any():
+        top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
+        fixed = [posixpath.normpath(path).removeprefix(top) for path in paths[odd]]
+        is_outside[odd] = [path.startswith(("/", "../")) or path in (".", "..") for path in fixed]
+        paths = paths.copy()
+        paths[odd] = fixed
+    return paths, is_outside
 
 
 def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:
@@ -243,12 +223,8 @@ def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:
 
 
 def read_labels(manifest: str | Path, split: str | None = None) -> list[str]:
-    """Return the different label texts of a manifest's rows, or of those of one split, as they are written.
-
-    Raises ManifestError: the file cannot be read as a CSV with a path column.
-    """
-    manifest = Path(manifest)
-    raw, columns = _read_csv(manifest)
+    """Return the different label texts of a manifest's rows, or of those of one split, as they are written."""
+    raw, columns = _read_csv(Path(manifest))
     if "label" not in columns:
         return []
     labels = raw[columns["label"]].str.strip()
@@ -280,10 +256,8 @@ def _read_csv(manifest: Path) -> tuple[pd.DataFrame, dict[str, str]]:
             f"manifest {manifest} row {first + 1}: fewer values than the header's {raw.shape[1]}; complete the row"
         )
     folded = {str(name).strip().casefold(): name for name in reversed(raw.columns)}
-    columns = {}
-    for column, known in HEADERS.items():
-        if names := [folded[name] for name in known if name in folded]:
-            columns[column] = names[0]
+    found = {column: [folded[name] for name in known if name in folded] for column, known in HEADERS.items()}
+    columns = {column: names[0] for column, names in found.items() if names}
     if "path" not in columns:
         raise ManifestError(
             f"manifest {manifest}: found columns {', '.join(map(str, raw.columns))}; "

@@ -20,7 +20,7 @@ _TRAINED_ON = ("train", "training")
 
 @dataclass(frozen=True)
 class ManifestInput:
-    """One of the manifests to be merged.
+    """A manifest as it is named on the command line, or one of those to be merged.
 
     Attributes
     ----------
@@ -99,35 +99,28 @@ def merge(
     benchmarks = [read_benchmark(each.path, classes or FER7, root=each.root, split=each.split) for each in inputs]
     frames = []
     for each, benchmark in zip(inputs, benchmarks, strict=True):
-        frame = benchmark.frame.copy()
-        frame["path"] = rebase_paths(root, benchmark.root, frame["path"])
-        frame["source"] = each.source or frame["source"].where(frame["source"] != "", each.path.stem)
-        frames.append(frame)
-    together = pd.concat(frames, ignore_index=True).fillna("")
+        paths, own = rebase_paths(root, benchmark.root, benchmark.paths), benchmark.frame["source"]
+        frames.append(benchmark.frame.assign(path=paths, source=each.source or own.where(own != "", each.path.stem)))
+    rows = {each.name: len(frame) for each, frame in zip(inputs, frames, strict=True)}
     origin = np.repeat([each.name for each in inputs], [len(frame) for frame in frames])
     hashes = np.concatenate([_hash_images(benchmark, progress) for benchmark in benchmarks])
-    kept, duplicates = _drop_duplicates(together, hashes, origin)
+    kept, duplicates = _drop_duplicates(pd.concat(frames, ignore_index=True).fillna(""), hashes, origin)
     labels = {each.name: set(frame["label"]) - {""} for each, frame in zip(inputs, frames, strict=True)}
     everything = set().union(*labels.values())
     lacking = {name: tuple(sorted(everything - own)) for name, own in labels.items() if own and everything - own}
-    return Merged(
-        kept, {each.name: len(frame) for each, frame in zip(inputs, frames, strict=True)}, duplicates, lacking
-    )
+    return Merged(kept, rows, duplicates, lacking)
 
 
 def _check_classes(inputs: Sequence[ManifestInput]) -> None:
     """Refuse inputs some of which have labels outside the usual seven classes, which others then lack."""
-    odd = {}
-    for each in inputs:
-        labels = read_labels(each.path, each.split)
-        unknown = sorted(label for label in labels if label and FER7.index_of(label) is None)
-        if unknown:
-            odd[each.name] = unknown
-    plain = [each.name for each in inputs if each.name not in odd]
+    labels = {each.name: read_labels(each.path, each.split) for each in inputs}
+    unknown = {
+        name: sorted(each for each in own if each and FER7.index_of(each) is None) for name, own in labels.items()
+    }
+    odd, plain = [name for name in labels if unknown[name]], [name for name in labels if not unknown[name]]
     if odd and plain:
-        name, labels = next(iter(odd.items()))
         raise ManifestError(
-            f"{name} has rows labelled {listed(labels)}, which {plain[0]} has no class for: the class sets "
+            f"{odd[0]} has rows labelled {listed(unknown[odd[0]])}, which {plain[0]} has no class for: the class sets "
             "differ; build both with the same --classes, or give the merged set's classes with --classes"
         )
 
@@ -149,10 +142,8 @@ def _drop_duplicates(frame: pd.DataFrame, hashes: np.ndarray, origin: np.ndarray
     is_labelled = frame["label"] != ""
     _check_labels(frame[is_labelled], image[is_labelled], origin)
     rank = frame["split"].str.casefold().isin(_TRAINED_ON).astype(int) + 2 * (~is_labelled).astype(int)
-    best = pd.DataFrame({"image": image, "rank": rank}).sort_values(["image", "rank"], kind="stable")
-    best = best.drop_duplicates("image")
-    keeper = pd.Series(best.index, index=best["image"])  # image -> the row that is kept
-    kept = keeper.loc[image].to_numpy()
+    best = rank.groupby(image).idxmin()  # image -> the row that is kept
+    kept = best.loc[image].to_numpy()
     is_dropped = kept != np.arange(len(frame))
     columns = {"": frame["path"].to_numpy(), "_split": frame["split"].to_numpy(), "_input": origin}
     duplicates = {
@@ -165,17 +156,14 @@ def _drop_duplicates(frame: pd.DataFrame, hashes: np.ndarray, origin: np.ndarray
 
 def _check_labels(labelled: pd.DataFrame, image: pd.Series, origin: np.ndarray) -> None:
     """Refuse images that two rows label differently, naming the first ten."""
-    distinct = labelled["label"].groupby(image).nunique()
-    wrong = distinct.index[distinct > 1]
-    if not len(wrong):
+    is_wrong = labelled["label"].groupby(image).transform("nunique") > 1
+    if not is_wrong.any():
         return
-    where = labelled.assign(origin=origin[labelled.index])[image.isin(wrong)].groupby(image, sort=False)
-    texts = [
-        " and ".join(f'"{label}" for {path} ({name})' for label, path, name in zip(*rows, strict=True))
-        for rows in ((each["label"], each["path"], each["origin"]) for _, each in where)
-    ]
+    rows = labelled.assign(origin=origin[labelled.index])[is_wrong]
+    named = '"' + rows["label"] + '" for ' + rows["path"] + " (" + rows["origin"] + ")"
+    texts = named.groupby(image, sort=False).agg(" and ".join).tolist()
     raise ManifestError(
-        f"{len(wrong):,} images have two labels: {listed(texts, '; ')}; correct or remove one of the rows"
+        f"{len(texts):,} images have two labels: {listed(texts, '; ')}; correct or remove one of the rows"
     )
 
 
@@ -196,9 +184,9 @@ def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, grou
     Raises ManifestError: there is no such column, or there are fewer groups than splits.
     """
     strata = frame.groupby(["label", "source"], sort=True).ngroup().to_numpy()
-    names = np.array(list(shares), object)
+    names, parts = np.array(list(shares), object), np.array(list(shares.values()))
     if group is None:
-        return names[_split_alone(frame["path"], strata, np.array(list(shares.values())), seed)]
+        return names[_split_alone(frame["path"], strata, parts, seed)]
     if group not in frame:
         raise ManifestError(f"no column {group} for --group; there are {', '.join(frame.columns)}")
     own = frame[group].str.strip()
@@ -206,18 +194,17 @@ def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, grou
     codes, distinct = pd.factorize(keys)
     if len(distinct) < len(shares):
         raise ManifestError(f"column {group} has {len(distinct)} values, too few for {len(shares)} splits")
-    return names[_split_groups(codes, list(distinct), strata, np.array(list(shares.values())), seed)]
+    return names[_split_groups(codes, distinct, strata, parts, seed)]
 
 
-def _lot(seed: int, text: str) -> bytes:
-    """Return what a row or a group is ordered by."""
-    return hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest()
+def _draw_lots(seed: int, texts: Sequence[str] | pd.Series | pd.Index) -> np.ndarray:
+    """Return what rows or groups are ordered by, (N,) bytes."""
+    return np.array([hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest() for text in texts], dtype="S8")
 
 
 def _split_alone(paths: pd.Series, strata: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     """Return each row's split by number, (N,) int64."""
-    lots = np.array([_lot(seed, path) for path in paths], dtype="S8")
-    order = np.lexsort((lots, strata))
+    order = np.lexsort((_draw_lots(seed, paths), strata))
     chosen = np.empty(len(paths), np.int64)
     owed = np.zeros(len(shares))  # rows that each split should have had so far and has not
     bounds = np.flatnonzero(np.r_[True, np.diff(strata[order]) != 0, True])
@@ -233,32 +220,21 @@ def _split_alone(paths: pd.Series, strata: np.ndarray, shares: np.ndarray, seed:
     return chosen
 
 
-def _split_groups(codes: np.ndarray, names: list[str], strata: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+def _split_groups(codes: np.ndarray, names: pd.Index, strata: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     """Return each row's split by number, (N,) int64; rows of one code in one split."""
-    n_strata = int(strata.max()) + 1
     sizes = np.bincount(codes, minlength=len(names))
-    lots = np.array([_lot(seed, name) for name in names], dtype="S8")
-    order = np.lexsort((lots, -sizes))
-    by_group = np.argsort(codes, kind="stable")
-    ends = np.cumsum(sizes)
-    wanted = np.outer(shares, np.bincount(strata, minlength=n_strata)).astype(float)
+    by_group = np.split(strata[np.argsort(codes, kind="stable")], np.cumsum(sizes)[:-1])
+    wanted = np.outer(shares, np.bincount(strata)).astype(float)
     have = np.zeros_like(wanted)
     chosen = np.empty(len(names), np.int64)
-    for group in order:
-        rows = strata[by_group[ends[group] - sizes[group] : ends[group]]]
-        own, counts = np.unique(rows, return_counts=True)
+    for group in np.lexsort((_draw_lots(seed, names), -sizes)):
+        own, counts = np.unique(by_group[group], return_counts=True)
         # what the sum of squared deviations, each relative to its target, grows by when the group goes to a split
         cost = ((2 * (have[:, own] - wanted[:, own]) + counts) * counts / np.maximum(wanted[:, own], 1e-9)).sum(axis=1)
         best = int(np.argmin(cost))
         chosen[group] = best
         have[best, own] += counts
-    _fill_empty(chosen, sizes, len(shares))
+    for split in range(len(shares)):
+        if not (chosen == split).any():  # it takes the smallest group of a split that has several
+            chosen[next(g for g in np.argsort(sizes, kind="stable") if (chosen == chosen[g]).sum() > 1)] = split
     return chosen[codes]
-
-
-def _fill_empty(chosen: np.ndarray, sizes: np.ndarray, n_splits: int) -> None:
-    """Give a split that got no group the smallest one of a split that has several."""
-    for split in range(n_splits):
-        if not (chosen == split).any():
-            spare = [g for g in np.argsort(sizes, kind="stable") if (chosen == chosen[g]).sum() > 1]
-            chosen[spare[0]] = split

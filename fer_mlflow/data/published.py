@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.errors import ManifestError
 
 CLOSE = 0.02  # share of the published rows by which a count may differ in all and still be that data set's
 _BETTER = 4.0  # a permutation that is not exact must come so many times closer to be believed
@@ -27,35 +29,41 @@ class LabelCodes:
 
     Attributes
     ----------
-    first : the integer that means the first of `names`; the others follow
     names : classes in the order of their codes, in the data set's own words
     stated_in : where the data set states what its codes mean
+    first : the integer that means the first of `names`; the others follow
     not_faces : the codes after those of `names`, which stand for no expression
     counts : split (or another subset that was published) -> images of each of `names`
     counted_in : where the counts are from
     also_called : other spellings of the data set's name, in lower case
     """
 
-    first: int
     names: tuple[str, ...]
     stated_in: str
+    first: int = 0
     not_faces: tuple[str, ...] = ()
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     counted_in: str = ""
     also_called: tuple[str, ...] = ()
 
-    @property
-    def last(self) -> int:
-        """The highest code that is in use."""
-        return self.first + len(self.names) + len(self.not_faces) - 1
+    @cached_property
+    def meanings(self) -> dict[int, str | None]:
+        """The class that each code means, None for one of `not_faces`."""
+        return dict(enumerate((*self.names, *(None for _ in self.not_faces)), self.first))
 
-    def name_of(self, code: int) -> str | None:
-        """Return the class that a code means, None for one of `not_faces`.
+    def parse(self, text: str, where: str) -> str | None:
+        """Return the class that a code means, None for no expression; an integer may be written as a float.
 
-        >>> CODES["rafdb"].name_of(3), CODES["affectnet"].name_of(3), CODES["affectnet"].name_of(10)
+        Raises ManifestError, which begins with `where`: it is no integer, or none of the codes.
+
+        >>> CODES["rafdb"].parse("3", "line 1"), CODES["affectnet"].parse("3.0", ""), CODES["affectnet"].parse("10", "")
         ('Disgust', 'Surprise', None)
         """
-        return self.names[code - self.first] if code - self.first < len(self.names) else None
+        try:
+            return self.meanings[float(text)]  # type: ignore[index]  # 3.0 is the same key as 3
+        except (ValueError, KeyError) as error:
+            known = f"a code from {self.first} to {max(self.meanings)} ({', '.join(self.names)})"
+            raise ManifestError(f'{where}: label "{text}" is not {known}') from error
 
     def subsets(self) -> dict[str, tuple[int, ...]]:
         """Return the published subsets and the sums of two or more splits: `train`, `val`, `val + test`, …"""
@@ -81,7 +89,6 @@ CODES: Mapping[str, LabelCodes] = {
         also_called=("raf-db", "raf", "raf-db basic"),
     ),
     "affectnet": LabelCodes(
-        first=0,
         names=("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger", "Contempt"),
         stated_in="the readme of AffectNet's manually annotated set (column expression, files *_exp.npy)",
         not_faces=("None", "Uncertain", "No-Face"),
@@ -93,7 +100,6 @@ CODES: Mapping[str, LabelCodes] = {
         also_called=("affectnet-7", "affectnet-8", "affectnet7", "affectnet8"),
     ),
     "fer2013": LabelCodes(
-        first=0,
         names=("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral"),
         stated_in="the data page of Kaggle's challenge in facial expression recognition, 2013 (column emotion)",
         counts={
@@ -105,14 +111,12 @@ CODES: Mapping[str, LabelCodes] = {
         also_called=("fer-2013", "fer", "fer13"),
     ),
     "ferplus": LabelCodes(
-        first=0,
         names=("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
         stated_in="the header of fer2013new.csv: the order of the columns of votes",
         not_faces=("unknown", "NF"),
         also_called=("fer+", "fer-plus"),
     ),
     "expw": LabelCodes(
-        first=0,
         names=("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
         stated_in="the readme that comes with ExpW's label.lst",
         counts={"all": (3671, 3995, 1088, 30537, 10559, 7060, 34883)},
@@ -120,7 +124,6 @@ CODES: Mapping[str, LabelCodes] = {
         also_called=("expw-f",),
     ),
     "ckplus": LabelCodes(
-        first=0,
         names=("neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise"),
         stated_in="the readme of the emotion labels of CK+ (files *_emotion.txt)",
         counts={
@@ -174,20 +177,25 @@ def compare_support(
     The subset of the manifest's own split is taken, unless only another subset (or sum of splits) fits in some
     class order.
     """
-    subsets = {name: _in_order(dataset, counts, classes) for name, counts in CODES[dataset].subsets().items()}
-    if not subsets:
-        return None
     here = np.array([observed.get(name, 0) for name in classes.names], np.int64)
+    fits = {}
+    for name, published in CODES[dataset].subsets().items():
+        there = _in_order(dataset, published, classes)
+        order = linear_sum_assignment(np.abs(here[:, None] - there[None, :]))[1]  # each class's closest count
+        total = max(int(there.sum()), 1)  # how far counts are apart is a share of the published rows
+        permuted, plain = (float(np.abs(here - each).sum() / total) for each in (there[order], there))
+        fits[name] = permuted, plain, there, order
+    if not fits:
+        return None
     own = SPLIT_WORDS.get(split.casefold(), split.casefold())
-    fits = {name: _fit(here, counts) for name, counts in subsets.items()}
-    best = min(fits, key=lambda name: fits[name])
+    best = min(fits, key=lambda name: fits[name][:2])
     subset = own if own in fits and (fits[own][0] <= CLOSE or fits[best][0] > CLOSE) else best
-    there, (permuted, plain) = subsets[subset], fits[subset]
+    permuted, plain, there, order = fits[subset]
     verdict, exchanged = "close" if plain <= CLOSE else "different", {}
     if plain == 0:
         verdict = "equal"
     elif permuted == 0 or (plain > CLOSE >= permuted and permuted * _BETTER <= plain):
-        verdict, order = "permuted", _best_order(here, there)
+        verdict = "permuted"
         exchanged = {classes.names[i]: classes.names[j] for i, j in enumerate(order) if i != j and here[i] != there[i]}
     here_by_class, there_by_class = (dict(zip(classes.names, n.tolist(), strict=True)) for n in (here, there))
     return Support(dataset, source, split, subset, here_by_class, there_by_class, verdict, exchanged)
@@ -200,15 +208,3 @@ def _in_order(dataset: str, counts: tuple[int, ...], classes: ClassOrder) -> np.
         if (position := classes.index_of(name)) is not None:
             ordered[position] += count
     return ordered
-
-
-def _fit(here: np.ndarray, there: np.ndarray) -> tuple[float, float]:
-    """Return how far counts are apart, in shares of the published rows: in the best class order, and as they are."""
-    total = max(int(there.sum()), 1)
-    best = there[_best_order(here, there)]
-    return float(np.abs(here - best).sum() / total), float(np.abs(here - there).sum() / total)
-
-
-def _best_order(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return for each class the one whose published count is closest, when each is taken once."""
-    return linear_sum_assignment(np.abs(here[:, None] - there[None, :]))[1]

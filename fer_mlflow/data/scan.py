@@ -50,15 +50,10 @@ def scan_images(
     perceptual: bool = False,
     progress: Progress = no_progress,
 ) -> Scan:
-    """Read N files once, on all cores, and return what they hold.
+    """Read N files once, on all cores, decode them as `export` does or only hash them, and return what they hold.
 
     Small files of a fast disk that are only hashed are read one after the other: Python's lock is held most of
     the time, so that threads would be slower.
-
-    Parameters
-    ----------
-    decode : decode as `export` does; without it files are hashed only
-    perceptual : compute perceptual hashes too
     """
     root, paths = os.path.abspath(root), list(paths)
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
@@ -113,19 +108,13 @@ def _scan_file(root: str | Path, path: str, decode: bool, perceptual: bool) -> t
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """Return 64 bits that change little when an image is scaled, compressed or made brighter.
+    """Return 64 bits that change little when an (H, W, 3) uint8 BGR image is scaled, compressed or made brighter.
 
     The image in grey is shrunk by area to 32 × 32; of its discrete cosine transform the 8 × 8 lowest frequencies
     are compared with their median, the constant one left out (a bit that is always 0). Frequencies separate faces,
     which all have the same light and dark places, better than differences of neighbouring pixels do.
 
-    Parameters
-    ----------
-    image : (H, W, 3) uint8 BGR
-
-    References
-    ----------
-    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2.
+    Source: Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -138,13 +127,8 @@ def perceptual_hash(image: np.ndarray) -> int:
 def near_duplicate_pairs(hashes: np.ndarray, distance: int, progress: Progress = no_progress) -> np.ndarray:
     """Return the pairs of hashes that differ in at most `distance` bits, (P, 2) int64 rows a < b, sorted.
 
-    Two hashes that differ in d bits agree in at least one of d + 1 groups of bits, so only hashes with an equal
-    group are compared: memory grows with the pairs that agree in a group, never with N².
-
-    Parameters
-    ----------
-    hashes : (N,) uint64
-    distance : 0 to 15
+    Two (N,) uint64 hashes that differ in d bits agree in at least one of d + 1 groups of bits, so only hashes with an
+    equal group are compared: memory grows with the pairs that agree in a group, never with N².
     """
     pairs = [np.empty((0, 2), np.int64)]
     groups = np.array_split(np.arange(_BITS, dtype=np.uint64), distance + 1)

@@ -85,16 +85,20 @@ def build(
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         raise ManifestError(f"{folder}: no row is left" + (f" ({reasons})" if reasons else ""))
     root = root or listing.folder
-    rebase_paths(root, listing.folder, rows["path"])  # refused before an image is written
+    paths = rebase_paths(root, listing.folder, rows["path"])  # refused before an image is written
     is_missing, missing, similar = _find_missing(listing, rows, request.folder, allow_missing)
     frame = rows[~is_missing]
     if listing.write is not None:
         unwritten = listing.write(frame)
         frame, skipped = frame.drop(index=list(unwritten)), skipped + Counter(unwritten.values())
-    counts = _count(rows, is_missing, frame)
-    frame = frame.assign(path=rebase_paths(root, listing.folder, frame["path"])).reset_index(drop=True)
+    counts = {
+        name: each.groupby(["split", "label"], sort=False).size()
+        for name, each in (("expected", rows), ("found", frame), ("missing", rows[is_missing]))
+    }
+    frame = frame.assign(path=paths[frame.index]).reset_index(drop=True)
     frame.insert(3, "source", source or (Path(folder).absolute().name if dataset == "folder" else dataset))
-    return Built(frame, listing.folder, counts, missing, similar, skipped, listing.unlisted)
+    table = pd.DataFrame(counts).fillna(0).astype(int).sort_index()
+    return Built(frame, listing.folder, table, missing, similar, skipped, listing.unlisted)
 
 
 def _select(rows: pd.DataFrame, classes: ClassOrder) -> tuple[pd.DataFrame, Counter[str]]:
@@ -102,14 +106,15 @@ def _select(rows: pd.DataFrame, classes: ClassOrder) -> tuple[pd.DataFrame, Coun
 
     A word that means no class of the order (contempt among seven) leaves its row out.
     """
-    codes, words = pd.factorize(rows["label"])  # -1 where there is no word
-    positions = np.array([*(classes.index_of(word) for word in words), None], object)[codes]
-    is_class = np.array([position is not None for position in positions], bool)
+    words = rows["label"]
+    positions = {word: classes.index_of(word) for word in words.dropna().unique()}
+    labels = words.map({word: classes.names[position] for word, position in positions.items() if position is not None})
+    is_class = labels.notna()
     unselected = Counter[str](
-        "of no expression" if code < 0 else f"of class {words[code]}, which is not among the classes"
-        for code in codes[~is_class]
+        "of no expression" if pd.isna(word) else f"of class {word}, which is not among the classes"
+        for word in words[~is_class]
     )
-    return rows[is_class].assign(label=[classes.names[position] for position in positions[is_class]]), unselected
+    return rows[is_class].assign(label=labels[is_class]), unselected
 
 
 def _find_missing(
@@ -121,8 +126,10 @@ def _find_missing(
     searched, tried = listing.searched or listing.folder, rows[listing.tried]
     is_missing = find_unusable(tried, searched)[0]
     missing = tuple(str(searched / path) for path in tried[is_missing].drop_duplicates().head(_SHOWN))
-    similar = tuple(_similar_files(folder, tried[is_missing])) if is_missing.mean() > MOST_MISSING else ()
-    if is_missing.mean() > MOST_MISSING and not allow_missing:
+    if is_missing.mean() <= MOST_MISSING:
+        return is_missing, missing, ()
+    similar = tuple(_similar_files(folder, tried[is_missing]))
+    if not allow_missing:
         where = f"similar files lie in {'; '.join(similar)}" if similar else "no similar file lies there"
         raise ManifestError(
             f"{folder}: {is_missing.sum():,} of {len(tried):,} images are missing, first tried {', '.join(missing)}; "
@@ -133,25 +140,16 @@ def _find_missing(
     return is_missing, missing, similar
 
 
-def _count(rows: pd.DataFrame, is_missing: np.ndarray, written: pd.DataFrame) -> pd.DataFrame:
-    """Count rows by split and label: expected, found, missing."""
-    counts = {"expected": rows, "found": written, "missing": rows[is_missing]}
-    sizes = {name: frame.groupby(["split", "label"], sort=False).size() for name, frame in counts.items()}
-    return pd.DataFrame(sizes).fillna(0).astype(int).sort_index()
-
-
 def _similar_files(folder: Path, missing: pd.Series) -> list[str]:
     """Return up to three folders with files named like missing ones, but for `_aligned` and the ending."""
-    wanted = {_core(path.rpartition("/")[2]) for path in missing}
-    counts: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    for here, _, names in os.walk(folder):
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_ENDINGS) and _core(name) in wanted:
-                counts[here] += 1
-                example.setdefault(here, name)
-    return [f"{here} ({count:,}, such as {example[here]})" for here, count in counts.most_common(_SHOWN)]
 
+    def core(name: str) -> str:
+        return name.rpartition(".")[0].casefold().removesuffix("_aligned")
 
-def _core(name: str) -> str:
-    return name.rpartition(".")[0].casefold().removesuffix("_aligned")
+    wanted = {core(path.rpartition("/")[2]) for path in missing}
+    found = {
+        here: [name for name in sorted(names) if name.lower().endswith(IMAGE_ENDINGS) and core(name) in wanted]
+        for here, _, names in os.walk(folder)
+    }
+    most = sorted(found.items(), key=lambda item: -len(item[1]))[:_SHOWN]
+    return [f"{here} ({len(names):,}, such as {names[0]})" for here, names in most if names]

@@ -1,5 +1,6 @@
 """AffectNet, manually annotated: one .npy file for each image, or the older CSV files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,6 @@ def list_rows(request: Request) -> Listing:
     """List the rows of `train_set/` and `val_set/`, or of `training.csv` and `validation.csv`.
 
     Codes 8 to 10 are no faces and are left out; so is contempt unless the classes have it.
-
-    Raises ManifestError: neither layout is there, or a label is out of range.
     """
     wanted = [f"{name}/annotations" for name in _SETS] + [*_TABLES, *(f"{_LISTS}/{name}" for name in _TABLES)]
     folder = listing.find_inside(request.folder, wanted, "AffectNet")
@@ -40,27 +39,20 @@ def _list_sets(folder: Path, request: Request) -> Listing:
     for name, split in _SETS.items():
         if not (folder / name / "annotations").is_dir():
             continue
-        annotations = list(listing.nested(folder / name, "annotations"))[-1]
-        files = sorted(path.name for path in annotations.iterdir() if path.name.endswith(_ENDING))
+        annotations = listing.nested(folder / name, "annotations")[-1]
+        files = sorted(file for file in os.listdir(annotations) if file.endswith(_ENDING))
         if not files:
             raise ManifestError(f"{annotations}: no ID{_ENDING} in it; unpack the annotations there")
-        words = [
-            _word_in(annotations / file)
-            for file in track(files, f"reading labels of {name}", len(files), request.progress)
-        ]
-        images = list(listing.nested(folder / name, "images"))[-1:] or [folder / name / "images"]
-        there = _by_stem(images[0])
+        tracked = track(files, f"reading labels of {name}", len(files), request.progress)
+        words = [_word_in(annotations / file) for file in tracked]
         stems = [file.removesuffix(_ENDING) for file in files]
-        prefix = images[0].relative_to(folder).as_posix()
+        images = (listing.nested(folder / name, "images") or [folder / name / "images"])[-1]
+        there = {file.rpartition(".")[0]: file for file in os.listdir(images)} if images.is_dir() else {}
+        prefix = images.relative_to(folder).as_posix()
         paths = [f"{prefix}/{there.get(stem, f'{stem}.jpg')}" for stem in stems]
         unlisted += len(there.keys() - set(stems))
         parts.append(pd.DataFrame({"path": paths, "label": words, "split": split}))
     return Listing(pd.concat(parts, ignore_index=True), folder, unlisted=unlisted)
-
-
-def _by_stem(folder: Path) -> dict[str, str]:
-    """Return the files of a folder by their names without the ending."""
-    return {path.name.rpartition(".")[0]: path.name for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 def _word_in(path: Path) -> str | None:
@@ -71,7 +63,7 @@ def _word_in(path: Path) -> str | None:
         raise ManifestError(f"{path}: not a .npy file of one label ({' '.join(str(error).split())})") from error
     if value.size != 1:
         raise ManifestError(f"{path}: found {value.size} values; the file of one image holds one label")
-    return listing.parse_code(str(value.reshape(()).item()), CODES["affectnet"], path)
+    return CODES["affectnet"].parse(str(value.item()), str(path))
 
 
 def _list_tables(folder: Path) -> Listing:
@@ -84,9 +76,10 @@ def _list_tables(folder: Path) -> Listing:
         parts.append(pd.DataFrame({"path": table["subDirectory_filePath"], "label": words, "split": split}))
     rows = pd.concat(parts, ignore_index=True)
     folders = [folder, folder.parent] if lists == folder else [folder]
-    folders += [each for top in tuple(folders) for name in _IMAGES for each in listing.nested(top, name)]
-    folders += [each for top in tuple(folders) for name in _IMAGES for each in listing.nested(top, name)]
-    images, _ = listing.fullest((each, rows["path"].head(_TRIED)) for each in dict.fromkeys(folders))
-    if find_unusable(rows["path"].head(_TRIED), images)[0].all() and len(folders) > 2:
+    for _ in range(2):  # such as Manually_Annotated/Manually_Annotated_Images
+        folders += [each for top in tuple(folders) for name in _IMAGES for each in listing.nested(top, name)]
+    tried = rows["path"].head(_TRIED)
+    images, _ = listing.fullest((each, tried) for each in dict.fromkeys(folders))
+    if find_unusable(tried, images)[0].all() and len(folders) > 2:
         images = folders[2]
     return Listing(rows, images)

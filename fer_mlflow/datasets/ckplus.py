@@ -1,6 +1,6 @@
 """CK+: sequences of frames with a label file each, or class-named folders of the last frames."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,27 +13,21 @@ from fer_mlflow.errors import ManifestError
 
 _LABELS, _FRAMES = ("Emotion", "Emotion_labels"), ("cohn-kanade-images", "extended-cohn-kanade-images")
 _ENDING = "_emotion.txt"
-_SUBJECT = re.compile(r"S\d+")
 
 
 def list_rows(request: Request) -> Listing:
     """List the peak (last) frame of every labelled sequence, or all images of class-named folders.
 
     The column `identity` holds the subject. There are no splits.
-
-    Raises ManifestError: neither layout is there, or a label is out of range.
     """
     classes = [name for word in CODES["ckplus"].names for name in (word, word.title())]
     folder = listing.find_inside(request.folder, [*_LABELS, *classes], "CK+")
     label_folders = [folder / name for name in _LABELS if (folder / name).is_dir()]
-    if not label_folders:
-        return list_classes(folder, request.classes, identity_of=_subject_of)
-    return _list_sequences(folder, label_folders[0])
-
-
-def _subject_of(name: str) -> str:
-    found = _SUBJECT.match(name)
-    return found[0] if found else ""
+    if label_folders:
+        return _list_sequences(folder, label_folders[0])
+    found = list_classes(folder, request.classes)
+    subjects = found.rows["path"].str.extract(r"(?:^|/)(S\d+)[^/]*$", expand=False).fillna("")
+    return replace(found, rows=found.rows.assign(identity=subjects))
 
 
 def _list_sequences(folder: Path, labels: Path) -> Listing:
@@ -44,8 +38,8 @@ def _list_sequences(folder: Path, labels: Path) -> Listing:
     frames = _folder_of_frames(folder)
     entries = []
     for file in files:
-        number, line = next(listing.read_lines(file))
-        word = listing.parse_code(line, CODES["ckplus"], file, number)
+        where, line = next(listing.read_lines(file))
+        word = CODES["ckplus"].parse(line, where)
         subject, sequence = file.name.split("_")[:2]
         entries.append((_peak_of(frames, subject, sequence, file.name.removesuffix(_ENDING)), word, "", subject))
     rows = pd.DataFrame(entries, columns=["path", "label", "split", "identity"], dtype=str)
@@ -59,7 +53,7 @@ def _folder_of_frames(folder: Path) -> Path:
     """Return the folder that holds S005/001/…png."""
     for name in _FRAMES:
         for each in (folder / name, folder / name / name, folder / _FRAMES[1] / _FRAMES[0]):
-            if each.is_dir() and any(path.is_dir() for path in each.glob("S*")):
+            if any(path.is_dir() for path in each.glob("S*")):
                 return each
     raise ManifestError(
         f"{folder}: no folder {' or '.join(_FRAMES)} with subjects S… in it; unpack the images beside the labels"
@@ -68,7 +62,5 @@ def _folder_of_frames(folder: Path) -> Path:
 
 def _peak_of(frames: Path, subject: str, sequence: str, named: str) -> str:
     """Return the path of a sequence's last frame; where the folder is empty, the frame that the label names."""
-    folder = frames / subject / sequence
-    names = [path.name for path in folder.glob("*") if path.name.lower().endswith(listing.IMAGE_ENDINGS)]
-    last = max((name for name in names if not name.startswith(".")), default=f"{named}.png")
-    return f"{subject}/{sequence}/{last}"
+    names = [name for name in listing.image_names(frames / subject / sequence) if not name.startswith(".")]
+    return f"{subject}/{sequence}/{max(names, default=f'{named}.png')}"

@@ -13,7 +13,6 @@ from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ImageError, ManifestError
 
 _LIST = "label.lst"
-_UNREADABLE, _OUTSIDE = "whose photograph cannot be decoded", "whose box lies outside its photograph"
 
 
 def list_rows(request: Request) -> Listing:
@@ -21,8 +20,6 @@ def list_rows(request: Request) -> Listing:
 
     Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` hold the photograph and the box's
     score: faces of one photograph should stay in one split. There are no splits.
-
-    Raises ManifestError: the list is not there or cut short, or a label or a box is none.
     """
     folder = listing.find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
     path = folder / _LIST if (folder / _LIST).is_file() else folder / "label" / _LIST
@@ -38,23 +35,19 @@ def list_rows(request: Request) -> Listing:
 def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the faces of a list, and their boxes, (N, 4) int64: top, left, right, bottom."""
     faces, boxes = [], []
-    for number, line in listing.read_lines(path):
-        fields = line.rsplit(maxsplit=7)
+    for where, line in listing.read_lines(path):
         try:
-            photo, face, *box, confidence, code = fields
+            photo, face, *box, confidence, code = line.rsplit(maxsplit=7)
             top, left, right, bottom = map(int, box)
             float(confidence)
         except ValueError as error:
             raise ManifestError(
-                f'{path} line {number}: found "{line}"; a line is image face_id top left right bottom confidence '
-                "label. Is the file complete?"
+                f'{where}: found "{line}"; a line is image face_id top left right bottom confidence label. '
+                "Is the file complete?"
             ) from error
         if top >= bottom or left >= right:
-            raise ManifestError(
-                f"{path} line {number}: box top {top}, left {left}, right {right}, bottom {bottom} holds no pixel"
-            )
-        word = listing.parse_code(code, CODES["expw"], path, number)
-        faces.append((f"{photo.rpartition('.')[0]}_{face}", word, "", photo, confidence))
+            raise ManifestError(f"{where}: box top {top}, left {left}, right {right}, bottom {bottom} holds no pixel")
+        faces.append((f"{photo.rpartition('.')[0]}_{face}", CODES["expw"].parse(code, where), "", photo, confidence))
         boxes.append((top, left, right, bottom))
     frame = pd.DataFrame(faces, columns=["path", "label", "split", "photo", "confidence"], dtype=str)
     again = frame.groupby("path").cumcount()  # a face id that a photograph has twice
@@ -64,24 +57,23 @@ def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
 
 def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: Request) -> dict[int, str]:
     """Write crops, each photograph decoded once; return the faces that have none, and why."""
-    groups = list(found.groupby("photo", sort=False)["path"])
 
-    def crop(group: tuple[str, pd.Series]) -> list[tuple[int, str]]:
-        """Return the rows that have no crop, and why."""
+    def crop(group: tuple[str, pd.Series]) -> dict[int, str]:
         photo, paths = group
         try:
             image = decode_image(read_image_bytes(photos, photo))
         except ImageError:
-            return [(row, _UNREADABLE) for row in paths.index]
-        failed = []
+            return dict.fromkeys(paths.index, "whose photograph cannot be decoded")
+        failed = {}
         for row, path in paths.items():
             top, left, right, bottom = boxes[row].clip(0)
             pixels = image[top:bottom, left:right]
             if pixels.size:
                 listing.write_png(request.images / path, pixels)
             else:
-                failed.append((row, _OUTSIDE))
+                failed[row] = "whose box lies outside its photograph"
         return failed
 
+    groups = list(found.groupby("photo", sort=False)["path"])
     results = listing.on_all_cores(crop, groups, "cropping faces", len(groups), request.progress)
-    return dict(each for group in results for each in group)
+    return {row: reason for failed in results for row, reason in failed.items()}

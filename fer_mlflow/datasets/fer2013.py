@@ -20,18 +20,13 @@ _BLOCK = 1000  # rows whose pixels are in memory at a time
 
 
 def list_rows(request: Request) -> Listing:
-    """List the rows of `fer2013.csv` or `icml_face_data.csv`, or the images of `train/` and `test/`.
-
-    Raises ManifestError: neither layout is there, a code or a usage is unknown, or (when images are written) pixels are
-    not 48 × 48.
-    """
+    """List the rows of `fer2013.csv` or `icml_face_data.csv`, or the images of `train/` and `test/`."""
     folder = listing.find_inside(request.folder, [*TABLES, "train"], "FER2013")
     table = find_table(folder)
     if table is None:
         return list_classes(folder, request.classes)
-    usages = read_usages(table)
+    splits = read_usages(table).map(USAGES)
     words = listing.parse_codes(listing.read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
-    splits = [USAGES[usage] for usage in usages]
     paths = [f"{split}/fer{number:07d}.png" for number, split in enumerate(splits)]
     rows = pd.DataFrame({"path": paths, "label": words, "split": splits})
     return Listing(rows, request.images, write=partial(write_pixels, table, len(rows), request))
@@ -42,31 +37,29 @@ def find_table(folder: Path) -> Path | None:
     return next((folder / name for name in TABLES if (folder / name).is_file()), None)
 
 
-def read_usages(table: Path) -> list[str]:
+def read_usages(table: Path) -> pd.Series:
     """Return the usage of each row: Training, PublicTest or PrivateTest."""
     usages = listing.read_table(table, ["Usage"])["Usage"].str.strip()
-    unknown = ~usages.isin(list(USAGES)).to_numpy(bool)
+    unknown = ~usages.isin(list(USAGES))
     if unknown.any():
-        row = int(np.argmax(unknown))
+        row = int(unknown.idxmax())
         raise ManifestError(
-            f'{table} line {row + 2}: Usage "{usages.iloc[row]}" is not one of {", ".join(USAGES)}. '
-            "Is the file complete?"
+            f'{table} line {row + 2}: Usage "{usages[row]}" is not one of {", ".join(USAGES)}. Is the file complete?'
         )
-    return usages.tolist()
+    return usages
 
 
 def write_pixels(table: Path, total: int, request: Request, found: pd.DataFrame) -> dict[int, str]:
     """Write the images of some of a CSV's `total` rows as PNG files; those found have their row, from 0, as index.
 
-    No row is without an image. Raises ManifestError: a row's pixels are not 48 × 48 values from 0 to
-    255.
+    No row is without an image. Raises ManifestError: a row's pixels are not 48 × 48 values from 0 to 255.
     """
     names = found["path"].to_dict()
 
     def write(row: tuple[int, str]) -> None:
         number, text = row
         if number in names:
-            listing.write_png(request.images / names[number], _parse_pixels(text, table, number))
+            listing.write_png(request.images / names[number], _parse_pixels(text, f"{table} line {number + 2}"))
 
     listing.on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, request.progress)
     return {}
@@ -89,16 +82,15 @@ def _pixel_rows(table: Path) -> Iterator[tuple[int, str]]:
             yield from zip(block.index, block.iloc[:, 0], strict=True)
 
 
-def _parse_pixels(text: str, table: Path, row: int) -> np.ndarray:
+def _parse_pixels(text: str, where: str) -> np.ndarray:
     """Return (48, 48) uint8 grey values."""
-    wanted = SIDE * SIDE
     if strange := text.encode().translate(None, b"0123456789 "):
         found = strange[:20].decode(errors="replace")
-        raise ManifestError(f'{table} line {row + 2}: "{found}" in its pixels is no number from 0 to 255')
+        raise ManifestError(f'{where}: "{found}" in its pixels is no number from 0 to 255')
     values = np.fromstring(text, dtype=np.int64, sep=" ")
-    if len(values) != wanted or values.max() > 255:
+    if len(values) != SIDE**2 or values.max() > 255:
         raise ManifestError(
-            f"{table} line {row + 2}: found {len(values):,} pixel values up to {values.max(initial=0)}; an image has "
-            f"{SIDE} x {SIDE} = {wanted:,} from 0 to 255. Is the file complete?"
+            f"{where}: found {len(values):,} pixel values up to {values.max(initial=0)}; an image has "
+            f"{SIDE} x {SIDE} = {SIDE**2:,} from 0 to 255. Is the file complete?"
         )
     return values.astype(np.uint8).reshape(SIDE, SIDE)

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.classes import SYNONYMS, ClassOrder
+from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.manifest import find_unusable
 from fer_mlflow.data.published import LabelCodes
 from fer_mlflow.errors import ContractError, ManifestError
 from fer_mlflow.files import written_file
-from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.progress import Progress
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_EXPRESSIONS = frozenset(word for group in SYNONYMS for word in group)
+_DEPTH = 2  # levels of folders below the one that is given in which a data set is looked for
 _BLOCK = 256
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,8 +41,8 @@ class Request:
     folder: Path
     classes: ClassOrder
     images: Path
-    min_agreement: float = 0.0
-    progress: Progress = no_progress
+    min_agreement: float
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,12 @@ class Listing:
     write: Callable[[pd.DataFrame], Mapping[int, str]] | None = None
 
 
-def is_expression(word: str) -> bool:
-    """Return whether a word is a usual name of an expression."""
-    return word.strip().casefold() in _EXPRESSIONS
-
-
-def find_inside(folder: Path, wanted: Iterable[str], what: str, depth: int = 2) -> Path:
-    """Return the folder that holds one of the `wanted` files or folders: this one, or one at most `depth` below.
-
-    Raises ManifestError: there is no such folder, or two at the same depth.
-    """
-    wanted = tuple(wanted)
+def find_inside(folder: Path, wanted: Sequence[str], what: str) -> Path:
+    """Return the folder that holds one of the `wanted` files or folders: this one, or one below."""
     if not folder.is_dir():
         raise ManifestError(f"{folder} is not a folder; give the folder that {what} lies in")
     level = [folder]
-    for _ in range(depth + 1):
+    for _ in range(_DEPTH + 1):
         holding = [each for each in level if any((each / name).exists() for name in wanted)]
         if len(holding) > 1:
             raise ManifestError(
@@ -93,7 +84,7 @@ def find_inside(folder: Path, wanted: Iterable[str], what: str, depth: int = 2) 
             )
         if holding:
             return holding[0]
-        level = [below for each in level for below in _folders_in(each)]
+        level = [below for each in level for below in folders_in(each)]
     there = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
     raise ManifestError(
         f"{folder} is not {what}: looked for {' or '.join(wanted)} there and in the folders below, found {there}; "
@@ -101,18 +92,16 @@ def find_inside(folder: Path, wanted: Iterable[str], what: str, depth: int = 2) 
     )
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if entry.is_dir())
 
 
-def nested(folder: Path, name: str, depth: int = 3) -> Iterator[Path]:
-    """Yield `folder/name`, `folder/name/name`, … as far as they are there: unpacking often doubles a folder."""
-    for _ in range(depth):
-        folder = folder / name
-        if not folder.is_dir():
-            return
-        yield folder
+def nested(folder: Path, name: str) -> list[Path]:
+    """Return `folder/name`, `folder/name/name`, … as far as they are there: unpacking often doubles a folder."""
+    candidates = (folder / "/".join([name] * depth) for depth in (1, 2, 3))
+    return [each for each in candidates if each.is_dir()]
 
 
 def fullest(candidates: Iterable[tuple[Path, pd.Series]]) -> tuple[Path, pd.Series]:
@@ -122,16 +111,12 @@ def fullest(candidates: Iterable[tuple[Path, pd.Series]]) -> tuple[Path, pd.Seri
 
 def image_names(folder: Path) -> list[str]:
     """Return the names of the images directly in a folder; none where it is not there."""
-    if not folder.is_dir():
-        return []
-    return [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_ENDINGS)]
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line) of the lines that are not blank.
-
-    Raises ManifestError: the file cannot be read, is not text, or holds nothing.
-    """
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (file and line for messages, text) of the lines that are not blank; ManifestError where there is none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -140,32 +125,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ManifestError(f"{path}: byte {error.start} is not UTF-8; is it a label file?") from error
     if not any(map(str.strip, lines)):
         raise ManifestError(f"{path}: no label in it; is the file complete?")
-    yield from ((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def parse_code(text: str, codes: LabelCodes, path: Path, line: int | None = None) -> str | None:
-    """Return the class that a label code means, None for no expression; an integer may be written as a float.
-
-    Raises ManifestError: it is no integer, or none of the data set's codes.
-    """
-    try:
-        number = float(text)
-        code = int(number) if number == int(number) else codes.first - 1
-    except (ValueError, OverflowError):
-        code = codes.first - 1
-    if not codes.first <= code <= codes.last:
-        where = f"{path} line {line}" if line is not None else f"{path}"
-        raise ManifestError(
-            f'{where}: label "{text}" is not a code from {codes.first} to {codes.last} ({", ".join(codes.names)})'
-        )
-    return codes.name_of(code)
+    yield from ((f"{path} line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def parse_codes(texts: pd.Series, codes: LabelCodes, path: Path) -> list[str | None]:
     """Return the class that each code of a table's column means; an error names the first line with a wrong one."""
     numbers, distinct = pd.factorize(texts)
     first = np.unique(numbers, return_index=True)[1]
-    words = [parse_code(text, codes, path, row + 2) for text, row in zip(distinct, first, strict=True)]
+    words = [codes.parse(text, f"{path} line {row + 2}") for text, row in zip(distinct, first, strict=True)]
     return [words[number] for number in numbers]
 
 
@@ -177,8 +144,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     try:
         header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
         there = {str(name).strip().casefold(): name for name in header}
-        lacking = [name for name in wanted if name.casefold() not in there]
-        if lacking:
+        if lacking := [name for name in wanted if name.casefold() not in there]:
             raise ManifestError(
                 f"{path}: no column {', '.join(lacking)}; found {', '.join(map(str, header))}. Is its header complete?"
             )

@@ -11,25 +11,20 @@ _LIST = "EmoLabel/list_patition_label.txt"
 
 
 def list_rows(request: Request) -> Listing:
-    """List the rows of `EmoLabel/list_patition_label.txt`; images are `Image/aligned/…_aligned.jpg`, or one deeper.
-
-    Raises ManifestError: the list is not there, is cut short, or has a code out of range.
-    """
+    """List the rows of `EmoLabel/list_patition_label.txt`; images are `Image/aligned/…_aligned.jpg`, or one deeper."""
     folder = listing.find_inside(request.folder, [_LIST], "RAF-DB")
-    path = folder / _LIST
     entries = []
-    for number, line in listing.read_lines(path):
+    for where, line in listing.read_lines(folder / _LIST):
         fields = line.split()
         split, _, _ = fields[0].partition("_")
         if len(fields) != 2 or split not in ("train", "test"):
             raise ManifestError(
-                f'{path} line {number}: found "{line}"; a line is train_NNNNN.jpg CODE or test_NNNN.jpg CODE. '
-                "Is the file complete?"
+                f'{where}: found "{line}"; a line is train_NNNNN.jpg CODE or test_NNNN.jpg CODE. Is the file complete?'
             )
-        entries.append((fields[0], listing.parse_code(fields[1], CODES["rafdb"], path, number), split))
+        entries.append((fields[0], CODES["rafdb"].parse(fields[1], where), split))
     rows = pd.DataFrame(entries, columns=["path", "label", "split"])
     halves = rows["path"].str.rpartition(".")
     aligned = halves[0] + "_aligned." + halves[2]
-    folders = [*listing.nested(folder / "Image", "aligned")] or [folder / "Image" / "aligned"]
+    folders = listing.nested(folder / "Image", "aligned") or [folder / "Image" / "aligned"]
     images, paths = listing.fullest([(each, names) for each in folders for names in (aligned, rows["path"])])
     return Listing(rows.assign(path=paths), images, unlisted=len(set(listing.image_names(images)) - set(paths)))

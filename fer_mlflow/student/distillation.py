@@ -48,24 +48,8 @@ class SoftTargets:
 
 
 def mix_tempered(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], temperature: float) -> np.ndarray:
-    """Return z with softmax(z / T) = Σ w softmax(zᵢ / T), the mixture of tempered probabilities.
+    """Return (N, C) float64 z with softmax(z / T) = Σ w softmax(zᵢ / T), the mixture of tempered probabilities.
 
-    Parameters
-    ----------
-    logits : teacher name -> (N, C) float, finite
-    weights : teacher name -> share
-
-    Returns
-    -------
-    (N, C) float64, T log of the mixture
-
-    Raises
-    ------
-    ContractError
-        as for `fuse`, or a temperature that is not above 0
-
-    Examples
-    --------
     >>> z = mix_tempered({"A": np.array([[2.0, 0.0]]), "B": np.array([[0.0, 2.0]])}, {"A": 0.5, "B": 0.5}, 2.0)
     >>> (z - z[:, :1]).tolist()
     [[0.0, 0.0]]
@@ -88,13 +72,9 @@ def make_targets(
     ----------
     teacher_logits : teacher name -> (N, C) float of the bundle's rows; may be empty where the stored logits serve
     kind : one of `TARGETS`; None means the space in which the bundle was fused
-    temperature : > 0
 
-    Raises
-    ------
-    ContractError
-        unknown kind, T is not above 0, teachers' logits are lacking, or the bundle was calibrated by more than a
-        temperature, which only its own fusion has
+    Raises ContractError: unknown kind, T is not above 0, teachers' logits are lacking, or the bundle was calibrated by
+    more than a temperature, which only its own fusion has.
     """
     check_temperature(temperature)
     space, weights = bundle.configuration.space, bundle.configuration.weights
@@ -143,10 +123,8 @@ class SoftObjective(LabelObjective):
     ):
         """Join the targets of a bundle's rows to the rows of a training part.
 
-        Raises
-        ------
-        FerError
-            classes or rows differ (`align`); or rows have no soft labels and may not, or would have no loss
+        Raises FerError: classes or rows differ (`align`); or rows have no soft labels and may not, or would have no
+        loss.
         """
         if loss.loss == "ce":
             raise ContractError("loss ce learns from labels alone; use kd or dkd")

@@ -69,12 +69,7 @@ def export_onnx(checkpoint: Path, classes: ClassOrder, path: Path) -> int:
     Input `pixels` (rows, side, side, 3) uint8 RGB; output `logits` (rows, C) float32 in the order of `classes`. The
     scaling by mean and std is part of the file.
 
-    Raises
-    ------
-    FerError
-        the checkpoint cannot be used
-    JobError
-        torch cannot export the architecture
+    Raises FerError: the checkpoint cannot be used. JobError: torch cannot export the architecture.
     """
     student = load_teacher(TeacherSpec("student", checkpoint), classes)
     side = student.preprocessing.side
@@ -102,13 +97,7 @@ def export_onnx(checkpoint: Path, classes: ClassOrder, path: Path) -> int:
 
 
 def check_onnx(path: Path, checkpoint: Path, part: Benchmark, clahe: Clahe | None) -> OnnxCheck:
-    """Compare an ONNX file with its checkpoint on every row of a benchmark.
-
-    Raises
-    ------
-    JobError
-        as for `compare_logits`
-    """
+    """Compare an ONNX file with its checkpoint on every row of a benchmark, as `compare_logits` does."""
     import onnxruntime
 
     student = load_teacher(TeacherSpec("student", checkpoint), part.classes)
@@ -128,10 +117,7 @@ def check_onnx(path: Path, checkpoint: Path, part: Benchmark, clahe: Clahe | Non
 def compare_logits(ours: np.ndarray, theirs: np.ndarray, paths: list[str]) -> OnnxCheck:
     """Compare torch's (N, C) logits with ONNX Runtime's.
 
-    Raises
-    ------
-    JobError
-        a logit differs by more than rounding, or a row's largest is in another column and was no tie
+    Raises JobError: a logit differs by more than rounding, or a row's largest is in another column and was no tie.
     """
     difference = np.abs(ours - theirs).max(axis=1)
     scale = 1 + np.abs(ours).max(axis=1)

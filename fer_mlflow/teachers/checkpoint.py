@@ -60,11 +60,8 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
     and std are those of timm's configuration of the architecture, and the outputs follow `classes`; each such
     assumption is listed.
 
-    Raises
-    ------
-    TeacherError
-        the file cannot be read without running code from it, it contradicts `teachers.yaml`, the architecture is
-        unknown, or tensors are missing, left over or of another shape
+    Raises TeacherError: the file cannot be read without running code from it, it contradicts `teachers.yaml`, the
+    architecture is unknown, or tensors are missing, left over or of another shape.
     """
     where = f"teacher {spec.name} ({spec.checkpoint})"
     content = _read_checkpoint(spec.checkpoint, where)
@@ -72,13 +69,11 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
     arch, outputs, preprocessing = _merge_fields(spec, content, where)
     if arch is None:
         raise TeacherError(f"{where}: no arch; name a timm model in teachers.yaml")
-    assumed = []
+    assumed = [] if outputs else [f"outputs in the order {', '.join(classes.names)}"]
     try:
-        columns = np.arange(len(classes)) if outputs is None else classes.columns_from(outputs)
+        columns = classes.columns_from(outputs or classes.names)
     except FerError as error:
         raise TeacherError(f"{where}: {error}") from error
-    if outputs is None:
-        assumed.append(f"outputs in the order {', '.join(classes.names)}")
     if preprocessing.img_size is None:
         preprocessing = replace(preprocessing, img_size=DEFAULT_SIZE)
         assumed.append(f"img_size {DEFAULT_SIZE}")
@@ -101,14 +96,14 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
             "preprocessing": describe_preprocessing(preprocessing),
             "classes": list(outputs or classes.names),
             "assumed": assumed,
-            "trained_with_clahe": trained_clahe(content),
+            "trained_with_clahe": _trained_clahe(content),
         },
         assumed=tuple(assumed),
-        trained_on=trained_prefixes(content),
+        trained_on=_trained_prefixes(content),
     )
 
 
-def trained_prefixes(content: Mapping[str, Any]) -> np.ndarray | None:
+def _trained_prefixes(content: Mapping[str, Any]) -> np.ndarray | None:
     """Return the sorted prefixes of the images that a checkpoint was trained on, None where it does not give them."""
     trained_on = content.get("trained_on")
     if not isinstance(trained_on, Mapping) or "image_prefixes" not in trained_on:
@@ -117,7 +112,7 @@ def trained_prefixes(content: Mapping[str, Any]) -> np.ndarray | None:
     return np.sort(prefixes) if prefixes.dtype == np.int64 and prefixes.ndim == 1 else None
 
 
-def trained_clahe(content: Mapping[str, Any]) -> Any:
+def _trained_clahe(content: Mapping[str, Any]) -> Any:
     """Return the CLAHE that a checkpoint was trained with (None for none), `unknown` where it does not give it."""
     clahe = content.get("clahe", UNKNOWN)
     if isinstance(clahe, Mapping) and len(clahe) == 2:
@@ -196,30 +191,24 @@ def _merge_fields(
 ) -> tuple[str | None, tuple[str, ...] | None, Preprocessing]:
     """Return what `teachers.yaml` and the checkpoint give together; a contradiction is an error."""
     arch, outputs, carried = parse_fields({name: content[name] for name in CARRIED if name in content}, where)
-    both = {
-        "arch": (spec.arch, arch),
-        "classes": (spec.classes, outputs),
-        **{name: (getattr(spec.preprocessing, name), getattr(carried, name)) for name in ("img_size", "mean", "std")},
+    both: dict[str, tuple[Any, Any]] = {
+        name: (getattr(spec.preprocessing, name), getattr(carried, name)) for name in ("img_size", "mean", "std")
     }
-    for name, (a, b) in both.items():
-        if a is None or b is None:
-            continue
-        if not (np.allclose(a, b, atol=1e-6) if name in ("mean", "std") else a == b):
+    merged: dict[str, Any] = {}
+    for name, (a, b) in {"arch": (spec.arch, arch), "classes": (spec.classes, outputs), **both}.items():
+        is_given_twice = a is not None and b is not None
+        if is_given_twice and not (np.allclose(a, b, atol=1e-6) if name in ("mean", "std") else a == b):
             raise TeacherError(
                 f"{where}: {name} is {a} in teachers.yaml and {b} in the checkpoint; remove the wrong one"
             )
-    found = {name: b if a is None else a for name, (a, b) in both.items()}
-    own = {name: found.pop(name) for name in ("img_size", "mean", "std")}
-    return found["arch"], found["classes"], replace(spec.preprocessing, **own)
+        merged[name] = b if a is None else a
+    return merged.pop("arch"), merged.pop("classes"), replace(spec.preprocessing, **merged)
 
 
 def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Module:
     """Return timm's model with random weights; architectures of a fixed input are built for `img_size`.
 
-    Raises
-    ------
-    TeacherError
-        timm has no such model, or cannot build it for this size; the message begins with `where`
+    Raises TeacherError, which begins with `where`: timm has no such model, or cannot build it for this size.
     """
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), n=3)
@@ -252,11 +241,6 @@ def load_weights(model: nn.Module, path: Path) -> str:
     """Load a checkpoint to start a training from; return the tensors that do not fit and stay at random.
 
     Only tensors of another shape may be left over (a head of other classes); every other one must be there.
-
-    Raises
-    ------
-    TeacherError
-        the file cannot be used, or tensors are missing
     """
     where = f"--init {path}"
     state, _ = _find_state(_read_checkpoint(path, where), where)

@@ -38,17 +38,10 @@ def compute_logits(
     image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
         image that changed since is computed again; None trusts what was kept
     skip_unreadable : leave rows out that cannot be decoded; otherwise they are an error
-    progress : reports the rows that are done
     warn : called with each sentence that a user should read
 
-    Raises
-    ------
-    ImageError
-        images cannot be decoded: all that the shard at hand has, once it is scanned
-    TeacherError
-        a checkpoint cannot be used
-    JobError
-        the forward pass failed; finished shards are kept
+    Raises ImageError: images cannot be decoded, all that the shard at hand has. TeacherError: a checkpoint cannot be
+    used. JobError: the forward pass failed; finished shards are kept.
     """
     ranges = row_ranges(len(benchmark), shard_rows)
     stores = {name: ShardStore(cache, keys[name]) for name in specs}
@@ -62,11 +55,10 @@ def compute_logits(
                 del kept[name, span]
     if not skip_unreadable:
         for name in specs:
-            own = [kept[name, span] for span in ranges if (name, span) in kept]
-            if unreadable := [bad for shard in own for bad in shard.unreadable]:
+            if unreadable := [bad for (own, _), shard in kept.items() if own == name for bad in shard.unreadable]:
                 raise ImageError(unreadable_message(unreadable))
-    missing = {span: tuple(name for name in specs if (name, span) not in kept) for span in ranges}
-    missing = {span: names for span, names in missing.items() if names}
+    lacking = {span: tuple(name for name in specs if (name, span) not in kept) for span in ranges}
+    missing = {span: names for span, names in lacking.items() if names}
     if missing:
         from fer_mlflow.teachers.checkpoint import load_teacher
         from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards

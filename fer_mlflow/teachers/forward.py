@@ -35,13 +35,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name.
-
-    Raises
-    ------
-    ContractError
-        there is no such device here
-    """
+    """Return the device of a name; ContractError where there is no such device here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -170,13 +164,7 @@ class Predictor:
         return images.div_(255).sub_(self.mean).div_(self.std)
 
     def predict(self, images: Tensor, *, eager: bool = False) -> np.ndarray:
-        """Return (b, C) float32 logits for prepared images.
-
-        Raises
-        ------
-        JobError
-            the device's memory is full, or the model does not compile
-        """
+        """Return (b, C) float32 logits for prepared images; JobError where memory is full, or compiling fails."""
         count, size = len(images), self.settings.batch_size
         is_compiled = self.compiled and not eager
         if is_compiled and count < size:
@@ -235,12 +223,8 @@ def predict_shards(
     skip_unreadable : leave rows out that cannot be decoded
     on_rows : called with the number of rows done, batch by batch
 
-    Raises
-    ------
-    ImageError
-        images of a range cannot be decoded: all that it has, once it is scanned
-    JobError
-        a logit is not finite, a row predicted alone disagrees, the device is out of memory, or decoding died
+    Raises ImageError: images of a range cannot be decoded, all that it has. JobError: a logit is not finite, a row
+    predicted alone disagrees, the device is out of memory, or decoding died.
     """
     device, ranges = choose_device(settings.device), list(ranges)
     batches = [

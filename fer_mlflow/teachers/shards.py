@@ -93,13 +93,7 @@ class ShardStore:
         self.folder = cache / "logits" / key
 
     def write(self, start: int, stop: int, shard: PredictedLogits) -> None:
-        """Keep a shard.
-
-        Raises
-        ------
-        JobError
-            the disk is full, or refuses; the folder is as it was
-        """
+        """Keep a shard; JobError where the disk is full, or refuses (the folder is as it was)."""
         meta = {
             "unreadable": [asdict(bad) for bad in shard.unreadable],
             "teacher": shard.teacher,

@@ -60,10 +60,8 @@ class TeacherSpec:
 def read_teachers(path: str | Path, names: Sequence[str], clahe: Clahe | None = None) -> dict[str, TeacherSpec]:
     """Read the named teachers of a YAML file, with a CLAHE for all of them; others in the file are not looked at.
 
-    Raises
-    ------
-    TeacherError
-        the file cannot be read, a name is not in it, a value is of the wrong kind, or a checkpoint is missing
+    Raises TeacherError: the file cannot be read, a name is not in it, a value is of the wrong kind, or a checkpoint is
+    missing.
     """
     path = Path(path)
     entries = _read_entries(path)
@@ -74,13 +72,7 @@ def read_teachers(path: str | Path, names: Sequence[str], clahe: Clahe | None = 
 
 
 def read_teacher_names(path: str | Path) -> list[str]:
-    """Return the names of all teachers of a YAML file, in its order.
-
-    Raises
-    ------
-    TeacherError
-        the file cannot be read, or names no teacher
-    """
+    """Return the names of all teachers of a YAML file, in its order; TeacherError where it names none."""
     names = [str(name) for name in _read_entries(Path(path))]
     if not names:
         raise TeacherError(f"teachers {path}: names no teacher; write NAME: {{arch: …, checkpoint: FILE}}")
@@ -126,10 +118,7 @@ def _read_spec(file: Path, name: str, entry: Any, clahe: Clahe | None) -> Teache
 def parse_fields(entry: Mapping[Any, Any], where: str) -> tuple[str | None, tuple[str, ...] | None, Preprocessing]:
     """Return architecture, classes and preprocessing that an entry or a checkpoint gives, checked and in their types.
 
-    Raises
-    ------
-    TeacherError
-        an unknown key, or a value of the wrong kind
+    Raises TeacherError, which begins with `where`: an unknown key, or a value of the wrong kind.
     """
     if unknown := [str(key) for key in entry if key not in FIELDS]:
         raise TeacherError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(FIELDS)}")

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pandas as pd
 
+from fer_mlflow import calibrate, compare, distill, evaluate, export, inspect, reproduce, sweep, train, triage
 from fer_mlflow.files import sha256_of_file, written_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.settings import option_name, params_of
@@ -18,18 +20,10 @@ from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.selection import find_best
 from fer_mlflow.workflows import Workflow
-from fer_mlflow.workflows.calibrate import calibrate
-from fer_mlflow.workflows.compare import compare
-from fer_mlflow.workflows.distill import distill
 from fer_mlflow.workflows.ensemble import Ensemble, read_ensemble
-from fer_mlflow.workflows.evaluate import evaluate, inspect
-from fer_mlflow.workflows.export import export
 from fer_mlflow.workflows.leaderboards import read_leaderboard
-from fer_mlflow.workflows.reproduce import reproduce
 from fer_mlflow.workflows.students import StudentReader
-from fer_mlflow.workflows.sweep import sweep
-from fer_mlflow.workflows.train import read_plan, read_training_rows, train
-from fer_mlflow.workflows.triage import triage
+from fer_mlflow.workflows.train import read_plan, read_training_rows
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
 TEACHERS: dict[str, dict[str, Any]] = {
@@ -61,7 +55,17 @@ def run_demo(
     """
     with open_run("demo", "demo") as run:
         run.log_params(params_of(settings))
-        _Demo(settings, run, announce, show, progress).run_all()
+        demo = _Demo(settings, run, announce, show, progress)
+        demo.draw_faces()
+        demo.train_teachers()
+        digests = demo.export_ensembles()
+        boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
+        boards = {split: board[board["kind"] != "student"] for split, board in boards.items()}
+        demo.judge(boards)
+        demo.search(digests, boards["test"])
+        demo.distill_students(digests["val"])
+        announce("triage")
+        demo.call(triage, TriageSettings())
 
 
 @dataclass(frozen=True)
@@ -86,22 +90,11 @@ class _Demo:
     def teachers(self) -> Path:
         return self.folder / "teachers" / "teachers.yaml"
 
-    def run_all(self) -> None:
-        """Run every step."""
-        self.draw_faces()
-        self.train_teachers()
-        digests = self.export_ensembles()
-        boards = {split: read_leaderboard(self.run.client, digest) for split, digest in digests.items()}
-        boards = {split: board[board["kind"] != "student"] for split, board in boards.items()}
-        self.judge(boards)
-        self.search(digests, boards["test"])
-        self.distill_students(digests["val"])
-        self.announce("triage")
-        self.call(triage, TriageSettings())
-
-    def call(self, workflow: Workflow, settings: Any) -> None:
-        """Call a workflow and show its result."""
-        self.show(workflow.__name__, workflow.of(settings, progress=self.progress))
+    def call(self, workflow: Workflow, settings: Any) -> Any:
+        """Call a workflow, show its result and return it."""
+        result = workflow.of(settings, progress=self.progress)
+        self.show(workflow.__name__, result)
+        return result
 
     def call_once(self, workflow: Workflow, **given: Any) -> None:
         """Call a workflow, unless a finished run has the same params."""
@@ -150,11 +143,9 @@ class _Demo:
     def export_ensembles(self) -> dict[str, str]:
         """Export every ensemble on both splits; return split -> the benchmark's digest."""
         digests = {}
-        for split in SPLITS:
-            for weights in WEIGHTS:
-                for space in SPACES:
-                    ensemble, _ = self.exported(split, weights, space)
-                    digests[split] = ensemble.benchmark.selection_sha256
+        for split, weights, space in product(SPLITS, WEIGHTS, SPACES):
+            ensemble, _ = self.exported(split, weights, space)
+            digests[split] = ensemble.benchmark.selection_sha256
         return digests
 
     def exported(self, split: str, weights: Any, space: Any) -> tuple[Ensemble, str]:
@@ -163,12 +154,11 @@ class _Demo:
             manifest=str(self.manifest), teachers=str(self.teachers), split=split, weights=weights, space=space
         )
         ensemble = read_ensemble(settings)
-        if find_runs(self.run.client, "export", [ensemble.key])[ensemble.key]:
+        if finished := find_runs(self.run.client, "export", [ensemble.key])[ensemble.key]:
             self.announce(f"exported already: {ensemble.name}")
-        else:
-            self.announce(f"exporting {ensemble.name}")
-            self.call(export, settings)
-        return ensemble, find_runs(self.run.client, "export", [ensemble.key])[ensemble.key][0].info.run_id
+            return ensemble, finished[0].info.run_id
+        self.announce(f"exporting {ensemble.name}")
+        return ensemble, self.call(export, settings).run_id
 
     def judge(self, boards: Mapping[str, pd.DataFrame]) -> None:
         """Show the best ensemble on the test split: its scores, temperature, sharpness, and how it compares."""

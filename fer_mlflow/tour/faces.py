@@ -1,4 +1,8 @@
-"""Drawn faces of three sources of pictures, whose expressions overlap as in photographs, and a folder of them."""
+"""Drawn faces of three sources of pictures, whose expressions overlap as in photographs, and a folder of them.
+
+A head is shapes in face coordinates that a pose turns into pixels: x to the viewer's right, y down, the origin on the
+bridge of the nose; a head is 1.5 wide, 2.2 high.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,9 +19,8 @@ from fer_mlflow.files import written_file
 Colour = tuple[float, ...]  # blue, green, red in 0..255
 _BLACK: Colour = (0.0, 0.0, 0.0)
 _SHIFT = 4  # OpenCV draws at 1/16 pixel: without it features jump by whole pixels
-_RADII = np.array(
-    [0.84, 1.22, 0.80]
-)  # of the ellipsoid that gives depth: turning moves the nose further than the temples
+# Of the ellipsoid that gives depth: turning moves the nose further than the temples.
+_RADII = (0.84, 1.22, 0.80)
 _ALONG = np.linspace(-1, 1, 17)  # from one corner of an eye or a mouth to the other
 
 

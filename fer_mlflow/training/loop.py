@@ -62,7 +62,7 @@ class TrainingState:
     @property
     def best(self) -> Epoch:
         """The epoch with the best rank, the first of equals."""
-        return max(self.history, key=lambda epoch: (epoch.rank, -epoch.number))
+        return max(self.history, key=lambda epoch: epoch.rank)
 
     def add(self, epoch: Epoch, path: Path) -> None:
         """Add an epoch, keep its weights where it is the best, and write the state in the place of the last one."""
@@ -106,9 +106,9 @@ class LabelObjective:
             self.weight = torch.tensor(class_weights(part), dtype=torch.float32)
 
     @property
-    def settings(self) -> dict[str, Any] | None:
-        """What a training's key needs to know, as JSON; None for the labels alone."""
-        return None
+    def settings(self) -> dict[str, Any]:
+        """What a training's key needs to know, as JSON; nothing for the labels alone."""
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint says of the loss, beside the recipe."""
@@ -180,18 +180,17 @@ def training_key(
     """Return the key of a training: benchmark's digest first, then everything that shapes the weights."""
     settings: dict[str, Any] = {
         "training": TRAINING_VERSION,
-        "recipe": describe_recipe(recipe),
+        "recipe": _describe_recipe(recipe),
         "val": val.selection_sha256,
         "classes": list(train.classes.names),
         "init": sha256_of_file(init) if init else None,
     }
-    if objective is not None and (own := objective.settings) is not None:
+    if objective is not None and (own := objective.settings):
         settings["objective"] = own
     return f"{train.selection_sha256[:32]}.{sha256_of_json(settings)[:32]}"
 
 
-def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON."""
+def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
     clahe = Clahe.of(recipe)
     settings = {name: getattr(recipe, name) for name in RecipeSettings.__dataclass_fields__}
     return settings | {"clahe": asdict(clahe) if clahe else None}
@@ -219,12 +218,8 @@ def train_teacher(
     init : checkpoint to start from; a head of another size is left at random
     on_epoch : called after each epoch, those of an earlier attempt first
 
-    Raises
-    ------
-    FerError
-        rows, recipe or `init` cannot be used; images that cannot be decoded are all named first
-    NotFiniteError
-        the loss of a step, or the weights after an epoch; the error names it and has what was kept
+    Raises FerError: rows, recipe or `init` cannot be used; images that cannot be decoded are all named first.
+    NotFiniteError: the loss of a step, or the weights after an epoch; the error names it and has what was kept.
     """
     check_training_rows(train, val)
     objective = objective or LabelObjective(train, recipe)
@@ -340,7 +335,7 @@ def _checkpoint(
         "epoch": state.best.number,
         "val_accuracy": state.best.val_accuracy,
         "val_macro_f1": state.best.val_macro_f1,
-        "recipe": describe_recipe(recipe),
+        "recipe": _describe_recipe(recipe),
         "trained_on": {
             "benchmark": train.name,
             "rows": len(train),

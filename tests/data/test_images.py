@@ -99,14 +99,14 @@ def test_only_where_both_sides_shrink_pixels_are_averaged(height, width, by_area
     image = RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)
     area, linear = (cv2.resize(image, (32, 32), interpolation=rule) for rule in (cv2.INTER_AREA, cv2.INTER_LINEAR))
     assert not np.array_equal(area, linear)
-    np.testing.assert_array_equal(images.resize_image(image, Preprocessing(32)), area if by_area else linear)
+    np.testing.assert_array_equal(images.RESIZES["squash"](image, 32), area if by_area else linear)
 
 
 def test_a_halving_is_the_mean_of_four_pixels_and_the_same_size_is_left_alone():
     image = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     means = image.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(images.resize_image(image, Preprocessing(32)), means, atol=0.51)
-    np.testing.assert_array_equal(images.resize_image(image, Preprocessing(64)), image)
+    np.testing.assert_allclose(images.RESIZES["squash"](image, 32), means, atol=0.51)
+    np.testing.assert_array_equal(images.RESIZES["squash"](image, 64), image)
 
 
 def test_clahe_leaves_its_argument_and_the_colours_alone():

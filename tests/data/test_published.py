@@ -67,19 +67,14 @@ TOTALS = {
 }
 
 
-def meaning(dataset: str, code: int) -> str | None:
-    name = CODES[dataset].name_of(code)
-    return None if name is None else EIGHT.names[EIGHT.index_of(name)]
-
-
 def test_every_builder_but_folder_has_codes():
     assert set(CODES) == set(DATASETS) - {"folder"} == set(EXPECTED)
 
 
 @pytest.mark.parametrize("dataset", EXPECTED)
 def test_each_code_means_what_the_data_set_says(dataset):
-    codes = CODES[dataset]
-    assert {code: meaning(dataset, code) for code in range(codes.first, codes.last + 1)} == EXPECTED[dataset]
+    meanings = CODES[dataset].meanings.items()
+    assert {code: name and EIGHT.names[EIGHT.index_of(name)] for code, name in meanings} == EXPECTED[dataset]
 
 
 @pytest.mark.parametrize("dataset", EXPECTED)
