@@ -15,8 +15,7 @@ from limits import finish, verdict
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from fer_mlflow.search.choice import simplex_grid
-from fer_mlflow.search.plateau import find_plateau
+from fer_mlflow.search.choice import find_plateau, simplex_grid
 from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
 
 ROWS, CLASSES, TEACHERS, CONFIGURATIONS = 50_000, 7, 3, 5_000

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         check_manifest as check_manifest,
         merge_manifests as merge_manifests,
         split_manifest as split_manifest,
+        track_manifest as track_manifest,
     )
-    from fer_mlflow.workflows.manifest_track import track_manifest as track_manifest
     from fer_mlflow.workflows.reproduce import reproduce as reproduce
     from fer_mlflow.workflows.sweep import sweep as sweep
     from fer_mlflow.workflows.train import train as train
@@ -34,7 +34,7 @@ _WORKFLOWS = (
     *("export", "evaluate", "calibrate", "compare", "sweep", "reproduce"),
     *("triage", "fetch", "train", "distill"),
 )
-_MANIFESTS = ("build_manifest", "merge_manifests", "check_manifest", "split_manifest")
+_MANIFESTS = ("build_manifest", "merge_manifests", "check_manifest", "split_manifest", "track_manifest")
 _HOMES = {
     "SoftLabels": "softlabels.bundle",
     "SoftLabelDataset": "student.dataset",
@@ -42,7 +42,6 @@ _HOMES = {
     "kd_loss": "student.losses",
     "fetch_soft_labels": "tracking.selection",
     "inspect": "workflows.evaluate",
-    "track_manifest": "workflows.manifest_track",
     "verify": "workflows.fetch",
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
     **{name: f"workflows.{name}" for name in _WORKFLOWS},

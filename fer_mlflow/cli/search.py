@@ -40,8 +40,9 @@ def _best_lines(result) -> list[str]:
 
     shown = metric_names(having=lambda metric: "sweep" in metric.shown)
     columns = [name for name in dict.fromkeys([result.metric, *shown]) if name in result.table]
+    configurations = result.configurations
     rows = [
-        [rank, *result.table[columns].iloc[m], result.name_of(result.configurations.choice(m))]
+        [rank, *result.table[columns].iloc[m], configurations.choice(m).describe(configurations.teachers)]
         for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1)
     ]
     header = ["rank", *columns, f"configuration   (on {result.fitted.benchmark})"]
@@ -50,19 +51,17 @@ def _best_lines(result) -> list[str]:
 
 def _plateau_lines(result) -> Iterator[str]:
     """Yield how many configurations are as good as the best, and what they have in common."""
-    from fer_mlflow.workflows.configurations import describe_shares
-
     inside, configurations = result.plateau, result.configurations
     panels = sorted(Counter(map(str, configurations.panels[inside])).items())
     where = ", ".join(f"{panel} {number:,}" for panel, number in panels)
     yield f"\nplateau: {inside.sum():,} of {len(inside):,} are within one paired standard error of the best"
-    yield f"  {describe_shares(result.fitted.names, configurations.weights[inside])}; {where}"
+    yield f"  {configurations.describe_weights(inside)}; {where}"
 
 
 def _choice_lines(result) -> Iterator[str]:
     """Yield what was chosen, and its differences from baselines on rows that it was not chosen on."""
     assessment, metric = result.assessment, result.chosen_by
-    yield f"\nchosen by {metric}: {result.name_of(result.choice)}"
+    yield f"\nchosen by {metric}: {result.choice.describe(result.configurations.teachers)}"
     for note in dict.fromkeys(choice.note for choice in [result.choice, *assessment.choices] if choice.note):
         yield f"  {note}"
     yield f"  {result.protocol}, {result.reported.labelled.sum():,} rows"

@@ -100,7 +100,7 @@ def _model(result, indent: int) -> str:
 
 def _grid_lines(result) -> Iterator[str]:
     """Yield every configuration over its seeds, and the best one beside its baseline on other rows."""
-    from fer_mlflow.workflows.grid import configurations_table
+    from fer_mlflow.workflows.distill import configurations_table
 
     grid = result.grid
     table = configurations_table(grid.trials)

@@ -1,16 +1,14 @@
-"""Choosing a configuration: weight grids, the best of a list, greedy selection, the likeliest mixture.
-
-Variants are teachers' logits of the same rows under several preprocessings (CLAHE off and on), by name. A choice names
-the one that it is of.
+"""Choosing a configuration: weight grids, the best of a list, greedy selection, the likeliest mixture; what that gains.
 
 On the rows that it was made on, a choice looks better than it is: the best of many equal configurations is better by
 chance alone. So it is made on some rows and assessed on others, or on all folds but one and assessed on that one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +17,25 @@ from fer_mlflow.calibration.temperature import OK, fit_temperature
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import is_lower_better, score
 from fer_mlflow.scoring.significance import REPLICATES, Comparison, compare_logits
-from fer_mlflow.search.plateau import best_of
-from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
+from fer_mlflow.search.teacher_logits import (
+    CountTables,
+    RowScores,
+    TeacherLogits,
+    count_rows,
+    row_influences,
+    standard_errors,
+)
 
-GREEDY_ROUNDS = 50
+_GREEDY_ROUNDS = 50
 _EM_STEPS = 20_000
 _EM_GAP = 1e-9  # nats that other weights could still be better by
-
 _USUAL_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.125, 0.2, 0.25, 0.5, 1.0)
 _WHOLE = 1e-6  # how far 1 / step may be from a whole number
-
+_DIGITS = 6  # of a weight that is shown or exported
+_LEVEL = 0.05
 BASELINES = ("equal weights", "best teacher")
-LEVEL = 0.05
 
+# Teachers' logits of the same rows under several preprocessings (CLAHE off and on), by name.
 Variants = Mapping[str, TeacherLogits]
 
 
@@ -58,6 +62,22 @@ class Choice:
         """Return (N, C) float64 logits of the configuration."""
         return variants[self.variant].fused(self.space, self.weights, self.temperature)
 
+    def nll(self, variants: Variants) -> float:
+        """Return the NLL of the configuration, nats."""
+        scores = variants[self.variant].row_scores(self.space, self.weights, self.temperature)
+        return float(scores.loss.mean())
+
+    def shares(self, teachers: Sequence[str]) -> dict[str, float]:
+        """Return the teachers that it uses and their weights, to 6 digits, as they are shown and exported."""
+        shares = {name: round(float(share), _DIGITS) for name, share in zip(teachers, self.weights, strict=True)}
+        return {name: share for name, share in shares.items() if share > 0}
+
+    def describe(self, teachers: Sequence[str]) -> str:
+        """Return it in a few words."""
+        shares = [f"{name} {share:.3g}" for name, share in self.shares(teachers).items()]
+        at = f"T {self.temperature:.3g}" if self.temperature != 1 else ""
+        return " · ".join(filter(None, [*shares, self.space, self.variant, at]))
+
 
 def equal_weights(teachers: int) -> np.ndarray:
     """Return (K,) float64 equal shares."""
@@ -67,13 +87,6 @@ def equal_weights(teachers: int) -> np.ndarray:
 def steps_in(step: float) -> int:
     """Return how many steps make 1.
 
-    Raises
-    ------
-    ContractError
-        the step is not in (0, 1], or 1 is not a whole number of steps; the message names the nearest ones that fit
-
-    Examples
-    --------
     >>> steps_in(0.1), steps_in(1 / 3)
     (10, 3)
     """
@@ -114,8 +127,7 @@ def simplex_grid(teachers: int, steps: int) -> np.ndarray:
     # K - 1 bars among steps + K - 1 places: the gaps between them are the shares.
     chosen = list(combinations(range(steps + teachers - 1), teachers - 1))
     bars = np.array(chosen, dtype=np.int64).reshape(len(chosen), teachers - 1)
-    edges = np.column_stack([np.full(len(bars), -1), bars, np.full(len(bars), steps + teachers - 1)])
-    return (np.diff(edges, axis=1) - 1) / steps
+    return (np.diff(bars, axis=1, prepend=-1, append=steps + teachers - 1) - 1) / steps
 
 
 def choose_best(
@@ -128,19 +140,14 @@ def choose_best(
     lists : (variant, space) -> (M, K) weights
     metric : public name; F1 of class k is `f1/k`
     """
-    best = []
-    for (name, space), weights in lists.items():
-        logits = variants[name]
-        scores = count_rows(logits, space, weights, workers=workers).scores(tuple(map(str, range(logits.n_classes))))
-        values = scores.get(metric, np.zeros(len(weights)))
-        at = best_of(values, metric, scores["nll"])
-        sign = 1 if is_lower_better(metric) else -1
-        best.append((sign * float(values[at]), float(scores["nll"][at]), Choice(name, space, weights[at])))
-    return min(best, key=lambda each: each[:2])[2]
+    counted = [count_rows(variants[name], space, each, workers=workers) for (name, space), each in lists.items()]
+    choices = [Choice(name, space, own) for (name, space), weights in lists.items() for own in weights]
+    classes = tuple(map(str, range(next(iter(variants.values())).n_classes)))
+    return choices[CountTables.concatenated(counted).best(metric, classes)[0]]
 
 
 def choose_greedily(
-    variants: Variants, spaces: Sequence[str], metric: str, rounds: int = GREEDY_ROUNDS, workers: int = 1
+    variants: Variants, spaces: Sequence[str], metric: str, rounds: int = _GREEDY_ROUNDS, workers: int = 1
 ) -> Choice:
     """Return the best ensemble that greedy selection with replacement meets, in any variant and space.
 
@@ -156,9 +163,8 @@ def choose_greedily(
         for space in spaces:
             counts, seen = np.zeros(logits.teachers), []
             for size in range(1, rounds + 1):
-                chosen = choose_best(
-                    variants, {(name, space): (counts + np.eye(logits.teachers)) / size}, metric, workers
-                )
+                larger = (counts + np.eye(logits.teachers)) / size
+                chosen = choose_best(variants, {(name, space): larger}, metric, workers)
                 counts = np.round(chosen.weights * size)
                 seen.append(chosen.weights)
             ensembles[name, space] = np.array(seen)
@@ -171,26 +177,20 @@ def choose_likeliest(variants: Variants, spaces: Sequence[str]) -> Choice:
     In logit space weights and temperature are one fit of coefficients a_k = w_k / T >= 0; where that has no optimum,
     weights are equal and T is 1, and the choice says why. In probability space T is 1.
     """
-    choices = []
-    for name, logits in variants.items():
-        for space in spaces:
-            if space == "logit":
-                choice = _likeliest_logits(name, logits)
-            elif space == "prob":
-                choice = Choice(name, space, likeliest_mixture(logits.label_log_probs()))
-            else:
-                raise ContractError(f"space {space!r}: the weights of the lowest NLL are known for logit and prob only")
-            losses = logits.row_scores(space, choice.weights, choice.temperature).loss
-            choices.append((bool(choice.note), float(losses.mean()), choice))
-    return min(choices, key=lambda each: each[:2])[2]
+    choices = [_likeliest(name, space, logits) for name, logits in variants.items() for space in spaces]
+    return min(choices, key=lambda each: (bool(each.note), each.nll(variants)))
 
 
-def _likeliest_logits(name: str, logits: TeacherLogits) -> Choice:
+def _likeliest(name: str, space: str, logits: TeacherLogits) -> Choice:
+    if space == "prob":
+        return Choice(name, space, likeliest_mixture(logits.label_log_probs()))
+    if space != "logit":
+        raise ContractError(f"space {space!r}: the weights of the lowest NLL are known for logit and prob only")
     fit = fit_coefficients(logits.logits(), logits.labels)
     if fit.status != OK:
-        return Choice(name, "logit", equal_weights(logits.teachers), note=f"equal weights: {fit.explanation}")
+        return Choice(name, space, equal_weights(logits.teachers), note=f"equal weights: {fit.explanation}")
     total = float(fit.coefficients.sum())
-    return Choice(name, "logit", fit.coefficients / total, 1 / total)
+    return Choice(name, space, fit.coefficients / total, 1 / total)
 
 
 def likeliest_mixture(log_probs: np.ndarray) -> np.ndarray:
@@ -250,18 +250,14 @@ class Assessment:
         if difference is None:
             return False
         improvement = -difference.value if is_lower_better(metric) else difference.value
-        return improvement > 0 and difference.p_value <= LEVEL
+        return improvement > 0 and difference.p_value <= _LEVEL
 
 
 def find_baselines(variants: Variants, choice: Choice, metric: str) -> dict[str, Choice]:
     """Return equal weights and the best single teacher, in the variant and space of a choice.
 
     Where a choice has a temperature, each baseline has its own best one on the same rows, so that a difference is one
-    of weights.
-
-    Parameters
-    ----------
-    metric : public name, as `choose_best` takes it
+    of weights. The metric is named as for `choose_best`.
     """
     logits = variants[choice.variant]
     alone = np.eye(logits.teachers)
@@ -270,14 +266,18 @@ def find_baselines(variants: Variants, choice: Choice, metric: str) -> dict[str,
         best = choose_best(variants, {(choice.variant, choice.space): alone}, metric)
         return {"equal weights": equal, "best teacher": best}
     teachers = [_with_temperature(variants, replace(equal, weights=own)) for own in alone]
-    losses = [logits.row_scores(each.space, each.weights, each.temperature).loss.mean() for each in teachers]
-    return {"equal weights": _with_temperature(variants, equal), "best teacher": teachers[int(np.argmin(losses))]}
+    best = min(teachers, key=lambda each: each.nll(variants))
+    return {"equal weights": _with_temperature(variants, equal), "best teacher": best}
 
 
 def _with_temperature(variants: Variants, choice: Choice) -> Choice:
     """Return a choice with its best temperature, or as it is where there is none."""
     fit = fit_temperature(choice.fused(variants), variants[choice.variant].labels)
     return replace(choice, temperature=fit.temperature) if fit.status == OK else choice
+
+
+# A choice, the variants that it was made on, those of the rows that it is assessed on, and which of all rows these are.
+_Part = tuple[Choice, Variants, Variants, Any]
 
 
 def assess_on(
@@ -289,17 +289,9 @@ def assess_on(
     rng: np.random.Generator,
     replicates: int = REPLICATES,
 ) -> Assessment:
-    """Assess on one benchmark a choice that was made on another, where its baselines are chosen, too.
-
-    Parameters
-    ----------
-    metric : public name
-    """
-    baselines = find_baselines(fit, choice, _numbered(metric, classes))
-    logits = {name: each.fused(report) for name, each in {"chosen": choice, **baselines}.items()}
-    labels = report[choice.variant].labels
-    lists = {name: [each] for name, each in baselines.items()}
-    return _assess([choice], lists, logits, labels, classes, rng, replicates)
+    """Assess on one benchmark a choice that was made on another, where its baselines are chosen, too."""
+    parts = [(choice, fit, report, slice(None))]
+    return _assess(parts, report[choice.variant].labels, metric, classes, rng, replicates)
 
 
 def assess_crossfitted(
@@ -318,31 +310,86 @@ def assess_crossfitted(
     choose : (fold that is held out, variants of the other rows) -> choice
     folds : (N,) int from 0 up without a gap
     """
-    first = next(iter(variants.values()))
-    logits = {name: np.empty((first.rows, first.n_classes)) for name in ("chosen", *BASELINES)}
+
+    def parts() -> Iterator[_Part]:
+        for k in range(int(folds.max()) + 1):
+            others, held = (
+                {name: each.of_rows(rows) for name, each in variants.items()} for rows in (folds != k, folds == k)
+            )
+            yield choose(k, others), others, held, folds == k
+
+    return _assess(parts(), next(iter(variants.values())).labels, metric, classes, rng, replicates)
+
+
+def _assess(parts: Iterable[_Part], labels, metric, classes, rng, replicates) -> Assessment:
+    """Assess choices, each on its own part of the labelled rows."""
     choices: list[Choice] = []
     baselines: dict[str, list[Choice]] = {name: [] for name in BASELINES}
-    for k in range(int(folds.max()) + 1):
-        held = np.flatnonzero(folds == k)
-        others = {name: each.of_rows(np.flatnonzero(folds != k)) for name, each in variants.items()}
-        held_out = {name: each.of_rows(held) for name, each in variants.items()}
-        choices.append(choose(k, others))
-        logits["chosen"][held] = choices[-1].fused(held_out)
-        for name, each in find_baselines(others, choices[-1], _numbered(metric, classes)).items():
-            logits[name][held] = each.fused(held_out)
+    logits = {name: np.empty((len(labels), len(classes))) for name in ("chosen", *BASELINES)}
+    name, slash, label = metric.partition("/")
+    numbered = f"{name}/{classes.index(label)}" if slash else metric
+    for choice, fit, report, rows in parts:
+        choices.append(choice)
+        logits["chosen"][rows] = choice.fused(report)
+        for name, each in find_baselines(fit, choice, numbered).items():
             baselines[name].append(each)
-    return _assess(choices, baselines, logits, first.labels, classes, rng, replicates)
-
-
-def _assess(choices, baselines, logits, labels, classes, rng, replicates) -> Assessment:
-    metrics = {name: score(each, labels, classes) for name, each in logits.items()}
+            logits[name][rows] = each.fused(report)
+    scores = {name: score(each, labels, classes) for name, each in logits.items()}
     differences = {
         name: compare_logits(logits[name], logits["chosen"], labels, classes, rng, replicates) for name in BASELINES
     }
-    return Assessment(choices, baselines, metrics, differences)
+    return Assessment(choices, baselines, scores, differences)
 
 
-def _numbered(metric: str, classes: tuple[str, ...]) -> str:
-    """Return a metric's name with a class's number in the place of its name."""
-    name, slash, label = metric.partition("/")
-    return f"{name}/{classes.index(label)}" if slash else metric
+def find_plateau(
+    metric: str,
+    classes: tuple[str, ...],
+    counts: CountTables,
+    labels: np.ndarray,
+    scores_of: Callable[[int], RowScores],
+) -> tuple[int, np.ndarray]:
+    """Return the best of M configurations, and (M,) bool which ones are within one paired standard error of it.
+
+    The error of a difference is at most the sum of both errors, which follow from counts; so only configurations that
+    are near by that measure are fused again, to pair their rows with the best one's.
+
+    Parameters
+    ----------
+    labels : (N,) int, of the rows that were counted
+    scores_of : gives a configuration's scores of each row
+    """
+    errors = standard_errors(metric, classes, counts)
+    best, values = counts.best(metric, classes)
+    behind = np.abs(values - values[best])
+    of_best = row_influences(metric, classes, labels, scores_of(best))
+    within = np.zeros(len(values), dtype=bool)
+    for m in np.flatnonzero(behind <= errors + errors[best]).tolist():
+        own = row_influences(metric, classes, labels, scores_of(m))
+        within[m] = behind[m] <= (own - of_best).std() / np.sqrt(len(labels))
+    within[best] = True
+    return best, within
+
+
+def pareto_front(values: np.ndarray, lower_is_better: np.ndarray) -> np.ndarray:
+    """Return which rows are on the Pareto front: no other row is as good in both columns and better in one.
+
+    >>> pareto_front(np.array([[0.8, 0.3], [0.7, 0.2], [0.7, 0.3], [0.9, np.nan]]), np.array([False, True])).tolist()
+    [True, True, False, False]
+
+    Parameters
+    ----------
+    values : (M, 2) float, infinite ones too; a row with a NaN is never on the front
+    lower_is_better : (2,) bool
+
+    Returns
+    -------
+    (M,) bool; equal rows are on the front together or not at all
+    """
+    front = np.zeros(len(values), bool)
+    scored = ~np.isnan(values).any(axis=1)
+    losses = np.where(lower_is_better, values[scored], -values[scored])
+    rows, inverse = np.unique(losses, axis=0, return_inverse=True)  # in lexical order: only an earlier row is better
+    unbeaten = np.ones(len(rows), bool)
+    unbeaten[1:] = rows[1:, 1] < np.minimum.accumulate(rows[:, 1])[:-1]
+    front[scored] = unbeaten[inverse.reshape(-1)]
+    return front

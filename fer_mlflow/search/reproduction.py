@@ -7,6 +7,7 @@ root of the mean of squares over all numbers.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from operator import attrgetter
 
 import numpy as np
 from scipy.optimize import brentq
@@ -17,23 +18,17 @@ from fer_mlflow.search.teacher_logits import CountTables
 
 WITH_TEMPERATURE = frozenset(metric_names(having=lambda metric: not metric.from_counts))  # what a temperature changes
 _TEMPERATURES = np.unique([*np.geomspace(0.2, 10, 40).round(3), 1.0])
-_ROUNDING = 1e-9
+_WITHIN = 1 + 1e-9  # distance of a match, with what rounding adds
 _MOST_ROWS = 1_000_000  # candidates x rows whose temperature is sought
 _NEAREST = 100  # candidates whose temperature is sought where no other number tells them apart, or none matches
 _ZOOMS = 2
+_DISTANCE = attrgetter("distance")
 _MOST_SOURCES = 6  # of which every union is tried; of more only one, all but one, and all
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of a benchmark's labelled rows.
-
-    Attributes
-    ----------
-    name : for people
-    groups : (G,) bool, the groups of rows in it
-    rows : how many those are
-    """
+    """Some of a benchmark's labelled rows: their name for people, which of its G groups they are, and their number."""
 
     name: str
     groups: np.ndarray
@@ -44,11 +39,7 @@ def find_subsets(splits: np.ndarray, sources: np.ndarray) -> tuple[list[Subset],
     """Return the subsets of a benchmark that a published number may be of, and each row's group.
 
     They are all rows, each split, each source and unions of sources, over all rows and within each split; subsets
-    of the same rows are there once.
-
-    Parameters
-    ----------
-    splits, sources : (N,) text of the labelled rows
+    of the same rows are there once. Both columns are (N,) text of the labelled rows.
     """
     pairs = sorted(set(zip(splits.tolist(), sources.tolist(), strict=True)))
     at = {pair: number for number, pair in enumerate(pairs)}
@@ -101,16 +92,6 @@ class Target:
         """Return (M,) root mean square and greatest difference of (M,) scores, in tolerances."""
         off = np.abs([(values - self.values[name]) / self.tolerance for name, values in scores.items()])
         return np.sqrt(np.square(off).mean(axis=0)), off.max(axis=0)
-
-    def compared(
-        self, benchmark: str, subset: Subset, m: int, temperature: float, scores: Mapping[str, float]
-    ) -> "Candidate":
-        """Return a configuration with its distance."""
-        (distance,), (greatest,) = self.distances({name: np.array([value]) for name, value in scores.items()})
-        is_match = bool(greatest <= 1 + _ROUNDING)
-        return Candidate(
-            benchmark, subset.name, subset.rows, m, temperature, (temperature,) * 2, scores, float(distance), is_match
-        )
 
 
 @dataclass(frozen=True)
@@ -192,14 +173,8 @@ def search_candidates(
 
     Parameters
     ----------
-    classes : C names
     reference_m : the configuration that others are compared with
     related : what is changed -> the configurations that differ from the reference in nothing else
-
-    Raises
-    ------
-    ContractError
-        no subset of a benchmark has so many rows, or rows of the classes of the target
     """
     search = _Search(target, benchmarks, classes)
     for benchmark, searched in benchmarks.items():
@@ -219,7 +194,7 @@ def search_candidates(
     reference, changes = search.changes(reference_m, related)
     return Reproduction(
         matches=[each for each in ordered if each.is_match],
-        nearest=min(ordered, key=lambda each: each.distance),
+        nearest=min(ordered, key=_DISTANCE),
         reference=reference,
         changes=changes,
         reachable=search.reachable,
@@ -250,18 +225,27 @@ class _Search:
             low, high = self.reachable.get(name, (np.inf, -np.inf))
             self.reachable[name] = (min(low, float(values.min())), max(high, float(values.max())))
         distance, greatest = target.distances(own)
-        near = np.union1d(np.flatnonzero(greatest <= 1 + _ROUNDING), [int(distance.argmin())])
+        near = np.union1d(np.flatnonzero(greatest <= _WITHIN), [int(distance.argmin())])
         self.scored += [self.candidate(benchmark, subset, m) for m in near.tolist()]
         if target.seeks_temperature:
             fixed = {name: values for name, values in own.items() if name not in WITH_TEMPERATURE}
             by = target.distances(fixed)[1] if fixed else distance
-            kept = np.argsort(by, kind="stable")[: max(_NEAREST, int((by <= 1 + _ROUNDING).sum()))]
+            kept = np.argsort(by, kind="stable")[: max(_NEAREST, int((by <= _WITHIN).sum()))]
             self.to_fit += [(float(by[m]), benchmark, subset, m) for m in kept.tolist()]
 
     def candidate(self, benchmark: str, subset: Subset, m: int) -> Candidate:
         """Return a configuration at the target's temperature, or 1."""
         own = {name: float(values[m]) for name, values in self.scores[benchmark, subset.name].items()}
-        return self.target.compared(benchmark, subset, m, self.target.temperature or 1.0, own)
+        return self.compared(benchmark, subset, m, self.target.temperature or 1.0, own)
+
+    def compared(
+        self, benchmark: str, subset: Subset, m: int, temperature: float, scores: Mapping[str, float]
+    ) -> Candidate:
+        """Return a configuration at a temperature with its distance."""
+        (distance,), (greatest,) = self.target.distances({name: np.array([value]) for name, value in scores.items()})
+        is_match = bool(greatest <= _WITHIN)
+        both = (temperature, temperature)
+        return Candidate(benchmark, subset.name, subset.rows, m, temperature, both, scores, float(distance), is_match)
 
     def seek_temperatures(self, on_sought: Callable[[int], object]) -> tuple[int, int]:
         """Seek the temperature of every candidate whose other numbers match, and return how many of how many.
@@ -269,7 +253,7 @@ class _Search:
         Where none of them does, it is sought for those that are nearest.
         """
         self.to_fit.sort(key=lambda each: each[0])
-        open_ones = [each for each in self.to_fit if each[0] <= 1 + _ROUNDING]
+        open_ones = [each for each in self.to_fit if each[0] <= _WITHIN]
         if not open_ones or not set(self.target.values) - set(WITH_TEMPERATURE):
             open_ones = self.to_fit
             chosen = open_ones[:_NEAREST]
@@ -294,7 +278,7 @@ class _Search:
         def at(temperature: float) -> Candidate:
             named = score(logits / temperature, labels, self.classes)
             own = {name: named[name] for name in self.target.values}
-            return self.target.compared(benchmark, subset, m, temperature, own)
+            return self.compared(benchmark, subset, m, temperature, own)
 
         grid = _TEMPERATURES
         tried = [at(float(temperature)) for temperature in grid]
@@ -308,34 +292,32 @@ class _Search:
             crossed = [k for k in range(len(grid) - 1) if gaps[k] * gaps[k + 1] < 0]
             tried += [at(brentq(off, grid[k], grid[k + 1], xtol=1e-7)) for k in crossed]
         for _ in range(_ZOOMS):
-            k = int(np.argmin([abs(temperature - _best(tried).temperature) for temperature in grid]))
+            k = int(np.abs(grid - min(tried, key=_DISTANCE).temperature).argmin())
             grid = np.linspace(grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)], 9)
             tried += [at(float(temperature)) for temperature in grid]
-        matching = [each.temperature for each in tried if each.is_match] or [_best(tried).temperature]
-        return replace(_best(tried), temperatures=(min(matching), max(matching)))
+        nearest = min(tried, key=_DISTANCE)
+        matching = [each.temperature for each in tried if each.is_match] or [nearest.temperature]
+        return replace(nearest, temperatures=(min(matching), max(matching)))
 
     def changes(
         self, reference: int, related: Mapping[str, np.ndarray]
     ) -> tuple[Candidate | None, dict[str, Candidate]]:
         """Return the reference candidate, and what a change of one thing at a time brings."""
-        wholes = {name: searched.subsets[0] for name, searched in self.benchmarks.items()}
-        at = {(name, subset.name): subset for name, each in self.benchmarks.items() for subset in each.subsets}
-        (first, whole), *_ = wholes.items()
+        (first, searched), *others = self.benchmarks.items()
+        whole, *parts = searched.subsets
         if (first, whole.name) not in self.scores:
             return None, {}
         changes: dict[str, list[Candidate]] = {
             what: [self.candidate(first, whole, m) for m in ms.tolist()] for what, ms in related.items()
         }
-        scored = [(name, at[name, subset]) for name, subset in self.scores]
-        other_rows = [subset for name, subset in scored if name == first and subset != whole]
-        others = [(name, subset) for name, subset in scored if name != first and subset is wholes[name]]
-        changes["rows"] = [self.candidate(first, subset, reference) for subset in other_rows]
-        changes["benchmark"] = [self.candidate(name, subset, reference) for name, subset in others]
+        elsewhere = {
+            "rows": [(first, subset) for subset in parts],
+            "benchmark": [(name, each.subsets[0]) for name, each in others],
+        }
+        for what, places in elsewhere.items():
+            scored = [(name, subset) for name, subset in places if (name, subset.name) in self.scores]
+            changes[what] = [self.candidate(name, subset, reference) for name, subset in scored]
         if self.target.seeks_temperature:
             changes["temperature"] = [self.at_best_temperature(first, whole, reference)]
-        nearest = {what: min(each, key=lambda s: s.distance) for what, each in changes.items() if each}
+        nearest = {what: min(each, key=_DISTANCE) for what, each in changes.items() if each}
         return self.candidate(first, whole, reference), dict(sorted(nearest.items(), key=lambda item: item[1].distance))
-
-
-def _best(candidates: Sequence[Candidate]) -> Candidate:
-    return min(candidates, key=lambda each: each.distance)

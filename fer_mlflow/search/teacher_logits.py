@@ -4,16 +4,17 @@ Every metric but the 99th percentile follows from sums over rows. So sums are ta
 source, a split, a fold), and the metrics of a union of groups cost an addition.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from fer_mlflow.errors import ContractError
+from fer_mlflow.scoring import metrics
 from fer_mlflow.scoring.fusion import SPACES, combine_layers, prepare_layers, transform_logits
-from fer_mlflow.scoring.metrics import ECE_BINS, Statistics, check_labels, equal_width_bins, stack_logits, values_of
 
+_STEP = 1e-20  # of the complex-step derivative, where any small number gives the same
 _BLOCK = 4096  # rows whose logits stay in the processor's cache while they are scored
 
 
@@ -44,9 +45,8 @@ class CountTables:
         return len(self.confusion)
 
     @classmethod
-    def concatenated(cls, tables: "Iterable[CountTables]") -> "CountTables":
+    def concatenated(cls, tables: "Sequence[CountTables]") -> "CountTables":
         """Return the count tables of several lists of configurations as those of one list."""
-        tables = list(tables)
         return cls(**{each.name: np.concatenate([getattr(t, each.name) for t in tables]) for each in fields(cls)})
 
     def of(self, chosen: slice | np.ndarray) -> "CountTables":
@@ -62,39 +62,32 @@ class CountTables:
         return self.confusion.sum(axis=1) if groups is None else self.confusion[:, groups].sum(axis=1)
 
     def scores(self, classes: tuple[str, ...], groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return public metric name -> (M,) float64 over a union of groups.
+        """Return public metric name -> (M,) float64 over a union of groups, (G,) bool; None means all rows.
 
         They are those of `metrics.score`, names and all: a class without a labelled row has no F1. The 99th percentile
         is there for all rows only.
-
-        Parameters
-        ----------
-        classes : C names
-        groups : (G,) bool, at least one of them with a row; None means all rows
         """
-        return values_of(self.statistics(groups), classes)
-
-    def statistics(self, groups: np.ndarray | None = None) -> Statistics:
-        """Return the statistics of each configuration over a union of groups."""
         chosen = slice(None) if groups is None else np.asarray(groups, dtype=bool)
-        return Statistics.of_confusion(
-            self.confusion[:, chosen].sum(axis=1),
+        statistics = metrics.Statistics.of_confusion(
+            self.confusions(groups),
             **{name: getattr(self, name)[:, chosen].sum(axis=1) for name in ("loss", "brier", "confidence", "gaps")},
             p99_confidence=self.p99_confidence if groups is None else None,
         )
+        return metrics.values_of(statistics, classes)
+
+    def best(self, metric: str, classes: tuple[str, ...], groups: np.ndarray | None = None) -> tuple[int, np.ndarray]:
+        """Return the place of the best configuration over a union of groups, and (M,) the metric of each.
+
+        Among equal ones it is that of the lowest NLL, then the first. In F1 of a class without a labelled row all are.
+        """
+        scores = self.scores(classes, groups)
+        values = scores.get(metric, np.zeros(len(self)))
+        return int(np.lexsort((scores["nll"], values if metrics.is_lower_better(metric) else -values))[0]), values
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """One configuration's prediction and losses of each row.
-
-    Attributes
-    ----------
-    predictions : (N,) int64
-    loss : (N,) float64, -log p_y in nats
-    brier : (N,) float64, squared distance to the one-hot label
-    confidence : (N,) float64, the predicted class's probability
-    """
+    """One configuration's (N,) int64 predictions, and (N,) float64 values of rows as `metrics.row_values` has them."""
 
     predictions: np.ndarray
     loss: np.ndarray
@@ -113,17 +106,12 @@ class TeacherLogits:
     logits : (K, N, C) float, finite, or K arrays of (N, C); teachers in the order of their names
     labels : (N,) int in 0..C-1
     groups : (N,) int from 0 up, the group of each row that sums are taken by; None means one group
-
-    Raises
-    ------
-    ContractError
-        shapes disagree, N = 0, a label is out of range, a value is not finite, or teachers are none
     """
 
     def __init__(self, logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None):
-        stack = stack_logits(logits)
+        stack = metrics.stack_logits(logits)
         _, self.rows, self.n_classes = stack.shape
-        self.labels = check_labels(labels, self.rows, self.n_classes)
+        self.labels = metrics.check_labels(labels, self.rows, self.n_classes)
         self.groups = np.zeros(self.rows, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)
         self.n_groups = int(self.groups.max()) + 1
         self._logits = np.ascontiguousarray(stack.transpose(0, 2, 1))  # (K, C, N)
@@ -161,17 +149,7 @@ class TeacherLogits:
         return out.T
 
     def row_scores(self, space: str, weights: np.ndarray, temperature: float = 1.0) -> RowScores:
-        """Return one configuration's prediction and losses of each row.
-
-        Parameters
-        ----------
-        weights : (K,) float of at least 0, summing to 1
-
-        Raises
-        ------
-        ContractError
-            the space is unknown or there is not one weight for each teacher
-        """
+        """Return one configuration's prediction and losses of each row; `weights` are (K,)."""
         weights = np.asarray(weights, dtype=np.float64)
         self.check_weights(space, weights[None])
         predictions = np.zeros(self.rows, np.int64)
@@ -204,13 +182,7 @@ class TeacherLogits:
         return self._prepared[space, used]
 
     def check_weights(self, space: str, weights: np.ndarray) -> None:
-        """Raise where a space is unknown, or (M, K) weights are not those of configurations of these teachers.
-
-        Raises
-        ------
-        ContractError
-            the message has the first such weights
-        """
+        """Raise ContractError where a space is unknown, or (M, K) weights are not those of configurations."""
         fits = weights.shape[1:] == (self.teachers,)
         wrong = ~((weights >= 0).all(axis=1) & weights.any(axis=1) & fits & (space in SPACES))
         if wrong.any():
@@ -250,11 +222,6 @@ def count_rows(
     weights : (M, K) float, rows of at least 0 that sum to 1, M >= 1
     temperatures : (M,) float above 0 that logits are divided by; None means 1
     workers : threads
-
-    Raises
-    ------
-    ContractError
-        the space is unknown or there is not one weight for each teacher
     """
     weights = np.asarray(weights, dtype=np.float64)
     logits.check_weights(space, weights)
@@ -262,7 +229,7 @@ def count_rows(
     M, G, C = len(weights), logits.n_groups, logits.n_classes
     tables = CountTables(
         confusion=np.empty((M, G, C, C), np.int32),
-        gaps=np.empty((M, G, ECE_BINS)),
+        gaps=np.empty((M, G, metrics.ECE_BINS)),
         p99_confidence=np.empty(M),
         **{name: np.empty((M, G)) for name in ("loss", "squared_loss", "brier", "squared_brier", "confidence")},
     )
@@ -279,21 +246,78 @@ def count_rows(
             getattr(tables, name)[at] = summed(values)
             getattr(tables, f"squared_{name}")[at] = summed(values * values)
         tables.confidence[at] = summed(out.confidence)
-        bins = logits.groups * ECE_BINS + equal_width_bins(out.confidence)
+        bins = logits.groups * metrics.ECE_BINS + metrics.equal_width_bins(out.confidence)
         gap = out.confidence - (out.predictions == logits.labels)
-        tables.gaps[at] = np.bincount(bins, weights=gap, minlength=G * ECE_BINS).reshape(G, ECE_BINS)
+        tables.gaps[at] = np.bincount(bins, weights=gap, minlength=G * metrics.ECE_BINS).reshape(G, metrics.ECE_BINS)
         tables.p99_confidence[at] = np.quantile(out.confidence, 0.99)
 
     # Configurations of the same teachers follow each other, since what is prepared for them is kept for one set only.
     supports = weights > 0
     codes = np.unique(supports, axis=0, return_inverse=True)[1].reshape(-1)
-    for code in range(int(codes.max()) + 1):
-        same = np.flatnonzero(codes == code)
-        logits.prepare(space, tuple(np.flatnonzero(supports[same[0]]).tolist()))
-        if workers > 1:
-            with ThreadPoolExecutor(workers) as threads:
-                list(threads.map(fill, same.tolist()))
-        else:
-            for at in same.tolist():
-                fill(at)
+    with ThreadPoolExecutor(workers) as threads:
+        for code in range(int(codes.max()) + 1):
+            same = np.flatnonzero(codes == code)
+            logits.prepare(space, tuple(np.flatnonzero(supports[same[0]]).tolist()))
+            list(threads.map(fill, same.tolist()))
     return tables
+
+
+def check_metric(metric: str, classes: tuple[str, ...]) -> metrics.Metric:
+    """Return a metric's row of the table after checking that its standard error is known."""
+    known = metrics.metric_names(classes, having=lambda row: row.from_counts or row.row_values)
+    row = metrics.metric_of(metric)
+    if row is None or metric not in known:
+        raise ContractError(f"metric {metric!r}: configurations are ranked by one of {', '.join(known)}")
+    return row
+
+
+def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, row_scores: RowScores) -> np.ndarray:
+    """Return (N,) how much each row moves a metric: their mean is 0, their deviation / sqrt(N) its standard error.
+
+    For means they are the rows' own values less the mean. For metrics of counts they are the delta method's: the
+    derivative by the counts that a row adds to.
+
+    References
+    ----------
+    Takahashi et al. 2021, Confidence interval for micro-averaged F1 and macro-averaged F1 scores.
+    """
+    row = check_metric(metric, classes)
+    if row.row_values:
+        values = getattr(row_scores, row.row_values)
+        return values - values.mean()
+    confusion = metrics.confusion_matrix(labels, row_scores.predictions, len(classes))
+    return _cell_influences(metric, classes, confusion)[labels, row_scores.predictions]
+
+
+def standard_errors(metric: str, classes: tuple[str, ...], counts: CountTables) -> np.ndarray:
+    """Return (M,) the standard error of each configuration's metric over all rows, each on its own."""
+    row, confusion = check_metric(metric, classes), counts.confusions()
+    rows = confusion[0].sum()
+    if row.row_values:
+        mean = getattr(counts, row.row_values).sum(axis=1) / rows
+        variance = getattr(counts, f"squared_{row.row_values}").sum(axis=1) / rows - mean**2
+    else:
+        variance = (confusion * _cell_influences(metric, classes, confusion) ** 2).sum(axis=(1, 2)) / rows
+    return np.sqrt(np.maximum(variance, 0) / rows)
+
+
+def _cell_influences(metric: str, classes: tuple[str, ...], confusion: np.ndarray) -> np.ndarray:
+    """Return (..., C, C) the influence of a row with that label and prediction, for (..., C, C) counts.
+
+    A row of (y, p) adds 1 to labelled[y], predicted[p], and to hits[y] where y = p. Metrics of counts do not change
+    when all counts are multiplied, so N times the derivatives have mean 0. These are exact: Im f(x + ih) / h, where
+    nothing is subtracted (Squire & Trapp 1998).
+    """
+    row, C = check_metric(metric, classes), len(classes)
+    k = classes.index(metric.partition("/")[2]) if row.is_per_class else None
+    at = metrics.Statistics.of_confusion(confusion)
+
+    def slopes(name: str) -> np.ndarray:
+        """Return (..., C) derivatives by one of the counts of each class."""
+        steps = 1j * _STEP * np.eye(C).reshape(C, *[1] * (confusion.ndim - 2), C)
+        values = row.function(replace(at, **{name: getattr(at, name) + steps}))
+        slope = np.imag(values if k is None else values[..., k]) / _STEP
+        return np.moveaxis(np.broadcast_to(slope, (C, *confusion.shape[:-2])), 0, -1)
+
+    by_pair = slopes("labelled")[..., :, None] + slopes("predicted")[..., None, :]
+    return confusion.sum(axis=(-2, -1))[..., None, None] * (by_pair + slopes("hits")[..., :, None] * np.eye(C))

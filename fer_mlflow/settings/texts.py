@@ -20,7 +20,8 @@ def _named_numbers(value: Any) -> Iterator[tuple[str, Any, float | None]]:
     if isinstance(value, Mapping):
         pairs = [(f"{name}={number}", name, number) for name, number in value.items()]
     elif isinstance(value, str):
-        pairs = [(entry, *map(str.strip, entry.partition("=")[::2])) for entry in split_names(value)]
+        parts = (entry.partition("=") for entry in split_names(value))
+        pairs = [(name + equals + text, name.strip(), text.strip()) for name, equals, text in parts]
     else:
         raise ContractError(f"{value!r} is neither NAME=share,… nor a mapping of names to shares")
     for entry, name, text in pairs:

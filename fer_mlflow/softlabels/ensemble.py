@@ -238,6 +238,17 @@ def changed_rows(teacher: SoftLabels, current_sha256: np.ndarray) -> list[int]:
     return sorted([*changed.tolist(), *also])
 
 
+def rows_of_fit(bundle: SoftLabels) -> dict[str, Any]:
+    """Return what a calibration records of the rows that it was fitted on: `fitted_on`."""
+    labels = bundle.labels[bundle.labelled]
+    return {
+        "name": bundle.benchmark,
+        "selection_sha256": bundle.selection_sha256,
+        "rows": len(labels),
+        "classes": len(np.unique(labels)),
+    }
+
+
 def calibrated(bundle: SoftLabels, logits: np.ndarray, calibration: Mapping[str, Any]) -> SoftLabels:
     """Return a bundle's calibrated logits as soft labels of the same rows, with what was done in their report.
 

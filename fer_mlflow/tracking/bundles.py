@@ -74,10 +74,9 @@ def describe_run(bundle: SoftLabels, tags: Mapping[str, str], experiment_id: str
 
 
 def derived_params(bundle: SoftLabels, configuration: Configuration | None = None) -> dict[str, object]:
-    """Return the params that follow from a bundle: the canonical ensemble, a number for each weight, the benchmark.
+    """Return the params that follow from a bundle, the same for every kind of run, so that the UI compares them.
 
-    They are the same for every kind of run, whatever its options, so that the UI compares them. `configuration` is what
-    would be fused of a bundle's teachers, where that is not its own.
+    `configuration` is what would be fused of a bundle's teachers, where that is not its own.
     """
     configuration = configuration or bundle.configuration
     options = configuration.options
@@ -95,9 +94,8 @@ def derived_params(bundle: SoftLabels, configuration: Configuration | None = Non
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:
     """Return config key -> finished runs of a kind that have it, newest first, with one query for all keys.
 
-    The keys share the benchmark's digest as their first part, which the query names. Runs that a person called bad
-    are left out. What a rule calls bad is not: a teacher no better than chance has sound logits all the same, and a
-    bundle is verified before it is used.
+    The keys share the benchmark's digest as their first part, which the query names. Runs that a person called bad are
+    left out, unlike those that a rule calls bad: a teacher no better than chance has sound logits all the same.
     """
     found: dict[str, list[Run]] = {key: [] for key in config_keys}
     (prefix,) = {key.partition(".")[0] for key in found}
@@ -114,15 +112,7 @@ def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> 
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
-    """Return the run that has this id, or the only one whose id begins so.
-
-    Raises
-    ------
-    RunError
-        there is none, there are several, or it was deleted
-    TrackingError
-        the server cannot be reached
-    """
+    """Return the run that has this id, or the only one whose id begins so; a RunError where there is none."""
     if not _RUN_ID.fullmatch(run_id):
         raise RunError(
             f"run {run_id!r}: a run id is 4 to 32 digits of 0-9a-f; copy it from a command's output or the UI"
@@ -142,13 +132,7 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
 
 
 def bundle_digest(run: Run) -> str:
-    """Return the digest of the bundle that a run is tagged with.
-
-    Raises
-    ------
-    RunError
-        the run has no bundle (the message says where its numbers are from)
-    """
+    """Return the digest of the bundle that a run is tagged with; the RunError of a run without says where it is."""
     tags = run.data.tags
     if "fer.bundle_sha256" not in tags:
         kind = tags.get("fer.kind", "foreign")
@@ -164,17 +148,8 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
     """Download the files of a run's bundle that are there into a folder, and return their names.
 
     What a server lists is not trusted: only a bundle's own names are requested, and a file that is larger than any
-    bundle's, or than what is free on the disk, is not. Files are copied even from a local store, where MLflow would
-    hand out the originals. Nothing is verified.
-
-    Raises
-    ------
-    BundleError
-        a file is too large
-    JobError
-        the disk has no room
-    TrackingError
-        the server cannot be reached, or a download broke off
+    bundle's (BundleError), or than what is free on the disk (JobError), is not. Files are copied even from a local
+    store, where MLflow would hand out the originals. Nothing is verified.
     """
     run_id = run.info.run_id
     with tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
@@ -209,16 +184,8 @@ def downloaded_bundle(client: MlflowClient, run: Run, folder: Path) -> Iterator[
     """Download a run's bundle for a block; when the block has accepted it, it is put in the place of `folder`.
 
     Until then it is in a temporary folder beside, so that what is under the final name is whole and verified, after a
-    kill too. An exception of the block removes it.
-
-    Raises
-    ------
-    RunError
-        the run has no bundle
-    BundleError
-        files are missing, do not verify, or are not the ones that the run is tagged with
-    TrackingError, JobError
-        see `download_files`
+    kill too. An exception of the block removes it. A BundleError says that files are missing, do not verify, or are not
+    the ones that the run is tagged with.
     """
     where, expected = f"run {run.info.run_id}: its bundle", bundle_digest(run)
     with written_folder(folder) as temporary:
@@ -247,11 +214,6 @@ def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
 
     Bundles are kept by their digest, so a run that was exported anew is downloaded anew, and two runs with the same
     bundle share it. Each is verified every time.
-
-    Raises
-    ------
-    RunError, BundleError, TrackingError, JobError
-        see `downloaded_bundle`
     """
     digest = bundle_digest(run)
     folder = cache_folder() / "downloads" / digest
@@ -266,15 +228,7 @@ def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
 
 
 def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
-    """Download a run's bundle, verify it, and return it; nothing of it stays on disk.
-
-    It is copied even from a local store, where MLflow would hand out the original.
-
-    Raises
-    ------
-    RunError, BundleError, TrackingError, JobError
-        see `downloaded_bundle`
-    """
+    """Download a run's bundle, verify it, and return it; nothing of it stays on disk."""
     cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary,
@@ -284,15 +238,7 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
 
 
 def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: str) -> Path:
-    """Download the checkpoint of a training run into a folder, and return it once it is the one that is tagged.
-
-    Raises
-    ------
-    RunError
-        it is not
-    TrackingError
-        the server cannot be reached, or does not have it
-    """
+    """Download the checkpoint of a training run into a folder; a RunError where it is not the one that is tagged."""
     with tracking_errors(f"downloading {artifact} of run {run_id}"):
         expected = client.get_run(run_id).data.tags.get("fer.checkpoint_sha256")
         path = Path(client.download_artifacts(run_id, artifact, dst_path=str(folder)))

@@ -31,19 +31,13 @@ _SINGLE = ("classes", "rows", "selected_rows", "selection")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its `fer.` and `triage.` tags, entry point and metrics, and the params that describe its soft labels.
-
-    Attributes
-    ----------
-    start_ms, end_ms : milliseconds since 1970; `end_ms` is 0 while the run has not ended
-    """
+    """One run: its `fer.` and `triage.` tags, entry point and metrics, and the params that describe its soft labels."""
 
     run_id: str
     experiment_id: str
     name: str
     status: str
     start_ms: int
-    end_ms: int
     params: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
@@ -82,7 +76,6 @@ def record_of(run: Run) -> RunRecord:
         data.tags.get("mlflow.runName", info.run_id),
         info.status,
         info.start_time or 0,
-        info.end_time or 0,
         {key: text for key, text in data.params.items() if key in _PARAMS or key.startswith(("ensemble/", "w/"))},
         dict(data.metrics),
         {key: text for key, text in data.tags.items() if key.startswith(("fer.", "triage.", ENTRY))},
@@ -94,11 +87,6 @@ def read_records(client: MlflowClient) -> list[RunRecord]:
 
     Runs without a kind that `mlflow run` left RUNNING are among them, where their source is that of other runs of this
     package, or the folder that the package lies in: another project's run is none of ours.
-
-    Raises
-    ------
-    TrackingError
-        the store cannot be read
     """
     runs = search_runs(client, "tags.`fer.kind` LIKE '%'")
     sources = {run.data.tags[_SOURCE] for run in runs if ENTRY in run.data.tags and _SOURCE in run.data.tags}
@@ -162,13 +150,7 @@ class EvidenceStore:
             return None
 
     def read(self, run: RunRecord) -> Evidence:
-        """Download and verify a run's bundle.
-
-        Raises
-        ------
-        TrackingError
-            the server cannot be reached
-        """
+        """Return the evidence on a run, whose bundle is downloaded and verified."""
         evidence, path = self._download(run), self._path(run)
         if evidence.problem:
             path.unlink(missing_ok=True)

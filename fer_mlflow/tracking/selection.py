@@ -49,29 +49,14 @@ def fetch_soft_labels(source: str, *, where: str = "", even_bad: bool = False) -
 
 @dataclass(frozen=True)
 class Chosen:
-    """A run, and how it was chosen.
-
-    Attributes
-    ----------
-    how : for people; empty where the run was named by its id
-    """
+    """A run, and how it was chosen, for people; empty where the run was named by its id."""
 
     run: Run
     how: str = ""
 
 
 def choose_run(client: MlflowClient, source: str, *, where: str = "", even_bad: bool = False) -> Chosen:
-    """Return the run that a text means: a run id or its first digits, `runs:/ID/softlabels`, `best:METRIC@BENCHMARK`.
-
-    Raises
-    ------
-    RunError
-        the text means no run, several, or one that triage called bad; see `read_run`, `find_best`
-    ContractError
-        the text is none of these, or `where` is given with a run's id
-    TrackingError
-        the server cannot be reached
-    """
+    """Return the run that a text means; see `fetch_soft_labels`."""
     if source.startswith("best:"):
         metric, at, benchmark = source.removeprefix("best:").partition("@")
         if not metric or not at or not benchmark:
@@ -103,24 +88,9 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
     """Return the finished export or teacher run with the best value of a metric on one benchmark.
 
     Of runs with the same configuration the newest counts. Runs with the same value are taken in the order of ensemble,
-    space, age (newest first) and id, so the choice does not depend on the order in which a server lists them.
-
-    Parameters
-    ----------
-    metric : as runs have it; the largest is the best, but for nll, brier and ece… the smallest
-    benchmark : its name, or the first digits of its selection digest (4 or more)
-    where : a further MLflow filter, such as `params.space = "logit"`; it can only take runs away
-    even_bad : take runs that triage called bad, too
-
-    Raises
-    ------
-    RunError
-        no such benchmark (the message names the ones there are), a name that means two of them, no run that `where`
-        leaves, or none that has the metric
-    ContractError
-        MLflow cannot read `where`
-    TrackingError
-        the server cannot be reached
+    space, age (newest first) and id, so the choice does not depend on the order in which a server lists them. The
+    benchmark is its name, or the first 4 or more digits of its selection digest. `where` is a further MLflow filter,
+    which can only take runs away.
     """
     runs = runs_on(client, benchmark)
     fit = [run for run in runs if even_bad or not is_bad(run)]

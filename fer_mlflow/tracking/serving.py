@@ -53,14 +53,7 @@ class Student(PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Return one row for each image: `label`, and the probability of each class under `p/<Class>`.
 
-        Parameters
-        ----------
-        model_input : a frame with the column `image`: the bytes of image files (JPEG, PNG, …), or their base64 text
-
-        Raises
-        ------
-        ImageError
-            an image cannot be decoded; the message says which
+        The column `image` has the bytes of image files (JPEG, PNG, …), or their base64 text.
         """
         side = self.preprocessing.side
         pixels = np.empty((len(model_input), side, side, 3), np.uint8)
@@ -88,10 +81,7 @@ def image_bytes(value: Any) -> bytes:
 def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: bytes) -> str:
     """Log an ONNX student as the run's model, and return its address.
 
-    Parameters
-    ----------
-    card : `classes`, `img_size` and `clahe` (its settings, or None)
-    example : an image file's bytes
+    The card has `classes`, `img_size` and `clahe` (its settings, or None); the example is an image file's bytes.
     """
     probs: list[ColSpec | TensorSpec] = [ColSpec("double", f"p/{name}") for name in card["classes"]]
     # MLflow reads binary columns as base64 where the request is JSON.

@@ -15,7 +15,7 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, expected_calibration_error
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.ensemble import calibrated
+from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, log_export, warn
@@ -123,11 +123,6 @@ def check_fit_source(found: Source | Ensemble, other: Source) -> None:
     """Check that what is fitted on one bundle makes sense on another: the same ensemble on other rows.
 
     Of an ensemble whose logits are not computed yet, this checks what is known before.
-
-    Raises
-    ------
-    ContractError
-        they are different ensembles, or have other classes or checkpoints, or the same rows
     """
     check_labelled(other)
     b = other.bundle
@@ -177,8 +172,9 @@ def _calibrate(
     fit_rows = fit_of(settings.method, settings.per_teacher, configuration.weights, configuration.space)
     if other is not None:
         check_fit_source(source, other)
-        _warn_of_overlap(source, other)
         theirs = fitted.labelled
+        if shared := int(bundle.index["image_sha256"].isin(fitted.index["image_sha256"][theirs]).sum()):
+            warn(f"--fit-run: {shared:,} images are in both benchmarks, so what is measured is partly in-sample")
         fit = fit_rows(_inputs(other, settings.per_teacher)[..., theirs, :], fitted.labels[theirs])
         protocol = f"fitted on {fitted.benchmark}, measured here"
     else:
@@ -200,20 +196,15 @@ def _calibrate(
     # One temperature cannot move a prediction, so if it did something is wrong with the numbers.
     moved = 0 if after is None else int((before.predictions != after.predictions).sum())
     if moved and settings.method == "temperature" and not settings.per_teacher:
-        what = "predictions changed under a temperature: logits differ by less than float64 can tell"
-        raise JobError(f"{moved:,} {what}")
+        why = "logits differ by less than float64 can tell"
+        raise JobError(f"{moved:,} predictions changed under a temperature: {why}")
     evaluations = {"before": before, "after": after}
     return Calibration(
         fit=fit,
         fitted=describe_fit(fit, bundle),
         protocol=protocol,
         is_in_sample=settings.in_sample,
-        fitted_on={
-            "name": fitted.benchmark,
-            "selection_sha256": fitted.selection_sha256,
-            "rows": int(fitted.labelled.sum()),
-            "classes": len(np.unique(fitted.labels[fitted.labelled])),
-        },
+        fitted_on=rows_of_fit(fitted),
         before=before,
         after=after,
         by_slice={
@@ -235,13 +226,6 @@ def _calibrate_slice(
             numbers[f"{when}/nll"] = float(each.losses[own].mean())
             numbers[f"{when}/ece"] = expected_calibration_error(each.confidence[own], each.correct[own])
     return fit_temperature(bundle.logits[rows], bundle.labels[rows]), numbers
-
-
-def _warn_of_overlap(source: Source, other: Source) -> None:
-    """Say how many images were both fitted and measured on."""
-    fitted = other.bundle.index["image_sha256"][other.bundle.labelled]
-    if shared := int(source.bundle.index["image_sha256"].isin(fitted).sum()):
-        warn(f"--fit-run: {shared:,} images are in both benchmarks, so what is measured is partly in-sample")
 
 
 def _export(

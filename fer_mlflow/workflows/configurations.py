@@ -1,4 +1,4 @@
-"""Configurations that a sweep scores: lists, count tables (kept while they are computed), runs of the best ones."""
+"""Configurations that are scored: their weights, count tables (kept while they are computed), runs of the best ones."""
 
 import hashlib
 import io
@@ -17,12 +17,12 @@ from fer_mlflow.files import cache_folder, sha256_of_json, written_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.scoring.evaluation import evaluate
 from fer_mlflow.search.choice import Choice, Variants, count_weightings, finest_step, simplex_grid, steps_in
-from fer_mlflow.search.plateau import best_of
 from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.settings.texts import parse_weights
+from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Calibration
-from fer_mlflow.softlabels.ensemble import calibrated
+from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
 from fer_mlflow.tracking.bundles import derived_params, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import TEACHER_RUN
@@ -30,7 +30,6 @@ from fer_mlflow.workflows.ensemble import log_export
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.teacher_sets import TeacherSet
 
-_DIGITS = 6
 _CHUNK = 128  # configurations that are lost at most when a sweep is stopped
 
 
@@ -40,10 +39,12 @@ class Configurations:
 
     Attributes
     ----------
+    teachers : K names
     variants, spaces : (M,) text: name of the preprocessing, fusion space
     weights : (M, K) float64
     """
 
+    teachers: tuple[str, ...]
     variants: np.ndarray
     spaces: np.ndarray
     weights: np.ndarray
@@ -52,11 +53,13 @@ class Configurations:
         return len(self.weights)
 
     @classmethod
-    def product(cls, variants: Sequence[str], spaces: Sequence[str], weights: np.ndarray) -> "Configurations":
+    def product(
+        cls, teachers: Sequence[str], variants: Sequence[str], spaces: Sequence[str], weights: np.ndarray
+    ) -> "Configurations":
         """Return every weighting in every variant and space."""
         arms = [(variant, space) for variant in variants for space in spaces]
         names, own = (np.repeat(np.array(each, object), len(weights)) for each in zip(*arms, strict=True))
-        return cls(names, own, np.tile(weights, (len(arms), 1)))
+        return cls(tuple(teachers), names, own, np.tile(weights, (len(arms), 1)))
 
     @property
     def panels(self) -> np.ndarray:
@@ -68,18 +71,32 @@ class Configurations:
         """Return one of them."""
         return Choice(str(self.variants[m]), str(self.spaces[m]), self.weights[m])
 
+    def fused(self, variants: Variants, m: int) -> np.ndarray:
+        """Return the (N, C) logits of one of them."""
+        return self.choice(m).fused(variants)
+
     def row_scores(self, variants: Variants, m: int) -> RowScores:
         """Return one configuration's predictions and losses on the rows of teachers' logits."""
         return variants[self.variants[m]].row_scores(str(self.spaces[m]), self.weights[m])
+
+    def describe_weights(self, chosen: np.ndarray) -> str:
+        """Return each teacher's least and greatest share in some of the configurations."""
+        weights = self.weights[chosen]
+        spans = zip(self.teachers, weights.min(axis=0), weights.max(axis=0), strict=True)
+        return ", ".join(
+            f"{name} {low:.3g} to {high:.3g}" if low < high else f"{name} {low:.3g}" for name, low, high in spans
+        )
+
+    def table(self, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """Return one row for each configuration: preprocessing, space, a weight for each teacher, and its scores."""
+        weights = {f"w/{name}": self.weights[:, k] for k, name in enumerate(self.teachers)}
+        return pd.DataFrame({"preprocessing": self.variants, "space": self.spaces, **weights, **scores})
 
 
 def read_weightings(settings: SearchSettings, names: Sequence[str], variants: int) -> np.ndarray:
     """Return (M, K) weights: those of a list, or of a grid.
 
-    Raises
-    ------
-    ContractError
-        too many of them (the message says which step would fit), or a list that cannot be read
+    Where they are too many, a ContractError says which step would fit.
     """
     arms, K = variants * len(settings.space), len(names)
     if settings.weights_list:
@@ -139,8 +156,7 @@ def count_configurations(
     Those of a search that was stopped are reused. What is kept is named by the hash of everything that it follows
     from, and removed when all is done.
     """
-    parts: dict[int, CountTables] = {}
-    folders = []
+    tables, places, folders = [], [], []
     with progress(f"scoring on {benchmark}", len(configurations)) as count:
         for name, logits in variants.items():
             for space in sorted(set(configurations.spaces)):
@@ -153,12 +169,12 @@ def count_configurations(
                 for start in range(0, len(chosen), _CHUNK):
                     rows = chosen[start : start + _CHUNK]
                     path = folder / f"{start}.npz"
-                    found = _count_chunk(logits, space, configurations.weights[rows], temperature, path)
-                    parts |= {int(m): found.of(slice(at, at + 1)) for at, m in enumerate(rows)}
+                    tables.append(_count_chunk(logits, space, configurations.weights[rows], temperature, path))
+                    places.append(rows)
                     count(len(rows))
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    return CountTables.concatenated(parts[m] for m in range(len(configurations)))
+    return CountTables.concatenated(tables).of(np.argsort(np.concatenate(places)))
 
 
 def _count_chunk(logits: TeacherLogits, space: str, weights: np.ndarray, temperature: float, path: Path) -> CountTables:
@@ -181,42 +197,6 @@ def _digest(logits: TeacherLogits, space: str, weights: np.ndarray, temperature:
     return digest.hexdigest()[:32]
 
 
-def best_in(
-    configurations: Configurations,
-    counts: CountTables,
-    metric: str,
-    classes: tuple[str, ...],
-    groups: np.ndarray | None = None,
-) -> Choice:
-    """Return the best configuration on a union of groups of rows, (G,) bool; None means all."""
-    scores = counts.scores(classes, groups)
-    values = scores.get(metric, np.zeros(len(counts)))
-    return configurations.choice(best_of(values, metric, scores["nll"]))
-
-
-def shares_of(names: Sequence[str], choice: Choice) -> dict[str, float]:
-    """Return the teachers that a choice uses and their weights, to 6 digits, as they are shown and exported."""
-    shares = {name: round(float(share), _DIGITS) for name, share in zip(names, choice.weights, strict=True)}
-    return {name: share for name, share in shares.items() if share > 0}
-
-
-def describe_shares(names: Sequence[str], weights: np.ndarray) -> str:
-    """Return each teacher's least and greatest share in (M, K) weights."""
-    spans = zip(names, weights.min(axis=0), weights.max(axis=0), strict=True)
-    return ", ".join(
-        f"{name} {low:.3g} to {high:.3g}" if low < high else f"{name} {low:.3g}" for name, low, high in spans
-    )
-
-
-def configurations_table(
-    configurations: Configurations, names: Sequence[str], scores: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
-    """Return one row for each configuration: preprocessing, space, a weight for each teacher, and its scores."""
-    columns: dict[str, np.ndarray] = {"preprocessing": configurations.variants, "space": configurations.spaces}
-    columns |= {f"w/{name}": configurations.weights[:, k] for k, name in enumerate(names)}
-    return pd.DataFrame(columns | dict(scores))
-
-
 def log_choice(
     run: TrackedRun,
     teachers: TeacherSet,
@@ -227,13 +207,10 @@ def log_choice(
 ) -> str:
     """Log a configuration as a nested run with all metrics of the benchmark that is reported on; return the run.
 
-    Parameters
-    ----------
-    elsewhere : metrics on other benchmarks, `<benchmark>/<metric>`
-    params : of the sweep
+    `elsewhere` has metrics on other benchmarks, `<benchmark>/<metric>`; `params` are the sweep's.
     """
     bundle = teachers.bundle
-    weights = shares_of(teachers.names, choice)
+    weights = choice.shares(teachers.names)
     configuration = replace(teachers.configuration, weights=weights, space=choice.space)
     logits = teachers.labelled_logits().fused(choice.space, choice.weights)
     metrics = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED)).named()
@@ -254,19 +231,15 @@ def log_choice(
 
 
 def export_choice(
-    run: TrackedRun, teachers: TeacherSet, choice: Choice, fitted: TeacherSet, params: Mapping[str, str]
+    run: TrackedRun, teachers: TeacherSet, choice: Choice, fitted: SoftLabels, params: Mapping[str, str]
 ) -> tuple[str, str]:
     """Log the soft labels of a configuration, unless a finished run has them; return its name and the run.
 
-    Parameters
-    ----------
-    teachers : the benchmark that is reported on, under the choice's preprocessing
-    fitted : the benchmark of the choice, where its temperature was fitted
-    params : of the sweep
+    `teachers` are of the benchmark that is reported on, `fitted` of the benchmark of the choice, `params` of the sweep.
     """
     assert teachers.gathered is not None  # the settings refuse an export from stored runs
     ensemble = teachers.gathered.ensemble
-    weights = shares_of(teachers.names, choice)
+    weights = choice.shares(teachers.names)
     total = sum(weights.values())  # rounded
     weights = {name: share / total for name, share in weights.items()} if abs(total - 1) > 1e-7 else weights
     configuration = replace(ensemble.configuration, weights=weights, space=choice.space)
@@ -274,13 +247,8 @@ def export_choice(
     calibration = {
         "method": "temperature",
         "temperature": choice.temperature,
-        "fitted_on": {
-            "name": fitted.benchmark,
-            "selection_sha256": fitted.bundle.selection_sha256,
-            "rows": len(fitted.labels),
-            "classes": len(np.unique(fitted.labels)),
-        },
-        "in_sample": fitted.bundle.selection_sha256 == teachers.bundle.selection_sha256,
+        "fitted_on": rows_of_fit(fitted),
+        "in_sample": fitted.selection_sha256 == teachers.bundle.selection_sha256,
     }
     plain, is_calibrated = configuration, choice.temperature != 1
     if is_calibrated:

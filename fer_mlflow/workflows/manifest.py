@@ -1,4 +1,4 @@
-"""`manifest build`, `merge`, `check` and `split`: files in, files and a report out; no run and no MLflow."""
+"""`manifest build`, `merge`, `check`, `split`: files in, files and a report out; `track` builds or merges in a run."""
 
 import logging
 from collections import Counter
@@ -11,7 +11,7 @@ import pandas as pd
 
 from fer_mlflow.data.check import ERROR, NOTE, WARNING, ManifestCheck, Relation, relate, run_checks
 from fer_mlflow.data.classes import ClassOrder, read_classes
-from fer_mlflow.data.manifest import read_benchmark, rebase_paths, write_manifest
+from fer_mlflow.data.manifest import Benchmark, read_benchmark, rebase_paths, write_manifest
 from fer_mlflow.data.merge_split import ManifestInput, Merged, merge, parse_input, split_rows
 from fer_mlflow.data.published import CODES, compare_support, dataset_called
 from fer_mlflow.data.scan import scan_images
@@ -19,14 +19,9 @@ from fer_mlflow.datasets import Built, build
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.settings.manifests import (
-    BuildManifestSettings,
-    CheckManifestSettings,
-    MergeManifestsSettings,
-    SplitManifestSettings,
-)
+from fer_mlflow.settings import manifests, params_of
 from fer_mlflow.tables import Cell, Section, Table, report_markdown
-from fer_mlflow.workflows import workflow
+from fer_mlflow.workflows import RunResult, workflow
 
 _SHOWN, _SIZES_SHOWN = 10, 8
 _VERDICTS = {
@@ -57,6 +52,14 @@ class ManifestResult:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(path={str(self.path)!r}, rows={len(self.frame)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrackManifestResult(RunResult):
+    """A manifest that was written and logged, and the benchmark of all its rows."""
+
+    manifest: ManifestResult
+    benchmark: Benchmark
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,8 +93,8 @@ class CheckManifestResult:
         return self.check.count(WARNING)
 
 
-@workflow(BuildManifestSettings)
-def build_manifest(settings: BuildManifestSettings, progress: Progress = no_progress) -> ManifestResult:
+@workflow(manifests.BuildManifestSettings)
+def build_manifest(settings: manifests.BuildManifestSettings, progress: Progress = no_progress) -> ManifestResult:
     """Write the manifest of a published data set as it lies on disk.
 
     Raises
@@ -111,11 +114,11 @@ def build_manifest(settings: BuildManifestSettings, progress: Progress = no_prog
         allow_missing=settings.allow_missing,
         progress=progress,
     )
-    return _written(settings, built.frame, _built_sections(settings, built, classes))
+    return _written(settings, built.frame, [_built_section(settings, built, classes)])
 
 
-@workflow(MergeManifestsSettings)
-def merge_manifests(settings: MergeManifestsSettings, progress: Progress = no_progress) -> ManifestResult:
+@workflow(manifests.MergeManifestsSettings)
+def merge_manifests(settings: manifests.MergeManifestsSettings, progress: Progress = no_progress) -> ManifestResult:
     """Write several manifests as one: paths stay valid, each image is there once, leakage is reported.
 
     Raises
@@ -136,8 +139,8 @@ def merge_manifests(settings: MergeManifestsSettings, progress: Progress = no_pr
     return _written(settings, merged.frame, _merged_sections(merged))
 
 
-@workflow(SplitManifestSettings)
-def split_manifest(settings: SplitManifestSettings, progress: Progress = no_progress) -> ManifestResult:
+@workflow(manifests.SplitManifestSettings)
+def split_manifest(settings: manifests.SplitManifestSettings, progress: Progress = no_progress) -> ManifestResult:
     """Write a manifest whose rows are split by label and source, each group on one side.
 
     Raises
@@ -167,8 +170,8 @@ def split_manifest(settings: SplitManifestSettings, progress: Progress = no_prog
     return _written(settings, frame, [section])
 
 
-@workflow(CheckManifestSettings)
-def check_manifest(settings: CheckManifestSettings, progress: Progress = no_progress) -> CheckManifestResult:
+@workflow(manifests.CheckManifestSettings)
+def check_manifest(settings: manifests.CheckManifestSettings, progress: Progress = no_progress) -> CheckManifestResult:
     """Check a manifest and its images, and compare it with another one.
 
     Raises
@@ -199,8 +202,48 @@ def check_manifest(settings: CheckManifestSettings, progress: Progress = no_prog
     return CheckManifestResult(given.name, check, relation, tuple(sections))
 
 
+@workflow(manifests.TrackManifestSettings)
+def track_manifest(settings: manifests.TrackManifestSettings, progress: Progress = no_progress) -> TrackManifestResult:
+    """Build or merge a manifest, and log it, its report and its benchmarks as an MLflow run.
+
+    Raises
+    ------
+    FerError
+        see `build_manifest` and `merge_manifests`
+    TrackingError
+        the server cannot be reached
+    """
+    from fer_mlflow.tracking.runs import metric_key, open_run  # here, since the other workflows start without MLflow
+
+    classes = read_classes(settings.classes)
+
+    def read(split: str | None) -> Benchmark:
+        return read_benchmark(settings.out, classes, root=settings.root, split=split, verify_paths=False)
+
+    with open_run("manifest", settings.name or f"{settings.action} {settings.path.stem}", settings.experiment) as run:
+        run.log_params(params_of(settings))
+        if settings.action == "build":
+            result = build_manifest.of(settings.of(manifests.BuildManifestSettings), progress=progress)
+        else:
+            result = merge_manifests.of(settings.of(manifests.MergeManifestsSettings), progress=progress)
+        # Its benchmarks have the names and digests that later runs have for them.
+        whole = read(None)
+        splits = {split: read(split) for split in whole.frame["split"].unique() if split}
+        for rows in (whole, *splits.values()):
+            run.log_benchmark(rows.name, rows, "manifest")
+        metrics = {"rows": len(whole)} | {metric_key("rows", split): len(rows) for split, rows in splits.items()}
+        for (split, label), count in whole.frame.groupby(["split", "label"]).size().items():
+            metrics[metric_key("rows", split or "all", label or "unlabelled")] = int(count)
+        run.log_metrics(metrics)
+        run.log_params({"benchmark": whole.name, "rows": len(whole)})
+        run.log_file(settings.path)
+        run.log_text("report.md", report_markdown(result.report))
+        run.set_tags({"fer.benchmark": whole.name, "fer.selection_sha256": whole.selection_sha256})
+    return TrackManifestResult(run_id=run.run_id, ui=run.ui, manifest=result, benchmark=whole)
+
+
 def _written(
-    settings: BuildManifestSettings | MergeManifestsSettings | SplitManifestSettings,
+    settings: manifests.BuildManifestSettings | manifests.MergeManifestsSettings | manifests.SplitManifestSettings,
     frame: pd.DataFrame,
     sections: Sequence[Section],
 ) -> ManifestResult:
@@ -231,7 +274,7 @@ def _count_table(header: Sequence[str], counts: pd.DataFrame | pd.Series) -> Tab
     return Table(header, rows)
 
 
-def _built_sections(settings: BuildManifestSettings, built: Built, classes: ClassOrder) -> list[Section]:
+def _built_section(settings: manifests.BuildManifestSettings, built: Built, classes: ClassOrder) -> Section:
     """Report how many images were expected, found and missing, and what was left out."""
     dataset, counts = settings.dataset, built.counts
     published: dict[tuple[str, str], int] = {}
@@ -255,7 +298,7 @@ def _built_sections(settings: BuildManifestSettings, built: Built, classes: Clas
         lines.append(f"missing, first tried: {', '.join(built.missing)}")
     lines += [f"similar files lie in {place}" for place in built.similar]
     title = f"{dataset} in {settings.folder}: {len(built.frame):,} of {counts['expected'].sum():,} images"
-    return [Section(title, lines, _count_table(["split", "class", *more.columns], more))]
+    return Section(title, lines, _count_table(["split", "class", *more.columns], more))
 
 
 def _merged_sections(merged: Merged) -> list[Section]:
@@ -266,24 +309,21 @@ def _merged_sections(merged: Merged) -> list[Section]:
     sections = [Section("merged", lines)]
     leaked, plain = merged.leaked, merged.duplicates.drop(merged.leaked.index)
     if len(plain):
-        table = _pair_table(plain, "input", ["kept", "left out", "images"])
-        sections.append(Section("the same image again", _pair_lines(plain), table))
+        sections.append(_pair_section("the same image again", plain, "input", ["kept", "left out", "images"]))
     if len(leaked):
-        table = _pair_table(leaked, "split", ["kept in", "left out of", "images"])
-        sections.append(Section(f"leakage: {len(leaked):,} images are in two splits", _pair_lines(leaked), table))
+        title = f"leakage: {len(leaked):,} images are in two splits"
+        sections.append(_pair_section(title, leaked, "split", ["kept in", "left out of", "images"]))
     counts = pd.crosstab(merged.frame["source"], merged.frame["split"].replace("", "(no split)"))
     return [*sections, Section("rows", (), _count_table(["source", *counts.columns], counts))]
 
 
-def _pair_table(duplicates: pd.DataFrame, column: str, header: list[str]) -> Table:
-    counts = duplicates.groupby([f"kept_{column}", f"dropped_{column}"], sort=False).size()
-    return _count_table(header, counts)
-
-
-def _pair_lines(duplicates: pd.DataFrame) -> list[str]:
+def _pair_section(title: str, duplicates: pd.DataFrame, column: str, header: list[str]) -> Section:
+    """Report the first rows that were left out, and how many there are between each two inputs or splits."""
     rows = duplicates.head(_SHOWN).to_dict("records")
     lines = [f"{row['dropped']} of {row['dropped_input']} is {row['kept']} of {row['kept_input']}" for row in rows]
-    return lines + ([f"and {len(duplicates) - _SHOWN:,} more"] if len(duplicates) > _SHOWN else [])
+    lines += [f"and {len(duplicates) - _SHOWN:,} more"] if len(duplicates) > _SHOWN else []
+    counts = duplicates.groupby([f"kept_{column}", f"dropped_{column}"], sort=False).size()
+    return Section(title, lines, _count_table(header, counts))
 
 
 def _check_sections(name: str, check: ManifestCheck) -> list[Section]:

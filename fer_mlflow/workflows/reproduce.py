@@ -1,7 +1,9 @@
 """`reproduce`: which configurations, rows and temperatures give the numbers of an old table."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pandas as pd
 from fer_mlflow.errors import ContractError
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import metric_names
-from fer_mlflow.search.choice import Variants, equal_weights
+from fer_mlflow.search.choice import equal_weights
 from fer_mlflow.search.reproduction import (
     WITH_TEMPERATURE,
     BenchmarkCounts,
@@ -24,12 +26,7 @@ from fer_mlflow.settings.search import ReproduceSettings
 from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.configurations import (
-    Configurations,
-    count_configurations,
-    describe_shares,
-    read_weightings,
-)
+from fer_mlflow.workflows.configurations import Configurations, count_configurations, read_weightings
 from fer_mlflow.workflows.teacher_sets import Benchmarks, Input
 
 _PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
@@ -76,10 +73,10 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
         run.log_params(params_of(settings))
         benchmarks = found.gather(run, settings, progress)
         variants = list(dict.fromkeys(name for sets in benchmarks.values() for name in sets))
-        configurations = Configurations.product(variants, settings.space, weightings)
-        search = _search(target, benchmarks, configurations, progress)
-        report = tuple(_report(search, target, benchmarks, configurations, found.teachers, settings.show))
-        table = _table(search, configurations, found.teachers)
+        configurations = Configurations.product(found.teachers, variants, settings.space, weightings)
+        search = _search(target, found.classes, benchmarks, configurations, progress)
+        report = tuple(_report(search, target, benchmarks, configurations, settings.show))
+        table = _table(search, configurations)
         run.log_text("reproduction.md", report_markdown(report))
         run.log_table("matches", table)
         run.log_csv("matches", table)
@@ -105,25 +102,22 @@ def _target(settings: ReproduceSettings, classes: tuple[str, ...]) -> Target:
     return Target(values, settings.tolerance, settings.temperature, settings.rows)
 
 
-def _search(target: Target, benchmarks: Benchmarks, configurations: Configurations, progress: Progress) -> Reproduction:
+def _search(
+    target: Target, classes: tuple[str, ...], benchmarks: Benchmarks, configurations: Configurations, progress: Progress
+) -> Reproduction:
     """Count every configuration on the subsets of every benchmark, and search."""
     searched = {}
-    names = set(configurations.variants)
     for benchmark, sets in benchmarks.items():
-        if missing := names - set(sets):
+        if missing := set(configurations.variants) - set(sets):
             lacking = ", ".join(name or "no CLAHE" for name in missing)
             raise ContractError(f"{benchmark}: there are no logits with {lacking}, as there are elsewhere; see --clahe")
         first = next(iter(sets.values()))
         index = first.bundle.index[first.labelled]
         subsets, groups = find_subsets(index["split"].to_numpy(object), index["source"].to_numpy(object))
-        variants: Variants = {name: sets[name].labelled_logits(groups) for name in sets}
+        variants = {name: each.labelled_logits(groups) for name, each in sets.items()}
         counts = count_configurations(variants, configurations, benchmark, progress, target.temperature or 1.0)
-
-        def fused(m: int, variants: Variants = variants) -> np.ndarray:
-            return configurations.choice(m).fused(variants)
-
+        fused = partial(configurations.fused, variants)
         searched[benchmark] = BenchmarkCounts(counts, subsets, first.labels, groups, fused)
-    classes = next(iter(next(iter(benchmarks.values())).values())).bundle.classes
     reference, related = _related(configurations)
     with ExitStack() as stack:
         opened: list = []
@@ -152,41 +146,25 @@ def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]
     return reference, {what: places for what, places in related.items() if len(places)}
 
 
-def _table(search: Reproduction, configurations: Configurations, names: tuple[str, ...]) -> pd.DataFrame:
+def _table(search: Reproduction, configurations: Configurations) -> pd.DataFrame:
     """Return one row for each match, or the nearest where there is none."""
-    rows = []
-    for each in search.matches or [search.nearest]:
-        choice = configurations.choice(each.configuration)
-        rows.append(
-            {
-                "distance": each.distance,
-                "is_match": each.is_match,
-                "benchmark": each.benchmark,
-                "subset": each.subset,
-                "rows": each.rows,
-                "preprocessing": choice.variant,
-                "space": choice.space,
-                **{f"w/{name}": float(share) for name, share in zip(names, choice.weights, strict=True)},
-                "temperature": each.temperature,
-                **each.scores,
-            }
-        )
-    return pd.DataFrame(rows)
+    found = search.matches or [search.nearest]
+    columns = ("distance", "is_match", "benchmark", "subset", "rows")
+    rows = pd.DataFrame([[getattr(each, name) for name in columns] for each in found], columns=columns)
+    own = configurations.table({}).iloc[[each.configuration for each in found]].reset_index(drop=True)
+    scores = pd.DataFrame([{"temperature": each.temperature, **each.scores} for each in found])
+    return pd.concat([rows, own, scores], axis="columns")
 
 
 def _report(
-    result: Reproduction,
-    target: Target,
-    benchmarks: Benchmarks,
-    configurations: Configurations,
-    names: tuple[str, ...],
-    shown: int,
+    result: Reproduction, target: Target, benchmarks: Benchmarks, configurations: Configurations, shown: int
 ) -> list[Section]:
     """Return the report: the matches and their protocol, what they leave open, or how near the nearest comes."""
     numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
     known = [f"T = {target.temperature:g}"] if target.temperature else []
     known += [f"{target.rows:,} rows"] if target.rows else []
-    searched = [f"{len(configurations):,} configurations of {', '.join(names)} on subsets of {', '.join(benchmarks)}"]
+    teachers = ", ".join(configurations.teachers)
+    searched = [f"{len(configurations):,} configurations of {teachers} on subsets of {', '.join(benchmarks)}"]
     sought, candidates = result.sought
     if sought < candidates:
         searched.append(f"temperatures were fitted for the nearest {sought:,} of {candidates:,} candidates")
@@ -196,17 +174,18 @@ def _report(
     if result.matches:
         title = f"{len(result.matches):,} candidate{'s give' if len(result.matches) > 1 else ' gives'} these numbers"
         more = [f"the nearest {shown}; the table has all"] if len(result.matches) > shown else []
-        sections.append(_candidates(title, result.matches[:shown], configurations, names, more))
-        sections.append(Section("what the target leaves open", _open_questions(result, target, configurations, names)))
+        sections.append(_candidates(title, result.matches[:shown], configurations, more))
+        sections.append(Section("what the target leaves open", _open_questions(result, target, configurations)))
         return [*sections, _protocols(result.matches[:shown], benchmarks, configurations)]
     title = "no candidate gives these numbers; the nearest"
-    sections.append(_candidates(title, [result.nearest], configurations, names, []))
+    sections.append(_candidates(title, [result.nearest], configurations))
     sections.append(_protocols([result.nearest], benchmarks, configurations))
     if result.reference is not None:
-        lines = [
-            f"{what:<12} distance {each.distance:.2f}   {_words(each, configurations, names)}"
-            for what, each in {"reference": result.reference, **result.changes}.items()
-        ]
+        lines = []
+        for what, each in {"reference": result.reference, **result.changes}.items():
+            at = f", T = {each.temperature:.4g}" if each.temperature != 1 else ""
+            words = f"{_describe(each, configurations)} on {each.benchmark}, {each.subset}{at}"
+            lines.append(f"{what:<12} distance {each.distance:.2f}   {words}")
         closest = next(iter(result.changes), None)
         if closest is not None and result.changes[closest].distance < result.reference.distance:
             lines.append(f"changing the {closest} moved closest")
@@ -228,7 +207,9 @@ def _out_of_reach(result: Reproduction, target: Target) -> list[str]:
     return lines
 
 
-def _candidates(title: str, found: list[Candidate], configurations: Configurations, names, more: list[str]) -> Section:
+def _candidates(
+    title: str, found: list[Candidate], configurations: Configurations, more: Sequence[str] = ()
+) -> Section:
     """Return the table of candidates."""
     metrics = list(found[0].scores)
     header = ["distance", *metrics, "T", "benchmark", "rows", "configuration"]
@@ -239,40 +220,32 @@ def _candidates(title: str, found: list[Candidate], configurations: Configuratio
             f"{each.temperature:.4g}",
             each.benchmark,
             f"{each.subset} ({each.rows:,})",
-            _configuration(each, configurations, names),
+            _describe(each, configurations),
         ]
         for each in found
     ]
     return Section(title, more, Table(header, rows))
 
 
-def _configuration(each: Candidate, configurations: Configurations, names) -> str:
-    choice = configurations.choice(each.configuration)
-    shares = [f"{name} {share:.3g}" for name, share in zip(names, choice.weights, strict=True) if share > 0]
-    return " · ".join([*shares, choice.space, *filter(None, [choice.variant])])
+def _describe(each: Candidate, configurations: Configurations) -> str:
+    return configurations.choice(each.configuration).describe(configurations.teachers)
 
 
-def _words(each: Candidate, configurations: Configurations, names) -> str:
-    at = f", T = {each.temperature:.4g}" if each.temperature != 1 else ""
-    return f"{_configuration(each, configurations, names)} on {each.benchmark}, {each.subset}{at}"
-
-
-def _open_questions(result: Reproduction, target: Target, configurations: Configurations, names) -> list[str]:
+def _open_questions(result: Reproduction, target: Target, configurations: Configurations) -> list[str]:
     """Return in what the matches differ."""
-    chosen = [configurations.choice(each.configuration) for each in result.matches]
-    weights = np.array([each.weights for each in chosen])
+    chosen = np.array([each.configuration for each in result.matches])
     lines = []
     for what, values in (
         ("benchmark", [each.benchmark for each in result.matches]),
         ("rows", [each.subset for each in result.matches]),
-        ("CLAHE", [each.variant or "default" for each in chosen]),
-        ("space", [each.space for each in chosen]),
+        ("CLAHE", [variant or "default" for variant in configurations.variants[chosen]]),
+        ("space", configurations.spaces[chosen]),
     ):
         found, counts = np.unique(np.array(values, dtype=str), return_counts=True)
         if len(found) > 1:
             lines.append(f"{what}: " + ", ".join(f"{v} ({n:,})" for v, n in zip(found, counts, strict=True)))
-    if np.ptp(weights, axis=0).any():
-        lines.append(f"weights: {describe_shares(names, weights)}")
+    if np.ptp(configurations.weights[chosen], axis=0).any():
+        lines.append(f"weights: {configurations.describe_weights(chosen)}")
     temperatures = [temperature for each in result.matches for temperature in each.temperatures]
     if target.temperature is None and not target.seeks_temperature:
         lines.append("temperature: accuracy and F1 do not depend on it")

@@ -4,7 +4,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,6 @@ KIND = "student"
 # What a student's run has of other rows, and which of it follows from counts.
 SCORES = tuple(metric_names(having=lambda metric: metric.test))
 COUNTED = tuple(metric_names(having=lambda metric: metric.test and metric.from_counts))
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +72,12 @@ def _cleaned(name: str) -> str:
     >>> _cleaned("kd · T 4!")
     'kd-T-4'
     """
-    return _NOT_IN_NAMES.sub("-", name).strip("-._")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._")
+
+
+def scores_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return those of a benchmark's metrics that a student's run has of the test rows."""
+    return {name: metrics[name] for name in SCORES if name in metrics}
 
 
 def train_student(run: TrackedRun, student: Student) -> Epoch:
@@ -83,10 +87,10 @@ def train_student(run: TrackedRun, student: Student) -> Epoch:
         bundle, targets = source.bundle, objective.targets
         if objective.missing:
             logger.warning(f"{objective.missing:,} rows have no soft labels and are trained on their labels alone")
-        of_rows = ("benchmark", "rows")
+        derived = derived_params(bundle)
         run.log_params(
             {
-                **{name: value for name, value in derived_params(bundle).items() if name not in of_rows},
+                **{name: derived[name] for name in derived if name not in ("benchmark", "rows")},
                 "softlabels_run": source.run_id or "folder",
                 "target_kind": targets.kind,
                 "effective_temperature": f"{targets.effective_temperature:.6g}",
@@ -115,13 +119,7 @@ class StudentReader:
         return cls(*read_training_rows(settings))
 
     def read(self, settings: DistillSettings) -> Student:
-        """Read and check everything about one student that can be checked before a run is opened.
-
-        Raises
-        ------
-        FerError
-            whatever is wrong with recipe, soft labels or their rows
-        """
+        """Read and check everything about one student that can be checked before a run is opened."""
         if settings.loss == "ce":
             return Student(settings, read_plan(settings, self.train, self.val))
         name = settings.softlabels
@@ -149,13 +147,6 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
     `best:METRIC@BENCHMARK` takes the configuration that is best on a benchmark. Where that benchmark is not of the
     training rows (it should be one that no teacher was trained on), the soft labels are those of the same teachers,
     weights, space, preprocessing and calibration on the training rows.
-
-    Raises
-    ------
-    RunError
-        no such run, a bad one, or the best configuration was not exported for the training rows
-    FerError
-        the bundle does not verify, or the text means nothing
     """
     if Path(name).is_dir():
         return Source(SoftLabels.open(name))
@@ -203,20 +194,8 @@ def fetched_checkpoint(client, trained_run: str, student: Student) -> Iterator[P
 def score_student(run: TrackedRun, student: Student, trained_run: str, name: str, progress: Progress) -> SoftLabels:
     """Return a student's soft labels on the test rows: of a finished run of kind `student`, or computed and logged.
 
-    The student is a teacher of an ensemble of one here, with the CLAHE that it was trained with.
-
-    Parameters
-    ----------
-    run : the run below which it is shown
-    trained_run : the run that has the checkpoint
-    name : the student's name in the leaderboard
-
-    Raises
-    ------
-    FerError
-        the checkpoint or an image cannot be used
-    TrackingError
-        the server cannot be reached
+    The student is a teacher of an ensemble of one here, with the CLAHE that it was trained with. `trained_run` has its
+    checkpoint, its scores are shown below `run`, and `name` stands for it in the leaderboard.
     """
     cache, settings = cache_folder(), student.settings
     with fetched_checkpoint(run.client, trained_run, student) as checkpoint:

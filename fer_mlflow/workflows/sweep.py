@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from fer_mlflow.calibration.temperature import stratified_folds
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import WeightMap, draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.metrics import is_lower_better, metric_names
+from fer_mlflow.scoring.metrics import is_lower_better, metric_names, metric_of
 from fer_mlflow.search.choice import (
     BASELINES,
     Assessment,
@@ -21,22 +23,21 @@ from fer_mlflow.search.choice import (
     assess_on,
     choose_greedily,
     choose_likeliest,
+    find_plateau,
+    pareto_front,
 )
-from fer_mlflow.search.plateau import check_metric, find_plateau, pareto_front
+from fer_mlflow.search.teacher_logits import check_metric
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.texts import format_weights
-from fer_mlflow.tracking.runs import TrackedRun, metric_key, open_run
+from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.configurations import (
     Configurations,
-    best_in,
-    configurations_table,
     count_configurations,
     export_choice,
     log_choice,
     read_weightings,
-    shares_of,
 )
 from fer_mlflow.workflows.ensemble import warn
 from fer_mlflow.workflows.teacher_sets import Benchmarks, Input, TeacherSet
@@ -109,12 +110,6 @@ class SweepResult(RunResult):
         values = self.values if is_lower_better(self.metric) else -self.values
         return np.lexsort((self.table["nll"].to_numpy(), values))
 
-    def name_of(self, choice: Choice) -> str:
-        """Return a choice in a few words."""
-        shares = [f"{name} {share:.3g}" for name, share in shares_of(self.fitted.names, choice).items()]
-        at = [f"T {choice.temperature:.3g}"] if choice.temperature != 1 else []
-        return " · ".join([*shares, choice.space, *filter(None, [choice.variant]), *at])
-
 
 @workflow(SweepSettings)
 def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepResult:
@@ -143,7 +138,8 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
             for rank, each in enumerate(best[: settings.log_top])
         )
         chosen = [result.choice, *best[: settings.export_top]] if settings.export_top else []
-        exported = dict(export_choice(run, result.report[each.variant], each, result.fitted, params) for each in chosen)
+        fitted = result.fitted.bundle
+        exported = dict(export_choice(run, result.report[each.variant], each, fitted, params) for each in chosen)
     return replace(
         result,
         run_id=run.run_id,
@@ -175,27 +171,28 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
     rng = np.random.default_rng(settings.seed)
     K = settings.crossfit or 0 if report is fit and not settings.in_sample else 0
     folds = stratified_folds(first.labels, K, np.random.default_rng(settings.seed)) if K else None
-    configurations = Configurations.product(list(fit), settings.space, weightings)
+    configurations = Configurations.product(first.names, list(fit), settings.space, weightings)
     logits: dict[str, Variants] = {}
     all_counts, tables = {}, {}
     for benchmark, sets in benchmarks.items():
         groups = folds if sets is fit else None
         logits[benchmark] = {name: each.labelled_logits(groups) for name, each in sets.items()}
         all_counts[benchmark] = count_configurations(logits[benchmark], configurations, benchmark, progress)
-        tables[benchmark] = configurations_table(configurations, first.names, all_counts[benchmark].scores(classes))
+        tables[benchmark] = configurations.table(all_counts[benchmark].scores(classes))
     variants, counts = logits[first.benchmark], all_counts[first.benchmark]
-    best, plateau = find_plateau(
-        metric, classes, counts, first.labels, lambda m: configurations.row_scores(variants, m)
-    )
+    scores_of = partial(configurations.row_scores, variants)
+    best, plateau = find_plateau(metric, classes, counts, first.labels, scores_of)
 
     with progress("choosing weights", K + 1) as count:
 
         def choose(held: int | None, others: Variants) -> Choice:
-            if settings.optimize:
-                choice = _optimise(others, settings)
+            if settings.optimize == "nll":
+                choice = choose_likeliest(others, settings.space)
+            elif settings.optimize:
+                choice = choose_greedily(others, settings.space, settings.optimize, workers=os.cpu_count() or 1)
             else:
                 groups = None if held is None else np.arange(K) != held
-                choice = best_in(configurations, counts, metric, classes, groups)
+                choice = configurations.choice(counts.best(metric, classes, groups)[0])
             count(1)
             return choice
 
@@ -208,12 +205,15 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
             protocol = "chosen and measured on the same rows"
     if report is not fit:
         protocol = f"chosen on {first.benchmark}, measured on {reported.benchmark}"
-        _warn_of_overlap(first, reported)
+        here, there = (each.bundle.index["image_sha256"] for each in (reported, first))
+        if shared := int(here.isin(there).sum()):
+            warn(
+                f"{shared:,} images are in both {first.benchmark} and {reported.benchmark}, so the choice is measured "
+                "partly in-sample"
+            )
     table = tables[first.benchmark]
     values = np.column_stack([table[name] if name in table else np.zeros(len(table)) for name in settings.pareto])
     return SweepResult(
-        run_id="",
-        ui="",
         fit=fit,
         report=report,
         metric=metric,
@@ -241,22 +241,6 @@ def _named(benchmarks: Benchmarks, split: str | None) -> str:
     return found[0]
 
 
-def _optimise(variants: Variants, settings: SweepSettings) -> Choice:
-    if settings.optimize == "nll":
-        return choose_likeliest(variants, settings.space)
-    return choose_greedily(variants, settings.space, settings.optimize or "", workers=os.cpu_count() or 1)
-
-
-def _warn_of_overlap(fit: TeacherSet, report: TeacherSet) -> None:
-    """Warn of images that are both chosen and measured on."""
-    shared = int(report.bundle.index["image_sha256"].isin(fit.bundle.index["image_sha256"]).sum())
-    if shared:
-        warn(
-            f"{shared:,} images are in both {fit.benchmark} and {report.benchmark}, so the choice is measured partly "
-            "in-sample"
-        )
-
-
 def _scores_elsewhere(result: SweepResult, rank: int) -> dict[str, float]:
     """Return `<benchmark>/<metric>` of a configuration on the benchmarks that are not reported on."""
     m = int(result.order[rank])
@@ -265,7 +249,7 @@ def _scores_elsewhere(result: SweepResult, rank: int) -> dict[str, float]:
         for benchmark, table in result.tables.items()
         if benchmark != result.reported.benchmark
         for name in table
-        if name not in ("preprocessing", "space") and not name.startswith("w/")
+        if metric_of(name)
     }
 
 
@@ -283,7 +267,7 @@ def _log(run: TrackedRun, result: SweepResult) -> None:
     run.log_table("sweep", whole)
     run.log_csv("sweep", whole)
     _log_figures(run, result)
-    used = shares_of(result.fitted.names, result.choice)
+    used = result.choice.shares(result.fitted.names)
     run.log_params(
         {
             "benchmark_of_choice": fitted,
@@ -340,14 +324,14 @@ def _log_figures(run: TrackedRun, result: SweepResult) -> None:
 def _metrics(result: SweepResult) -> dict[str, float]:
     """Return the metrics of the sweep's run: the choice's as they were measured, and its differences from baselines."""
     assessment = result.assessment
-    named = {"configurations": float(len(result.configurations)), "plateau": float(result.plateau.sum())}
-    named |= assessment.metrics["chosen"]
+    values: dict[str, Any] = {"configurations": len(result.configurations), "plateau": float(result.plateau.sum())}
+    values |= assessment.metrics["chosen"]
     for baseline in BASELINES:
         words = baseline.replace(" ", "_")
-        named |= {f"{words}/{name}": value for name, value in assessment.metrics[baseline].items()}
         difference = assessment.differences[baseline].differences[result.chosen_by]
-        named |= {f"difference/{words}": difference.value, f"difference/{words}_p": difference.p_value}
-    return {metric_key(*name.split("/")): value for name, value in named.items() if np.isfinite(value)}
+        values[words] = assessment.metrics[baseline]
+        values |= {f"difference/{words}": difference.value, f"difference/{words}_p": difference.p_value}
+    return metric_keys(values)
 
 
 def _marks(result: SweepResult) -> dict[str, int]:

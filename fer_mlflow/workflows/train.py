@@ -18,6 +18,7 @@ from fer_mlflow.training import loop
 from fer_mlflow.workflows import RunResult, workflow
 
 FOLDER = "teacher"  # the artifact folder of a train run
+_WAITING = "another process trains the same; waiting for it"
 logger = logging.getLogger(__name__)
 
 
@@ -95,13 +96,7 @@ def read_split(settings: TrainingRowsSettings, split: str) -> Benchmark:
 def read_plan(
     settings: TrainSettings, train: Benchmark, val: Benchmark, objective: loop.LabelObjective | None = None
 ) -> Plan:
-    """Check the recipe and the checkpoint to start from, before a run is opened.
-
-    Raises
-    ------
-    FerError
-        whatever is wrong with them
-    """
+    """Check the recipe and the checkpoint to start from, before a run is opened."""
     loop.check_recipe(settings)
     if settings.init and not Path(settings.init).is_file():
         raise ContractError(f"--init {settings.init}: no such file")
@@ -115,22 +110,14 @@ def checkpoint_location(run: TrackedRun, settings: TrainSettings) -> str:
 
 
 def run_plan(run: TrackedRun, plan: Plan) -> loop.Epoch:
-    """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch.
-
-    Raises
-    ------
-    FerError
-        images or the checkpoint to start from cannot be used
-    JobError
-        the loss or the weights are not finite; the best checkpoint so far is logged and named
-    """
+    """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch."""
     settings, cache = plan.settings, cache_folder()
     folder = cache / "training" / plan.key
     checkpoint = folder / f"{settings.arch}.pt"
     run.log_params({"benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
     for part, context in ((plan.train, "training"), (plan.val, "validation")):
         run.log_benchmark(part.name, part, context)
-    with held_keys(cache, [plan.key], on_wait=_report_waiting):
+    with held_keys(cache, [plan.key], on_wait=lambda: logger.info(_WAITING)):
         try:
             trained = loop.train_teacher(
                 plan.train,
@@ -181,13 +168,12 @@ class _Reporter:
         metrics = asdict(epoch)
         number = metrics.pop("number")
         self.run.log_metrics(metrics, step=number)
-        is_best = self.best is None or epoch.rank > self.best.rank
-        if is_best:
-            self.best = epoch
+        mark = ""
+        if self.best is None or epoch.rank > self.best.rank:
+            self.best, mark = epoch, "  best"
         logger.info(
             f"epoch {number:>{len(str(self.epochs))}}/{self.epochs}  loss {epoch.train_loss:.3f}  "
-            f"val loss {epoch.val_loss:.3f}  accuracy {epoch.val_accuracy:.3f}  macro-F1 {epoch.val_macro_f1:.3f}"
-            + ("  best" if is_best else "")
+            f"val loss {epoch.val_loss:.3f}  accuracy {epoch.val_accuracy:.3f}  macro-F1 {epoch.val_macro_f1:.3f}{mark}"
         )
 
 
@@ -195,7 +181,3 @@ def copy_checkpoint(checkpoint: Path, out: Path) -> None:
     """Put the checkpoint where the user wants it, whole or not at all."""
     with written_file(out) as target, checkpoint.open("rb") as source:
         shutil.copyfileobj(source, target)
-
-
-def _report_waiting() -> None:
-    logger.info("another process trains the same; waiting for it")
