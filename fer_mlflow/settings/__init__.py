@@ -19,8 +19,24 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class TextForm:
+    """How values of a type are typed and written, where the type does not say it; annotate the type with it.
+
+    Attributes
+    ----------
+    kind : the word for such values in help texts
+    parse : turns a text, or a Python value, into a value; a ValueError or FerError says what is wrong
+    text : turns a value into its canonical text
+    """
+
+    kind: str = ""
+    parse: Callable[[Any], Any] | None = None
+    text: Callable[[Any], str] | None = None
+
+
+@dataclass(frozen=True)
 class Option:
-    """How a field is documented, checked and written; annotate a field's type with it.
+    """How a field is documented and limited; annotate a field's type with it.
 
     Attributes
     ----------
@@ -28,9 +44,6 @@ class Option:
     least, most, above : limits of a number: smallest, largest, and what it must be greater than
     none_text : the word that stands for None, such as `auto`; empty where only an empty text does
     default_text : what the help shows as the default where the field's own default says nothing
-    parse : turns a text, or a Python value, into the field's value; a ValueError or FerError says what is wrong
-    text : turns the field's value into its canonical text; `format_value` where it is not given
-    kind : the word for the kind of value in the help, where the type does not say it
     argument : whether the command line takes it by position instead of by name
     renamed_from : a former name of the field, which works for one minor version with a warning
     """
@@ -41,9 +54,6 @@ class Option:
     above: float | None = None
     none_text: str = ""
     default_text: str = ""
-    parse: Callable[[Any], Any] | None = None
-    text: Callable[[Any], str] | None = None
-    kind: str = ""
     argument: bool = False
     renamed_from: str = ""
 
@@ -54,7 +64,7 @@ class Field:
 
     Attributes
     ----------
-    base : its type without None: bool, int, float, str, a Literal, or what `option.parse` gives
+    base : its type without None: bool, int, float, str, a Literal, or what `form.parse` gives
     default : `dataclasses.MISSING` where the field is required
     """
 
@@ -63,6 +73,7 @@ class Field:
     optional: bool
     default: Any
     option: Option
+    form: TextForm
 
     @property
     def required(self) -> bool:
@@ -84,7 +95,7 @@ class Field:
             tuple[str, ...]: "names",
             tuple[float, ...]: "numbers",
         }
-        return self.option.kind or "|".join(self.choices) or words.get(self.base, "text")
+        return self.form.kind or "|".join(self.choices) or words.get(self.base, "text")
 
     @property
     def default_text(self) -> str:
@@ -97,7 +108,7 @@ class Field:
         """Return a value's canonical text: what is typed, logged as a param, and shown as a default."""
         if value is None:
             return self.option.none_text
-        return self.option.text(value) if self.option.text else format_value(value)
+        return self.form.text(value) if self.form.text else format_value(value)
 
     def check(self, value: Any) -> Any:
         """Return the field's value for a typed text or a Python value; an empty text gives the default.
@@ -112,8 +123,8 @@ class Field:
             if not self.optional:
                 raise ValueError("a value is required")
             return None
-        if self.option.parse is not None:
-            return self.option.parse(value)
+        if self.form.parse is not None:
+            return self.form.parse(value)
         if self.choices:
             word = format_value(value) if isinstance(value, bool) else value
             if word not in self.choices:
@@ -189,21 +200,22 @@ def _fields(settings: Any) -> tuple[Field, ...]:
 
 def _field(field: dataclasses.Field, hint: Any) -> Field:
     """Return what an annotation says of a field: `Annotated[T | None, Option(…)]`, or `Limit | None` of such a type."""
-    base, option = _unwrapped(hint)
+    base, notes = _unwrapped(hint)
     optional = get_origin(base) in (Union, types.UnionType)
     if optional:
         (inner,) = (each for each in get_args(base) if each is not type(None))  # one type, or None
-        base, own = _unwrapped(inner)
-        option = option or own
+        base, more = _unwrapped(inner)
+        notes += more
+    option = next((each for each in notes if isinstance(each, Option)), None)
+    form = next((each for each in notes if isinstance(each, TextForm)), TextForm())
     if option is None:
         raise TypeError(f"the field {field.name} has no Option")
-    return Field(field.name, base, optional or field.default is None, field.default, option)
+    return Field(field.name, base, optional or field.default is None, field.default, option, form)
 
 
-def _unwrapped(hint: Any) -> tuple[Any, Option | None]:
-    """Return a type and the Option that it is annotated with."""
-    option = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Option)), None)
-    return (get_args(hint)[0] if get_origin(hint) is Annotated else hint), option
+def _unwrapped(hint: Any) -> tuple[Any, tuple]:
+    """Return a type without its annotations, and those."""
+    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,28 +8,27 @@ from typing import Annotated, Any, Literal
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Option, Settings, option_name
-from fer_mlflow.settings.texts import format_weights, parse_weights
+from fer_mlflow.settings.texts import FilePath, NamedWeights
 
-MANIFEST = Option("CSV of images: path, label, split, source.", kind="path")
-Manifest = Annotated[str, MANIFEST]
-Root = Annotated[str | None, Option("Folder that paths start from.", default_text="the manifest's", kind="path")]
+SpaceWord = Literal["logit", "prob"]
+Manifest = Annotated[FilePath, Option("CSV of images: path, label, split, source.")]
+Root = Annotated[FilePath | None, Option("Folder that paths start from.", default_text="the manifest's")]
 Split = Annotated[str | None, Option("Use the rows of this split.", default_text="all rows")]
 Limit = Annotated[int | None, Option("Use only the first so many of them.", least=1, default_text="all")]
-Classes = Annotated[str | None, Option("YAML file with another class order, or more words for a class.", kind="path")]
-VERIFY_PATHS = Option("Check that files exist, and that reused logits are of these images.", default_text="true")
-TEACHERS = Option("YAML file: name -> arch, checkpoint, …", kind="path")
-Teachers = Annotated[str, TEACHERS]
-WEIGHTS = Option("NAME=share,… summing to 1.", parse=parse_weights, text=format_weights, kind="weights")
-Weights = Annotated[dict[str, float], WEIGHTS]
-SpaceWord = Literal["logit", "prob"]
-DtypeWord = Literal["float32", "float16"]
-PrecisionWord = Literal["fp32", "bf16", "fp16"]
-SPACE = Option("Where the weighted mean is taken.", default_text="logit")
-DTYPE = Option("How the bundle stores logits.", default_text="float32")
-CLAHE = Option("Equalise contrast; must match the teachers' training.", default_text="false")
-CLAHE_CLIP = Option("CLAHE's clip limit.", above=0, default_text="2.0")
-CLAHE_TILE = Option("CLAHE's tiles along each side.", least=1, default_text="8")
-PRECISION = Option("Precision of the forward pass.", default_text="fp32")
+Classes = Annotated[FilePath | None, Option("YAML file with another class order, or more words for a class.")]
+VerifyPaths = Annotated[
+    bool, Option("Check that files exist, and that reused logits are of these images.", default_text="true")
+]
+Teachers = Annotated[FilePath, Option("YAML file: name -> arch, checkpoint, …")]
+Weights = Annotated[NamedWeights, Option("NAME=share,… summing to 1.")]
+Space = Annotated[SpaceWord, Option("Where the weighted mean is taken.", default_text="logit")]
+Dtype = Annotated[Literal["float32", "float16"], Option("How the bundle stores logits.", default_text="float32")]
+Clahe = Annotated[bool, Option("Equalise contrast; must match the teachers' training.", default_text="false")]
+ClaheClip = Annotated[float, Option("CLAHE's clip limit.", above=0, default_text="2.0")]
+ClaheTile = Annotated[int, Option("CLAHE's tiles along each side.", least=1, default_text="8")]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], Option("Precision of the forward pass.", default_text="fp32")]
+Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.")]
+Switch = Literal["auto", "true", "false"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class RunSettings(Settings):
 class DeviceSettings(Settings):
     """On what a forward pass runs."""
 
-    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Device = "auto"
     workers: Annotated[int | None, Option("Processes that decode images.", least=0, none_text="auto")] = None
 
 
@@ -52,9 +51,7 @@ class DeviceSettings(Settings):
 class ComputeSettings(DeviceSettings):
     """How teachers' logits are computed; none of it changes what is computed."""
 
-    compile: Annotated[Literal["auto", "true", "false"], Option("torch.compile; auto where the rows repay it.")] = (
-        "auto"
-    )
+    compile: Annotated[Switch, Option("torch.compile; auto where the rows repay it.")] = "auto"
     batch_size: Annotated[int, Option("Rows in a forward pass.", least=1)] = 32
     on_bad_image: Annotated[
         Literal["fail", "skip"], Option("Images that cannot be decoded: stop, or leave them out.")
@@ -69,7 +66,7 @@ class BenchmarkSettings(Settings):
     root: Root = None
     split: Split = None
     limit: Limit = None
-    verify_paths: Annotated[bool, VERIFY_PATHS] = True
+    verify_paths: VerifyPaths = True
     classes: Classes = None
 
 
@@ -77,9 +74,9 @@ class BenchmarkSettings(Settings):
 class ClaheSettings(Settings):
     """Contrast-limited adaptive histogram equalisation before the resize."""
 
-    clahe: Annotated[bool, CLAHE] = False
-    clahe_clip: Annotated[float, CLAHE_CLIP] = 2.0
-    clahe_tile: Annotated[int, CLAHE_TILE] = 8
+    clahe: Clahe = False
+    clahe_clip: ClaheClip = 2.0
+    clahe_tile: ClaheTile = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +85,9 @@ class EnsembleSettings(ClaheSettings):
 
     teachers: Teachers
     weights: Weights
-    space: Annotated[SpaceWord, SPACE] = "logit"
-    dtype: Annotated[DtypeWord, DTYPE] = "float32"
-    precision: Annotated[PrecisionWord, PRECISION] = "fp32"
+    space: Space = "logit"
+    dtype: Dtype = "float32"
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,21 +106,21 @@ class _SourceFields(Settings):
     """The fields of `SourceSettings` that name the source."""
 
     run: Annotated[str | None, Option("Use the soft labels of this export or teacher run; its first digits do.")] = None
-    bundle: Annotated[str | None, Option("Or those in this folder.", kind="path")] = None
-    manifest: Annotated[str | None, MANIFEST] = None
+    bundle: Annotated[FilePath | None, Option("Or those in this folder.")] = None
+    manifest: Manifest | None = None
     root: Root = None
     split: Split = None
     limit: Limit = None
-    verify_paths: Annotated[bool | None, VERIFY_PATHS] = None
+    verify_paths: VerifyPaths | None = None
     classes: Classes = None
-    teachers: Annotated[str | None, TEACHERS] = None
-    weights: Annotated[dict[str, float] | None, WEIGHTS] = None
-    space: Annotated[SpaceWord | None, SPACE] = None
-    dtype: Annotated[DtypeWord | None, DTYPE] = None
-    clahe: Annotated[bool | None, CLAHE] = None
-    clahe_clip: Annotated[float | None, CLAHE_CLIP] = None
-    clahe_tile: Annotated[int | None, CLAHE_TILE] = None
-    precision: Annotated[PrecisionWord | None, PRECISION] = None
+    teachers: Teachers | None = None
+    weights: Weights | None = None
+    space: Space | None = None
+    dtype: Dtype | None = None
+    clahe: Clahe | None = None
+    clahe_clip: ClaheClip | None = None
+    clahe_tile: ClaheTile | None = None
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

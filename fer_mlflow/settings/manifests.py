@@ -5,37 +5,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, format_value, option_name, texts
+from fer_mlflow.settings import Option, Settings, format_value, option_name
 from fer_mlflow.settings.groups import Classes, RunSettings
+from fer_mlflow.settings.texts import FilePath, Inputs, NamedShares, Number, Texts
 
 # A builder is registered by a word here; the module of fer_mlflow.datasets that has this name lists its rows.
 Dataset = Literal["rafdb", "affectnet", "fer2013", "ferplus", "expw", "ckplus", "folder"]
 DATASETS: tuple[str, ...] = get_args(Dataset)
 
-
-Out = Annotated[str, Option("CSV to write.", kind="path")]
-NewRoot = Annotated[
-    str | None, Option("Folder that the new manifest's paths start from.", default_text="that of --out", kind="path")
+Report = Annotated[FilePath | None, Option("Also write what is printed into this Markdown file.")]
+FromRoots = Annotated[
+    Texts, Option("Folder of the paths that are read; one for each input, or one for all.", default_text="its own")
 ]
-Report = Annotated[str | None, Option("Also write what is printed into this Markdown file.", kind="path")]
-FROM_ROOT = Option(
-    "Folder of the paths that are read; one for each input, or one for all.",
-    parse=texts.parse_texts,
-    default_text="its own",
-)
-SOURCES = Option(
-    "Text of the column source; one for each input, or one for all.",
-    parse=texts.parse_texts,
-    default_text="what is there",
-)
+Sources = Annotated[
+    Texts, Option("Text of the column source; one for each input, or one for all.", default_text="what is there")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _NewManifest(Settings):
     """Where a manifest is written."""
 
-    out: Out
-    root: NewRoot = None
+    out: Annotated[FilePath, Option("CSV to write.")]
+    root: Annotated[
+        FilePath | None, Option("Folder that the new manifest's paths start from.", default_text="that of --out")
+    ] = None
     classes: Classes = None
 
     @property
@@ -54,12 +48,9 @@ class _BuildOptions(Settings):
     """How a data set is read."""
 
     images: Annotated[
-        str | None,
-        Option("Folder for images that must be written.", default_text="beside --out, STEM_images", kind="path"),
+        FilePath | None, Option("Folder for images that must be written.", default_text="beside --out, STEM_images")
     ] = None
-    min_agreement: Annotated[
-        float, Option("Least share of the votes for the label (ferplus).", least=0, most=1, text=texts.format_number)
-    ] = 0.0
+    min_agreement: Annotated[Number, Option("Least share of the votes for the label (ferplus).", least=0, most=1)] = 0.0
     allow_missing: Annotated[bool, Option("Leave out missing images, however many they are.")] = False
 
 
@@ -68,7 +59,7 @@ class BuildManifestSettings(_BuildOptions, _NewManifest):
     """Settings of `manifest build`."""
 
     dataset: Annotated[Dataset, Option("What to build.", argument=True)]
-    folder: Annotated[str, Option("Where the data set lies as it was unpacked.", kind="path", argument=True)]
+    folder: Annotated[FilePath, Option("Where the data set lies as it was unpacked.", argument=True)]
     source: Annotated[str | None, Option("Text of the column source.", default_text="the data set's name")] = None
     report: Report = None
 
@@ -77,9 +68,9 @@ class BuildManifestSettings(_BuildOptions, _NewManifest):
 class MergeManifestsSettings(_NewManifest):
     """Settings of `manifest merge`."""
 
-    inputs: Annotated[tuple[str, ...], Option("A.csv[:SPLIT] B.csv …", parse=texts.parse_inputs, argument=True)]
-    from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
-    source: Annotated[tuple[str, ...], SOURCES] = ()
+    inputs: Annotated[Inputs, Option("A.csv[:SPLIT] B.csv …", argument=True)]
+    from_root: FromRoots = ()
+    source: Sources = ()
     report: Report = None
 
     def check(self) -> None:
@@ -96,7 +87,7 @@ class MergeManifestsSettings(_NewManifest):
 class CheckManifestSettings(Settings):
     """Settings of `manifest check`."""
 
-    manifest: Annotated[str, Option("A.csv, or A.csv:SPLIT.", kind="path", argument=True)]
+    manifest: Annotated[FilePath, Option("A.csv, or A.csv:SPLIT.", argument=True)]
     root: Annotated[str | None, Option("Folder that paths start from.", default_text="the manifest's")] = None
     classes: Classes = None
     dataset: Annotated[
@@ -116,17 +107,10 @@ class CheckManifestSettings(Settings):
 class SplitManifestSettings(_NewManifest):
     """Settings of `manifest split`."""
 
-    manifest: Annotated[str, Option("Manifest whose rows are split.", kind="path", argument=True)]
+    manifest: Annotated[FilePath, Option("Manifest whose rows are split.", argument=True)]
     from_root: Annotated[str | None, Option("Folder of the paths that are read.", default_text="the manifest's")] = None
     splits: Annotated[
-        dict[str, float] | None,
-        Option(
-            "NAME=share,… summing to 1.",
-            parse=texts.parse_shares,
-            text=texts.format_shares,
-            default_text="train=0.8,val=0.1,test=0.1",
-            kind="shares",
-        ),
+        NamedShares | None, Option("NAME=share,… summing to 1.", default_text="train=0.8,val=0.1,test=0.1")
     ] = None
     split: Annotated[
         str | None, Option("Split only the rows of this split; the others stay.", default_text="all rows")
@@ -147,10 +131,10 @@ class TrackManifestSettings(RunSettings, _BuildOptions, _NewManifest):
 
     action: Annotated[Literal["build", "merge"], Option("What to do.")]
     dataset: Annotated[Dataset | None, Option("build: the data set.")] = None
-    folder: Annotated[str | None, Option("build: where the data set lies.", kind="path")] = None
-    inputs: Annotated[tuple[str, ...], Option("merge: A.csv[:SPLIT],B.csv,…", parse=texts.parse_inputs)] = ()
-    from_root: Annotated[tuple[str, ...], FROM_ROOT] = ()
-    source: Annotated[tuple[str, ...], SOURCES] = ()
+    folder: Annotated[FilePath | None, Option("build: where the data set lies.")] = None
+    inputs: Annotated[Inputs, Option("merge: A.csv[:SPLIT],B.csv,…")] = ()
+    from_root: FromRoots = ()
+    source: Sources = ()
 
     def check(self) -> None:
         """Check that the action has what it needs, and nothing that is for the other one."""

@@ -4,46 +4,31 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, groups, option_name, texts
+from fer_mlflow.settings import Option, Settings, groups, option_name
+from fer_mlflow.settings.texts import Columns, Duration, FilePath, Number, RisingNumbers, RisingPair
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectSettings(groups.SourceSettings):
     """Settings of `inspect`."""
 
-    temperatures: Annotated[
-        tuple[float, ...], Option("Temperatures to look at.", parse=texts.rising_numbers, text=texts.format_numbers)
-    ] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    band: Annotated[
-        tuple[float, ...],
-        Option(
-            "Mean top probability that suits distillation: lowest, highest.",
-            parse=lambda value: texts.rising_numbers(value, 2),
-            text=texts.format_numbers,
-        ),
-    ] = (0.5, 0.8)
+    temperatures: Annotated[RisingNumbers, Option("Temperatures to look at.")] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    band: Annotated[RisingPair, Option("Mean top probability that suits distillation: lowest, highest.")] = (0.5, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(groups.FusionSettings):
     """Settings of `export`."""
 
-    out: Annotated[str | None, Option("Also put the bundle into this folder.", kind="path")] = None
+    out: Annotated[FilePath | None, Option("Also put the bundle into this folder.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(groups.SourceSettings):
     """Settings of `evaluate`."""
 
-    by: Annotated[
-        tuple[str, ...],
-        Option(
-            "Columns whose values are scored on their own, or none.",
-            parse=texts.parse_columns,
-            text=texts.format_columns,
-        ),
-    ] = ("source",)
-    temperature: Annotated[float, Option("Evaluate logits divided by this.", above=0, text=texts.format_number)] = 1.0
+    by: Annotated[Columns, Option("Columns whose values are scored on their own, or none.")] = ("source",)
+    temperature: Annotated[Number, Option("Evaluate logits divided by this.", above=0)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +45,7 @@ class CalibrateSettings(groups.SourceSettings):
         Option("Else fit on all folds but one of so many, and measure on that one.", least=2, none_text="none"),
     ] = 5
     in_sample: Annotated[bool, Option("Else measure on the rows that were fitted on; the run is tagged so.")] = False
-    by: Annotated[
-        tuple[str, ...],
-        Option(
-            "Columns whose values get their own temperature, or none.",
-            parse=texts.parse_columns,
-            text=texts.format_columns,
-        ),
-    ] = ("source",)
+    by: Annotated[Columns, Option("Columns whose values get their own temperature, or none.")] = ("source",)
     seed: Annotated[int, Option("Assigns rows to folds.", least=0)] = 0
     export: Annotated[bool, Option("Log the calibrated soft labels as an export run.")] = False
 
@@ -95,7 +73,7 @@ class ManifestRowsSettings(Settings):
     """The rows of a manifest on this machine that soft labels are compared with."""
 
     verify_paths: ClassVar[bool] = False  # soft labels can be used where the images are not
-    manifest: Annotated[str | None, groups.MANIFEST] = None
+    manifest: groups.Manifest | None = None
     root: groups.Root = None
     split: groups.Split = None
     limit: groups.Limit = None
@@ -122,8 +100,7 @@ class _RunChoice(Settings):
     )
     even_bad: Annotated[bool, Option("Take a run that triage called bad, too.")] = False
     out: Annotated[
-        str | None,
-        Option("Folder to put the bundle into.", default_text="softlabels-<run's first 8 digits>", kind="path"),
+        FilePath | None, Option("Folder to put the bundle into.", default_text="softlabels-<run's first 8 digits>")
     ] = None
 
 
@@ -154,9 +131,9 @@ class VerifySettings(ManifestRowsSettings):
         str, Option("Export or teacher run, by its id or its first digits, or a folder.", argument=True)
     ]
     recompute: Annotated[int | None, Option("Compute the logits of so many random rows again.", least=1)] = None
-    teachers: Annotated[str | None, groups.TEACHERS] = None
+    teachers: groups.Teachers | None = None
     seed: Annotated[int, Option("Draws the rows.", least=0)] = 0
-    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.")] = "auto"
+    device: groups.Device = "auto"
 
     def check(self, *others: str) -> None:
         """Check that no option lacks its other half."""
@@ -182,18 +159,10 @@ class TriageSettings(groups.RunSettings):
     across: Annotated[bool, Option("Also rank configurations over all benchmarks, and recommend one.")] = False
     even_bad: Annotated[bool, Option("Show runs on leaderboards whatever their status.")] = False
     stale_after: Annotated[
-        float,
-        Option(
-            "A running run is dead after so long without a heartbeat (90s, 30m, 1h, 2d).",
-            parse=texts.parse_duration,
-            text=texts.format_duration,
-            kind="duration",
-        ),
+        Duration, Option("A running run is dead after so long without a heartbeat (90s, 30m, 1h, 2d).")
     ] = 3600.0
     reap: Annotated[bool, Option("End dead runs as KILLED, or FAILED where the command never started.")] = False
-    deep: Annotated[
-        Literal["auto", "true", "false"], Option("Read bundles: those of runs never judged, all of them, or none.")
-    ] = "auto"
+    deep: Annotated[groups.Switch, Option("Read bundles: those of runs never judged, all of them, or none.")] = "auto"
     dry_run: Annotated[bool, Option("Show what would be tagged, and change nothing.")] = False
     clear: Annotated[bool, Option("Remove all tags of triage, and do nothing else.")] = False
     bad: Annotated[str | None, Option("Call this run bad, whatever the rules find, and do nothing else.")] = None

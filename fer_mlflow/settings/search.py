@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import Option, Settings, groups, option_name, split_names, texts
+from fer_mlflow.settings import Option, Settings, TextForm, groups, option_name, split_names
+from fer_mlflow.settings.texts import FilePath, NamedF1
 
 _SPACES = get_args(groups.SpaceWord)
-Clahe = Annotated[Literal["false", "true", "both"], Option("Teachers' logits without CLAHE, with it, or both.")]
+ClaheChoice = Annotated[Literal["false", "true", "both"], Option("Teachers' logits without CLAHE, with it, or both.")]
 _CLAHE = {"false": (False,), "true": (True,), "both": (False, True)}
 # What stored runs have settled already.
 _OF_MANIFESTS = ("manifest", "teachers", "root", "split", "limit", "classes", "precision")
@@ -22,30 +23,29 @@ def _parse_spaces(value: Any) -> tuple[str, ...]:
     return tuple(space for space in _SPACES if space in named)
 
 
+Spaces = Annotated[tuple[str, ...], TextForm("names", _parse_spaces)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _SearchFields(Settings):
     """Which teachers' logits are searched, and with which weights."""
 
-    manifest: Annotated[
-        str | None, Option("CSV of images, or CSV:SPLIT,CSV:SPLIT,…; each is a benchmark.", kind="path")
-    ] = None
-    teachers: Annotated[str | None, groups.TEACHERS] = None
+    manifest: Annotated[FilePath | None, Option("CSV of images, or CSV:SPLIT,CSV:SPLIT,…; each is a benchmark.")] = None
+    teachers: groups.Teachers | None = None
     benchmark: Annotated[tuple[str, ...], Option("Instead of both: stored teacher runs on these benchmarks.")] = ()
     members: Annotated[tuple[str, ...], Option("Use these teachers.", default_text="all")] = ()
-    space: Annotated[
-        tuple[str, ...], Option("Where the weighted mean is taken: logit, prob or both.", parse=_parse_spaces)
-    ] = _SPACES
-    clahe: Clahe = "false"
+    space: Annotated[Spaces, Option("Where the weighted mean is taken: logit, prob or both.")] = _SPACES
+    clahe: ClaheChoice = "false"
     root: groups.Root = None
     split: Annotated[tuple[str, ...], Option("Use the rows of these splits; each is a benchmark.")] = ()
     limit: groups.Limit = None
-    verify_paths: Annotated[bool | None, groups.VERIFY_PATHS] = None
+    verify_paths: groups.VerifyPaths | None = None
     classes: groups.Classes = None
-    clahe_clip: Annotated[float | None, groups.CLAHE_CLIP] = None
-    clahe_tile: Annotated[int | None, groups.CLAHE_TILE] = None
-    precision: Annotated[groups.PrecisionWord | None, groups.PRECISION] = None
+    clahe_clip: groups.ClaheClip | None = None
+    clahe_tile: groups.ClaheTile | None = None
+    precision: groups.Precision | None = None
     step: Annotated[float, Option("Step of the grid of weights; 1 is a whole number of them.", above=0)] = 0.1
-    weights_list: Annotated[str | None, Option("Instead: a file with NAME=share,… in each line.", kind="path")] = None
+    weights_list: Annotated[FilePath | None, Option("Instead: a file with NAME=share,… in each line.")] = None
     most: Annotated[int, Option("Refuse to score more configurations than this.", least=1)] = 20_000
 
 
@@ -137,13 +137,10 @@ class SweepSettings(SearchSettings):
 class ReproduceSettings(SearchSettings):
     """Settings of `reproduce`."""
 
-    clahe: Clahe = "both"
+    clahe: ClaheChoice = "both"
     accuracy: Annotated[float | None, Option("The number to reproduce, a share of 1.", least=0, most=1)] = None
     macro_f1: Annotated[float | None, Option("The same for macro-F1.", least=0, most=1)] = None
-    f1: Annotated[
-        dict[str, float] | None,
-        Option("The same for classes: CLASS=number,…", parse=texts.parse_f1, text=texts.format_shares, kind="numbers"),
-    ] = None
+    f1: Annotated[NamedF1 | None, Option("The same for classes: CLASS=number,…")] = None
     balanced_accuracy: Annotated[
         float | None, Option("The same for balanced accuracy, the mean recall over classes.", least=0, most=1)
     ] = None

@@ -5,10 +5,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import split_names
+from fer_mlflow.settings import TextForm, split_names
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOLERANCE = 1e-6
@@ -188,3 +189,16 @@ def parse_inputs(value: Any) -> tuple[str, ...]:
 def parse_texts(value: Any) -> tuple[str, ...]:
     """Return the comma-separated texts, of which one may be empty, or those of a sequence."""
     return tuple(value.split(",")) if isinstance(value, str) else tuple(str(each or "") for each in value)
+
+
+FilePath = Annotated[str, TextForm("path")]
+NamedWeights = Annotated[dict[str, float], TextForm("weights", parse_weights, format_weights)]
+NamedShares = Annotated[dict[str, float], TextForm("shares", parse_shares, format_shares)]
+NamedF1 = Annotated[dict[str, float], TextForm("numbers", parse_f1, format_shares)]
+Number = Annotated[float, TextForm("number", text=format_number)]
+RisingNumbers = Annotated[tuple[float, ...], TextForm("numbers", rising_numbers, format_numbers)]
+RisingPair = Annotated[tuple[float, ...], TextForm("numbers", partial(rising_numbers, count=2), format_numbers)]
+Duration = Annotated[float, TextForm("duration", parse_duration, format_duration)]
+Columns = Annotated[tuple[str, ...], TextForm("names", parse_columns, format_columns)]
+Inputs = Annotated[tuple[str, ...], TextForm("names", parse_inputs)]
+Texts = Annotated[tuple[str, ...], TextForm("names", parse_texts)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fer_mlflow.settings import Option, Settings
 from fer_mlflow.settings.groups import ClaheSettings, Classes, DeviceSettings, Manifest, Root, RunSettings
-from fer_mlflow.settings.texts import format_number
+from fer_mlflow.settings.texts import FilePath, Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +34,22 @@ class RecipeSettings(Settings):
     optimizer: Annotated[str, Option("Any of timm's optimizers.")] = "adamw"
     weight_decay: Annotated[float, Option("Weight decay.", least=0)] = 0.05
     warmup_epochs: Annotated[int, Option("Epochs in which the learning rate rises.", least=0)] = 1
-    label_smoothing: Annotated[
-        float, Option("Share of the target spread over all classes.", least=0, most=0.99, text=format_number)
-    ] = 0.0
+    label_smoothing: Annotated[Number, Option("Share of the target spread over all classes.", least=0, most=0.99)] = 0.0
     balance: Annotated[
         Literal["none", "sampling", "loss"],
         Option("How rare classes are weighted: not, by drawing their rows more often, or in the loss."),
     ] = "none"
     flip: Annotated[float, Option("Probability of a mirror image.", least=0, most=1)] = 0.5
     affine: Annotated[
-        float,
-        Option(
-            "Largest rotation in degrees; with it come shifts up to 5 % and scales up to 10 %.",
-            least=0,
-            most=180,
-            text=format_number,
-        ),
+        Number,
+        Option("Largest rotation in degrees; with it come shifts up to 5 % and scales up to 10 %.", least=0, most=180),
     ] = 0.0
     color_jitter: Annotated[
-        float, Option("Strength of changes of brightness, contrast, saturation.", least=0, most=1, text=format_number)
+        Number, Option("Strength of changes of brightness, contrast, saturation.", least=0, most=1)
     ] = 0.0
-    random_erasing: Annotated[
-        float, Option("Probability that a rectangle is filled with noise.", least=0, most=1, text=format_number)
-    ] = 0.0
+    random_erasing: Annotated[Number, Option("Probability that a rectangle is filled with noise.", least=0, most=1)] = (
+        0.0
+    )
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], Option("auto: mixed precision where the device has it.")
     ] = "auto"
@@ -72,8 +65,8 @@ class Recipe(ClaheSettings, RecipeSettings):
 class TrainSettings(RunSettings, DeviceSettings, Recipe, TrainingRowsSettings):
     """Settings of `train`."""
 
-    init: Annotated[str | None, Option("Checkpoint to start from.", kind="path")] = None
-    out: Annotated[str | None, Option("Also put the best checkpoint into this file.", kind="path")] = None
+    init: Annotated[FilePath | None, Option("Checkpoint to start from.")] = None
+    out: Annotated[FilePath | None, Option("Also put the best checkpoint into this file.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +74,10 @@ class LossSettings(Settings):
     """The loss: ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta)."""
 
     loss: Annotated[Literal["ce", "kd", "dkd"], Option("Labels alone, or with soft labels by KD or DKD.")] = "kd"
-    temperature: Annotated[
-        float, Option("Divides the logits of teachers and student.", above=0, text=format_number)
-    ] = 4.0
-    alpha: Annotated[float, Option("Weight of KD, or of DKD's target-class term.", least=0, text=format_number)] = 1.0
-    beta: Annotated[float, Option("Weight of DKD's non-target-class term.", least=0, text=format_number)] = 8.0
-    ce_weight: Annotated[float, Option("Weight of the cross-entropy with the labels.", least=0, text=format_number)] = (
-        1.0
-    )
+    temperature: Annotated[Number, Option("Divides the logits of teachers and student.", above=0)] = 4.0
+    alpha: Annotated[Number, Option("Weight of KD, or of DKD's target-class term.", least=0)] = 1.0
+    beta: Annotated[Number, Option("Weight of DKD's non-target-class term.", least=0)] = 8.0
+    ce_weight: Annotated[Number, Option("Weight of the cross-entropy with the labels.", least=0)] = 1.0
     distill_warmup_epochs: Annotated[
         int, Option("Epochs in which the weight of the distillation term rises to 1.", least=0)
     ] = 0
@@ -118,7 +107,7 @@ class DistillSettings(TrainSettings, LossSettings):
 class DemoSettings(Settings):
     """Settings of `demo`."""
 
-    out: Annotated[str, Option("Folder for faces, checkpoints and bundles.", kind="path")] = "demo"
+    out: Annotated[FilePath, Option("Folder for faces, checkpoints and bundles.")] = "demo"
     faces: Annotated[int, Option("Faces to draw.", least=200)] = 2500
     epochs: Annotated[int, Option("Epochs of each teacher.", least=1)] = 8
     seed: Annotated[int, Option("Everything random follows from it.", least=0)] = 0

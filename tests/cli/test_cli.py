@@ -74,7 +74,7 @@ def test_every_command_keeps_the_contract(name):
         field = each.type.field
         texts = ["nonsense", "-1", "0", "1.5", "nan", "inf", "yes", "1000000"]
         wrong = [text for text in texts if not takes(field, text)]
-        assert wrong or field.base in (str, tuple[str, ...]) or field.option.parse, (
+        assert wrong or field.base in (str, tuple[str, ...]) or field.form.parse, (
             f"{name} {each.opts[0]} takes anything"
         )
         mistakes += [([each.opts[0], text], each.opts[0]) for text in wrong]
