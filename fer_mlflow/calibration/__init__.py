@@ -1,1 +1,0 @@
-"""Turning confidence into probability: what is fitted, how, and when there is nothing to fit."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError
+from fer_mlflow.scoring.evaluation import measure_sharpness
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_logits
-from fer_mlflow.scoring.sharpness import measure_sharpness
 from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.settings.training import LossSettings, Recipe
 from fer_mlflow.softlabels.bundle import SoftLabels

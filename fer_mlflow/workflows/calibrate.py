@@ -9,7 +9,7 @@ import numpy as np
 from fer_mlflow.calibration.scaling import AffineFit, CoefficientsFit, PooledFit, fit_of
 from fer_mlflow.calibration.temperature import OK, TemperatureFit, crossfit, fit_temperature, stratified_folds
 from fer_mlflow.errors import ContractError, JobError
-from fer_mlflow.figures import draw_reliability
+from fer_mlflow.figures.scores import draw_reliability
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logits, expected_calibration_error

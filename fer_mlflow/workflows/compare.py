@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.figures import draw_differences
+from fer_mlflow.figures.scores import draw_differences
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import Comparison, compare_logits

@@ -8,11 +8,17 @@ import pandas as pd
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
-from fer_mlflow.figures import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability, draw_sharpness
+from fer_mlflow.figures.scores import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability, draw_sharpness
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.evaluation import Evaluation, class_scores, evaluate as evaluate_logits
+from fer_mlflow.scoring.evaluation import (
+    Evaluation,
+    Sharpness,
+    class_scores,
+    evaluate as evaluate_logits,
+    measure_sharpness,
+    recommended_temperatures,
+)
 from fer_mlflow.scoring.metrics import row_losses, score
-from fer_mlflow.scoring.sharpness import Sharpness, measure_sharpness, recommended_temperatures
 from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.settings.scoring import EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fer_mlflow.calibration.temperature import stratified_folds
 from fer_mlflow.errors import ContractError
-from fer_mlflow.figures import WeightMap, draw_pareto, draw_weight_map
+from fer_mlflow.figures.sweep import WeightMap, draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names, metric_of
 from fer_mlflow.search.choice import (

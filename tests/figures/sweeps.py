@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from fer_mlflow.figures import WeightMap, draw_weight_map
+from fer_mlflow.figures.sweep import WeightMap, draw_weight_map
 from fer_mlflow.search.choice import pareto_front
 
 NAMES = ("RN18", "RN50", "ViT", "B0", "CNX")

@@ -16,18 +16,18 @@ from matplotlib.text import Text
 from sweeps import AWKWARD, sweep, trade, weight_map
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.figures import (
+from fer_mlflow.figures import style
+from fer_mlflow.figures.scores import (
+    calibration_bins,
     draw_class_scores,
     draw_confusion,
     draw_differences,
     draw_mistakes,
-    draw_pareto,
     draw_reliability,
     draw_sharpness,
-    style,
 )
-from fer_mlflow.figures.confidence import calibration_bins
-from fer_mlflow.scoring.sharpness import Sharpness
+from fer_mlflow.figures.sweep import draw_pareto
+from fer_mlflow.scoring.evaluation import Sharpness
 
 CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 NAN = float("nan")
@@ -160,7 +160,7 @@ def test_settings_come_back_after_an_error():
 def test_pyplot_is_never_loaded():
     code = (
         "import sys, numpy as np\n"
-        "from fer_mlflow.figures import draw_reliability\n"
+        "from fer_mlflow.figures.scores import draw_reliability\n"
         "draw_reliability({'a': (np.ones(2), np.ones(2, bool))})\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules, 'mlflow' in sys.modules)"
     )

@@ -6,9 +6,8 @@ import sklearn.metrics
 from scipy.special import softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.evaluation import class_scores, evaluate
+from fer_mlflow.scoring.evaluation import class_scores, evaluate, measure_sharpness, recommended_temperatures
 from fer_mlflow.scoring.metrics import row_losses
-from fer_mlflow.scoring.sharpness import measure_sharpness, recommended_temperatures
 
 CLASSES = tuple("abcdef")
 RNG = np.random.default_rng(0)
