@@ -8,14 +8,8 @@ import numpy as np
 from scipy.linalg import block_diag
 from scipy.special import log_softmax
 
-from fer_mlflow.calibration.temperature import (
-    NO_POSITIVE_OPTIMUM,
-    OK,
-    ROUNDING,
-    SEPARABLE,
-    TemperatureFit,
-    fit_temperature,
-)
+from fer_mlflow.calibration import temperature
+from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE, fit_temperature
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_labels, check_logits, stack_logits
@@ -24,7 +18,6 @@ MOST_STEPS = 200
 _FLAT = 1e-11  # the share of the curvature at the start that is left on the way to infinity
 _STEP = 1e-10  # relative size of the last step
 _NO_SCALE = 1e-7  # of logits of spread 1: float64 does not distinguish it from a scale of 0
-_UNIQUE = "the likelihood has one maximum, and this is it"
 
 Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 
@@ -77,11 +70,8 @@ class CoefficientsFit:
 def fit_bias_corrected_temperature(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
     """Fit softmax(z / T + b) by maximum likelihood: C + 1 parameters, one of them without effect (a constant in b).
 
-    Logits (N, C), labels and errors are those of `fit_temperature`.
-
-    References
-    ----------
-    Alexandari et al. 2020, Maximum Likelihood with Bias-Corrected Calibration, sec. 3 (BCTS).
+    Logits (N, C), labels and errors are those of `fit_temperature`. (Alexandari et al. 2020, Maximum Likelihood with
+    Bias-Corrected Calibration, sec. 3, BCTS.)
     """
     return _fit_affine(logits, labels, one_scale=True)
 
@@ -89,12 +79,9 @@ def fit_bias_corrected_temperature(logits: np.ndarray, labels: np.ndarray) -> Af
 def fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
     """Fit softmax(w * log softmax(z) + b) by maximum likelihood: a scale and a bias for each class.
 
-    Guo et al. scale z itself, but logits are defined up to a constant per row, and scaling them differently makes
-    that constant count; log-probabilities have none. Logits, labels and errors are those of `fit_temperature`.
-
-    References
-    ----------
-    Guo et al. 2017, On Calibration of Modern Neural Networks, sec. 4.2.
+    Guo et al. 2017 (On Calibration of Modern Neural Networks, sec. 4.2) scale z itself, but logits are defined up to a
+    constant per row, and scaling them differently makes that constant count; log-probabilities have none. Logits,
+    labels and errors are those of `fit_temperature`.
     """
     return _fit_affine(logits, labels, one_scale=False)
 
@@ -103,26 +90,25 @@ def _fit_affine(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> A
     logits = check_logits(logits)
     N, C = logits.shape
     labels = check_labels(labels, N, C)
-    none = np.full(C, np.nan)
+    unfitted = partial(AffineFit, scale=np.full(C, np.nan), bias=np.full(C, np.nan))
     if len(np.unique(labels)) < C:
-        return AffineFit(SEPARABLE, "a class without a labelled row has a bias that goes to -infinity", none, none)
+        return unfitted(SEPARABLE, "a class without a labelled row has a bias that goes to -infinity")
     log_probs = log_softmax(logits, axis=1)
-    if np.ptp(log_probs, axis=0).max() <= ROUNDING * np.abs(log_probs).max():  # biases could replace any scale
+    # Where all rows are alike, biases could replace any scale.
+    if np.ptp(log_probs, axis=0).max() <= temperature.ROUNDING * np.abs(log_probs).max():
         why = "the logits are constant, or the same in every row: there is nothing to scale"
-        return AffineFit(NO_POSITIVE_OPTIMUM, why, none, none)
+        return unfitted(NO_POSITIVE_OPTIMUM, why)
     unit = float(np.sqrt(log_probs.var(axis=1).mean()))
     scales = 1 if one_scale else C
     # Logits of spread 1, and not z as it is: where softmax(z) is one-hot the likelihood is flat and shows no way.
     start = np.concatenate([np.ones(scales), np.zeros(C)])
     found = minimise_convex(_affine_derivatives(log_probs / unit, labels, one_scale), start)
     if found is None:
-        why = "some scales and biases separate a class from the others without a mistake"
-        return AffineFit(SEPARABLE, why, none, none)
+        return unfitted(SEPARABLE, "some scales and biases separate a class from the others without a mistake")
     scale, bias = np.broadcast_to(found[:scales] / unit, C).copy(), found[scales:] - found[scales:].mean()
     if (found[:scales] <= _NO_SCALE).all():
-        why = "beside class biases the logits fit the labels no better than equal ones"
-        return AffineFit(NO_POSITIVE_OPTIMUM, why, none, none)
-    return AffineFit(OK, _UNIQUE, scale, bias)
+        return unfitted(NO_POSITIVE_OPTIMUM, "beside class biases the logits fit the labels no better than equal ones")
+    return AffineFit(OK, temperature.EXPLANATIONS[OK], scale, bias)
 
 
 def _affine_derivatives(x: np.ndarray, labels: np.ndarray, one_scale: bool) -> Derivatives:
@@ -183,29 +169,26 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
         hessian = (flat @ flat.T - mean @ mean.T) / N
         return float(-log_p[np.arange(N), labels].mean()), (mean - of_label).mean(axis=1), hessian
 
-    if (derivatives(np.zeros(K))[1] >= -ROUNDING).all():
+    if (derivatives(np.zeros(K))[1] >= -temperature.ROUNDING).all():
         why = "no teacher's logits fit the labels better than equal probabilities: all coefficients go to 0"
         return CoefficientsFit(NO_POSITIVE_OPTIMUM, why, none)
     found = minimise_convex(derivatives, np.full(K, 1 / K), lowest=np.zeros(K))
     if found is None:
         why = "some positive combination of the teachers gets every row right, so the coefficients grow without end"
         return CoefficientsFit(SEPARABLE, why, none)
-    return CoefficientsFit(OK, _UNIQUE, found / unit)
+    return CoefficientsFit(OK, temperature.EXPLANATIONS[OK], found / unit)
 
 
 @dataclass(frozen=True)
 class PooledFit:
     """Teachers calibrated each on its own, fused in probability space, and the pool calibrated again.
 
-    Attributes
-    ----------
-    temperatures : (K,) of each teacher
-    pool : of the fused logits
+    `temperatures` are (K,), one for each teacher; `pool` is the fit of the fused logits.
     """
 
     weights: Mapping[str, float]
     temperatures: np.ndarray
-    pool: TemperatureFit
+    pool: temperature.TemperatureFit
     status: str
     explanation: str
 
@@ -252,7 +235,8 @@ def fit_of(method: str, per_teacher: bool, weights: Mapping[str, float], space: 
 def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndarray | None = None) -> np.ndarray | None:
     """Return the (P,) parameters that minimise a convex function; None where it goes on falling without end.
 
-    Projected Newton steps are shortened until the function falls enough. Where there is no minimum, gradient and
+    Projected Newton steps (Bertsekas 1982, Projected Newton Methods for Optimization Problems with Simple Constraints)
+    are shortened until the function falls enough. Where there is no minimum, gradient and
     curvature vanish together along some direction, and a small gradient proves nothing. So a search counts as converged
     only where every direction that was curved at the start still is.
 
@@ -263,9 +247,6 @@ def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndar
     start : (P,) parameters of order 1
     lowest : (P,) lower bounds; None means there are none
 
-    References
-    ----------
-    Bertsekas 1982, Projected Newton Methods for Optimization Problems with Simple Constraints.
     """
     bound = np.full(len(start), -np.inf) if lowest is None else lowest
     at = np.maximum(np.asarray(start, dtype=np.float64), bound)

@@ -23,13 +23,7 @@ ROUNDING = 1e-12  # a slope at 1/T = 0 this near 0, for logits of spread 1, is 0
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """The temperature of N rows.
-
-    Attributes
-    ----------
-    status : `ok`, `separable` (T -> 0) or `no_positive_optimum` (T -> infinity)
-    temperature, standard_error : NaN where the status is not `ok`
-    """
+    """A temperature and its standard error, NaN where the status is `separable` (T -> 0) or `no_positive_optimum`."""
 
     status: str
     temperature: float
@@ -54,20 +48,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
     (`no_positive_optimum`; constant logits too), f'(inf) = 0 that every label has the greatest logit of its row
     (`separable`).
 
+    (Guo et al. 2017, On Calibration of Modern Neural Networks, sec. 4.2.) The standard error is the sandwich estimate
+    (White 1982), which does not assume that z / T is the right model.
+
     Parameters
     ----------
     logits : (N, C) float, finite
     labels : (N,) int in 0..C-1, N >= 1
 
-    Returns
-    -------
-    the fit; its standard error is the sandwich estimate, which does not assume that z / T is the right model
-
     Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
-
-    References
-    ----------
-    Guo et al. 2017, On Calibration of Modern Neural Networks, sec. 4.2; White 1982 for the standard error.
 
     Examples
     --------
@@ -131,17 +120,10 @@ def _zero_of_slope(z: np.ndarray, z_y: np.ndarray, beta: float) -> float:
 
 
 def stratified_folds(labels: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Return each row's fold in 0..k-1: rows of each class are assigned in turn, in a random order.
+    """Return (N,) each row's fold in 0..k-1: rows of each class are assigned in turn, in a random order.
 
     Folds of one class differ by at most one row, and so do whole folds. A class with fewer rows than folds is
-    absent from some of them.
-
-    Parameters
-    ----------
-    labels : (N,) int, N >= k
-    k : at least 2
-
-    Raises ContractError: fewer than two folds, or fewer rows than folds.
+    absent from some of them. Raises ContractError: fewer than two folds, or fewer rows than folds.
     """
     if k < 2 or len(labels) < k:
         raise ContractError(f"{len(labels)} labelled rows make no {k} folds; use 2 folds to as many as rows")
@@ -159,8 +141,7 @@ def crossfit(
     Parameters
     ----------
     fit : (logits, labels) -> something with `status` and `apply`
-    logits : (..., N, C) float, rows on the last axis but one
-    labels : (N,) int
+    logits : (..., N, C) float
     folds : (N,) int from 0 up without a gap
 
     Returns

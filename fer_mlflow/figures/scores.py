@@ -20,21 +20,20 @@ _UNSURE = "p ≥ 0.05 or n/a"
 _COLOURS = {"B better": (style.BLUE,) * 2, "A better": (style.VERMILLION,) * 2, _UNSURE: (style.MUTED, "white")}
 _MOST_COUNTS = 25  # bins that have room for a number
 _TICKS = (0.01, 0.1, 0.25, 0.5, 1.0)  # shares of rows, on a square-root scale
-_CURVE_COLOURS = (style.BLUE, style.VERMILLION, style.ORANGE, style.PURPLE)
-_CURVES = tuple(zip(_CURVE_COLOURS, ("-", "--", "-.", ":"), (2.6, 1.8, 1.8, 2.2), strict=True))
+_CURVES = {
+    "mean": (style.BLUE, "-", 2.6),
+    "median": (style.VERMILLION, "--", 1.8),
+    "p90": (style.ORANGE, "-.", 1.8),
+    "p99": (style.PURPLE, ":", 2.2),
+}
 _SHADED: dict[str, Any] = {"color": style.GREEN, "alpha": 0.13, "lw": 0, "zorder": 0}
 
 
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Draw which share of each labelled class was predicted as what, with counts; return a PNG of 1200 × 1200 pixels.
+    """Draw (C, C) int counts of label (row) against prediction, and their shares; return a PNG of 1200 × 1200 pixels.
 
     Colour and per cent are shares of the row, so the diagonal is recall. The row of a class without a labelled row is
     grey. Counts of 0 are not written.
-
-    Parameters
-    ----------
-    confusion : (C, C) int, label (row) against prediction (column), at least one row
-    classes : C names
     """
     C = len(classes)
     confusion = style.check_array("confusion", confusion, (C, C), "iu", bounds=(0, np.inf))
@@ -71,15 +70,9 @@ def draw_class_scores(
 ) -> bytes:
     """Draw each class's F1 as a bar with its 95 % interval, precision and recall as marks on it; return a PNG.
 
-    The dashed line is macro-F1, the mean over the classes that have a labelled row. A score that is NaN (recall and F1
-    of a class without a labelled row, precision of one that is never predicted) is written as "none". The page is 1350
-    pixels wide; its height depends on C alone.
-
-    Parameters
-    ----------
-    precision, recall, f1, f1_low, f1_high : (C,) float in [0, 1] or NaN
-    support : (C,) int, labelled rows
-    classes : C names
+    The dashed line is macro-F1, the mean over the classes that have a labelled row. Scores are (C,) float in [0, 1];
+    one that is NaN (recall and F1 of a class without a labelled row, precision of one that is never predicted) is
+    written as "none". The page is 1350 pixels wide; its height depends on C alone.
     """
     C = len(classes)
     given = {"precision": precision, "recall": recall, "f1": f1, "f1_low": f1_low, "f1_high": f1_high}
@@ -117,17 +110,13 @@ def _texts(template: str, *columns: np.ndarray) -> list[str]:
 
 
 def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6) -> bytes:
-    """Draw images in the order given, with their captions; return a PNG, 240 pixels wide for each column.
+    """Draw 1 to 36 (h, w, 3) uint8 RGB images of any size in their order; return a PNG, 240 pixels wide a column.
 
-    Parameters
-    ----------
-    images : 1 to 36 of (h, w, 3) uint8 RGB, each of any size
-    captions : one for each image: a line above it and up to two below; lines that are too long lose their middle
+    A caption is a line above its image and up to two below; lines that are too long lose their middle.
     """
     if not 1 <= len(images) <= MOST_IMAGES or len(captions) != len(images):
-        raise ContractError(
-            f"{len(images)} images and {len(captions)} captions; a sheet has 1 to {MOST_IMAGES} of each"
-        )
+        given = f"{len(images)} images and {len(captions)} captions"
+        raise ContractError(f"{given}; a sheet has 1 to {MOST_IMAGES} of each")
     rows = -(-len(images) // columns)
     with style.page(1.6 * columns, 0.8 + 2.05 * rows, "Most confident mistakes", f"{len(images)} shown") as figure:
         for axes in figure.subplots(rows, columns, squeeze=False).flat:
@@ -149,8 +138,8 @@ def draw_differences(table: pd.DataFrame, runs: tuple[str, str] | None = None) -
 
     Parameters
     ----------
-    table : str column metric; float columns difference, low, high, NaN where a score has no difference, or no interval;
-        p_value, NaN where none was computed (such a difference is not called significant)
+    table : a row for each score, with metric, difference, low, high and p_value; NaN where there is none, and a
+        difference without a p-value is not called significant
     runs : the names of A and B
     """
     values = {name: table[name].to_numpy(float) for name in ("difference", "low", "high", "p_value")}
@@ -240,10 +229,7 @@ def draw_reliability(
     Parameters
     ----------
     panels : one or two of title -> (confidence (N,) float in [0, 1], correct (N,) bool), such as before and after
-    n_bins : equal-width bins over [0, 1], right-closed, as the ECE has them
-    null : title -> the 95 % quantile of the ECE of a perfectly calibrated model on these rows, in [0, 1]
-
-    Raises ContractError: no or more than two panels, N = 0, shapes disagree, or a confidence outside [0, 1].
+    null : title -> the 95 % quantile of the ECE of a perfectly calibrated model on these rows
     """
     P = len(panels)
     if not 1 <= P <= 2:
@@ -306,24 +292,17 @@ def draw_sharpness(
 ) -> bytes:
     """Draw the top probability, the entropy and each class's mean top probability over temperatures.
 
-    Temperatures stand on a logarithmic axis. The wanted band of mean top probability and the temperatures that it
-    recommends are shaded. Return a PNG of 1350 × 1290 pixels.
-
-    Parameters
-    ----------
-    sharpness : at rising temperatures
-    classes : C names
-    band : the lowest and highest mean top probability that is wanted
-    recommended : the lowest and highest temperature that lie in it, None where none does
+    Temperatures, which rise, stand on a logarithmic axis. The wanted band of mean top probability and the temperatures
+    that it recommends, None where there are none, are shaded. Return a PNG of 1350 × 1290 pixels.
     """
     temperatures, C = sharpness.temperatures, len(classes)
     with style.page(9, 8.6, "Sharpness of the soft labels", _describe(band, recommended)) as figure:
         panels = figure.subplot_mosaic([["probability", "entropy"], ["classes", "classes"]])
         top, uncertainty, table = panels.values()
         top.axhspan(*band, **_SHADED)
-        for name, (colour, line, width) in zip(("mean", "median", "p90", "p99"), _CURVES, strict=True):
-            curve: dict[str, Any] = {"marker": "o", "ms": 4, "color": colour, "lw": width, "label": name}
-            top.plot(temperatures, getattr(sharpness, name), line, **curve)
+        for name, (colour, line, width) in _CURVES.items():
+            curve = {"ls": line, "color": colour, "lw": width, "label": name}
+            top.plot(temperatures, getattr(sharpness, name), marker="o", ms=4, **curve)
         top.set(ylim=(0, 1.02), ylabel="top probability")
         _draw_entropy(uncertainty, temperatures, sharpness.entropy, sharpness.nearly_sure, C)
         for axes in (top, uncertainty):

@@ -25,7 +25,7 @@ _RING: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mfc": "white", "mec"
 
 
 class WeightMap:
-    """A metric of M configurations of K teachers in P panels, to be drawn.
+    """A metric of M configurations of K teachers in P panels, to be drawn; a ContractError says what cannot be.
 
     Parameters
     ----------
@@ -33,12 +33,8 @@ class WeightMap:
     values : (M,) float, the metric of each configuration; NaN where it was not scored
     panels : (M,) text, such as "logit" or "prob · clahe"; at most eight different ones, drawn as they first appear
     names : K teachers
-    metric : its public name, which decides whether less is better
     best : the best configuration's row, scored
     plateau : (M,) bool, configurations not significantly different from the best
-
-    Raises ContractError: M = 0 or K = 0, shapes disagree, weights that are not fractions, an infinite value, more than
-    eight panels, or a best configuration that is not there or not scored.
     """
 
     def __init__(
@@ -258,7 +254,7 @@ def draw_pareto(
     title: str,
     marks: Mapping[str, int],
 ) -> bytes:
-    """Draw two metrics of all configurations, the Pareto front as steps, and named configurations.
+    """Draw two metrics of M configurations, the Pareto front as steps, and named configurations.
 
     The steps are the border of what the front beats. Where the worst tenth of a metric would take more than half of
     its axis, it is drawn at the axis's edge and the heading gives its number; a named configuration there has its
@@ -269,11 +265,7 @@ def draw_pareto(
     x, y : (M,) float, two metrics of each configuration; one that lacks either (NaN) is not drawn
     front : (M,) bool, the configurations on the Pareto front, all of them scored
     panels : (M,) text, shown by colour and shape; at most eight different ones
-    x_metric, y_metric : public names, which decide whether less is better
     marks : what a configuration is called -> its row; names of the same row share a label
-
-    Raises ContractError: no configuration that is scored, shapes disagree, an infinite value, a mark without values, or
-    more than eight panels.
     """
     M = np.size(x)
     points = np.column_stack([style.check_array(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])

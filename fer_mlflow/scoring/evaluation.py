@@ -7,15 +7,8 @@ from scipy.optimize import brentq
 from scipy.special import entr, softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import (
-    CALIBRATION_METRICS,
-    ECE_BINS,
-    check_labels,
-    check_logits,
-    equal_width_bins,
-    row_losses,
-    score,
-)
+from fer_mlflow.scoring import metrics
+from fer_mlflow.scoring.metrics import ECE_BINS, check_logits, equal_width_bins
 from fer_mlflow.scoring.significance import Interval, bootstrap_intervals
 
 NULL_REPLICATES = 2000
@@ -51,7 +44,7 @@ class Evaluation:
 
     def named(self) -> dict[str, float]:
         """Return the numbers under their public names, intervals as `ci95/<metric>_low` and `_high`."""
-        values = self.metrics | {name: getattr(self, name) for name in CALIBRATION_METRICS}
+        values = self.metrics | {name: getattr(self, name) for name in metrics.CALIBRATION_METRICS}
         for name, interval in self.intervals.items():
             values |= {f"ci95/{name}_low": interval.low, f"ci95/{name}_high": interval.high}
         return values
@@ -64,17 +57,17 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], r
     """
     logits = check_logits(logits)
     N, C = logits.shape
-    labels = check_labels(labels, N, C)
+    labels = metrics.check_labels(labels, N, C)
     probs = softmax(logits, axis=1)
     predictions = logits.argmax(axis=1)
     confidence = probs[np.arange(N), predictions]
     correct = predictions == labels
     return Evaluation(
-        metrics=score(logits, labels, classes),
+        metrics=metrics.score(logits, labels, classes),
         predictions=predictions,
         confidence=confidence,
         correct=correct,
-        losses=row_losses(logits, labels),
+        losses=metrics.row_losses(logits, labels),
         intervals=bootstrap_intervals(labels, predictions, classes, rng),
         ece_adaptive=adaptive_calibration_error(confidence, correct),
         ece_classwise=classwise_calibration_error(probs, labels),
@@ -90,18 +83,17 @@ def class_scores(labels: np.ndarray, predictions: np.ndarray, n_classes: int) ->
     >>> [values.tolist() for values in class_scores(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)]
     [[[1, 0], [1, 1]], [0.5, 1.0], [1.0, 0.5]]
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # takes 0.2 s
-
-    columns = np.arange(n_classes)
-    precision, recall, *_ = precision_recall_fscore_support(labels, predictions, labels=columns, zero_division=np.nan)
-    return confusion_matrix(labels, predictions, labels=columns), precision, recall
+    confusion = metrics.confusion_matrix(labels, predictions, n_classes)
+    hits = np.diagonal(confusion)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return confusion, hits / confusion.sum(axis=0), hits / confusion.sum(axis=1)
 
 
 def equal_mass_bins(confidence: np.ndarray, n_bins: int = ECE_BINS) -> np.ndarray:
     """Return each value's bin, 0 the lowest; bins hold about as many rows each, and equal values share one.
 
-    The k-th bin ends after row round(k N / n_bins) of the sorted values, or later, after the last value equal to that
-    row's. So there may be fewer than `n_bins`.
+    The k-th bin ends after row round(k N / n_bins) of the sorted values, or after the last value equal to that row's;
+    so there may be fewer than `n_bins`.
 
     >>> equal_mass_bins(np.array([0.9, 0.1, 0.5, 0.5]), 4).tolist()
     [2, 0, 1, 1]
@@ -115,17 +107,13 @@ def equal_mass_bins(confidence: np.ndarray, n_bins: int = ECE_BINS) -> np.ndarra
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = ECE_BINS) -> float:
     """Return the top-label ECE in [0, 1], NaN for N = 0: the bin-weighted gap between confidence and accuracy.
 
-    Bins are those of `equal_width_bins`, and an empty one adds 0. This differs from netcal ([lo, hi)) on values that
-    lie on an edge.
+    Bins are those of `equal_width_bins`, and an empty one adds 0 (Guo et al. 2017, On Calibration of Modern Neural
+    Networks, eq. 3). netcal, whose bins are [lo, hi), differs on values that lie on an edge.
 
     Parameters
     ----------
     confidence : (N,) float in [0, 1], the probability of the predicted class
     correct : (N,) bool
-
-    References
-    ----------
-    Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3.
 
     Examples
     --------
@@ -137,10 +125,10 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bi
 
 
 def adaptive_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int = ECE_BINS) -> float:
-    """Return the top-label ECE over bins of equal mass; arguments and range as for the ECE.
+    """Return the top-label ECE over bins of equal mass, which is less biased where most confidences are similar.
 
-    It is less biased where most confidences are similar (Roelofs et al. 2022, Mitigating Bias in Calibration Error
-    Estimation; there ECE_EM, without ties).
+    Arguments and range are the ECE's (Roelofs et al. 2022, Mitigating Bias in Calibration Error Estimation; there
+    ECE_EM, without ties).
     """
     return _binned_gap(confidence, correct, equal_mass_bins(confidence, n_bins))
 
@@ -161,7 +149,7 @@ def classwise_calibration_error(probs: np.ndarray, labels: np.ndarray, n_bins: i
 
 
 def _binned_gap(values: np.ndarray, outcomes: np.ndarray, bins: np.ndarray) -> float:
-    """Return the mean over rows of their bin's |mean value - mean outcome|; an empty bin adds 0, no rows give NaN."""
+    """Return the mean over rows of their bin's |mean value - mean outcome|, NaN for no rows."""
     if not len(values):
         return float("nan")
     gaps = np.bincount(bins, weights=values) - np.bincount(bins, weights=outcomes.astype(np.float64))
@@ -171,12 +159,11 @@ def _binned_gap(values: np.ndarray, outcomes: np.ndarray, bins: np.ndarray) -> f
 def null_calibration_error(
     confidence: np.ndarray, rng: np.random.Generator, n_bins: int = ECE_BINS, replicates: int = NULL_REPLICATES
 ) -> np.ndarray:
-    """Return (replicates,) simulated ECE of a perfectly calibrated model with these confidences; NaN for N = 0.
+    """Return (replicates,) simulated ECE of a perfectly calibrated model with (N,) confidence in [0, 1]; NaN for N = 0.
 
     A row is right with the probability of its prediction. ECE is never 0 on finitely many rows, so an ECE means
     something only in comparison with these. Rows are drawn together in strata of 1/64 bin at the stratum's mean
     confidence, so that the time does not depend on N; that changes a bin's variance by less than 1e-6 of N.
-    `confidence` is (N,) float in [0, 1].
     """
     N = len(confidence)
     if not N:
@@ -215,12 +202,7 @@ class Sharpness:
 
 
 def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness:
-    """Measure softmax(z / T) at each temperature.
-
-    Parameters
-    ----------
-    logits : (N, C) float, finite, N >= 1
-    temperatures : (R,) float > 0
+    """Measure softmax(z / T) of (N, C) float logits, N >= 1, at each of (R,) temperatures.
 
     Raises ContractError: a value is not finite, no row, or a temperature that is not above 0.
     """
@@ -246,18 +228,14 @@ def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness
 def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> tuple[float, float] | None:
     """Return the temperatures between which the mean top probability of softmax(z / T) lies in a band.
 
-    The mean falls as T rises, from the share of rows without a tie towards 1/C, so the range is one interval: it begins
-    where the mean has fallen to the upper end and ends where it reaches the lower. Below it the targets are nearly
-    one-hot, above it nearly uniform; either way a student learns little from them beyond the label.
+    The mean falls as T rises, from the share of rows without a tie towards 1/C, so the range is one interval; None
+    where no temperature reaches the band (constant logits). Below it the targets are nearly one-hot, above it nearly
+    uniform; either way a student learns little from them beyond the label.
 
     Parameters
     ----------
     logits : (N, C) float, finite, N >= 1
     band : lower and upper mean top probability, in (1/C, 1)
-
-    Returns
-    -------
-    the lowest and the highest temperature; None where no temperature reaches the band (constant logits)
 
     Raises ContractError: a value is not finite, no row, or a band that is not two rising numbers in (1/C, 1).
     """

@@ -13,7 +13,7 @@ DTYPES = ("float32", "float16")
 
 
 def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: str) -> np.ndarray:
-    """Fuse teachers' logits into the ensemble's, so that softmax(z / T) is its target in both spaces.
+    """Fuse teachers' logits into the ensemble's (N, C) float64, so that softmax(z / T) is its target in both spaces.
 
     logit: z = sum_k w_k z_k. prob: z = log sum_k w_k softmax(z_k), by log-sum-exp. Teachers are taken in the
     order of their names, so the result does not depend on how they were listed, to the last bit.
@@ -24,14 +24,8 @@ def fuse(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], space: 
     weights : teacher name -> weight; every name is in `logits`
     space : `logit` or `prob`
 
-    Returns
-    -------
-    (N, C) float64
-
     Raises ContractError: unknown space or teacher, shapes disagree, weights do not sum to 1, or a value is not finite.
 
-    Examples
-    --------
     >>> fuse({"A": np.array([[2.0, 0.0]]), "B": np.array([[0.0, 4.0]])}, {"A": 0.5, "B": 0.5}, "logit")
     array([[1., 2.]])
     """
@@ -67,10 +61,7 @@ def _functions_of(space: str) -> tuple[Callable, Callable]:
 
 
 def transform_logits(logits: np.ndarray, space: str, axis: int) -> np.ndarray:
-    """Return what `prepare_layers` takes of a space: logits, or log-probabilities over the axis of classes.
-
-    Raises a ContractError for an unknown space.
-    """
+    """Return what `prepare_layers` takes of a space: logits, or log-probabilities over the axis of classes."""
     return _functions_of(space)[0](logits, axis)
 
 
@@ -79,7 +70,7 @@ def prepare_layers(transformed: np.ndarray, space: str) -> tuple[np.ndarray, np.
 
     Without an offset the mean itself is the fused logits. In probability space
     log sum_k w_k p_k = offset + log sum_k w_k exp(log p_k - offset), where the offset is the greatest log p_k, so that
-    no weight above 0 meets an underflow. Raises a ContractError for an unknown space.
+    no weight above 0 meets an underflow.
     """
     return _functions_of(space)[1](transformed)
 

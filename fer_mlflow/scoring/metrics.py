@@ -17,7 +17,8 @@ ECE_BINS = 15
 class Statistics:
     """Sufficient statistics: sums over N labelled rows from which every metric follows.
 
-    The leading axes (...) are any number of models, configurations or replicates.
+    The leading axes (...) are any number of models, configurations or replicates. All but the counts are None where
+    only counts are known.
 
     Attributes
     ----------
@@ -26,9 +27,7 @@ class Statistics:
     brier : (...) sum of squared distances to the one-hot label
     confidence : (...) sum of the predicted class's probability
     gaps : (..., bins) confidence less hits, summed in the equally wide bins of the ECE
-    p99_confidence : (...) the 99th percentile of confidence
-
-    All but the counts are None where only counts are known; the percentile is None where rows are a union of groups.
+    p99_confidence : (...) the 99th percentile of confidence; None where rows are a union of groups
     """
 
     hits: np.ndarray
@@ -165,21 +164,21 @@ def values_of(
     having: Callable[[Metric], object] = lambda row: True,
     support: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return public name -> (...) values of the rows for which `having` is true.
+    """Return public name -> (...) values of the rows for which `having` is true, without those that are not known.
 
     A class is left out where `support`, (C,) bool, is False: by default where it has no labelled row; a replicate
-    without one has NaN there. The percentile is left out where it is not known.
+    without one has NaN there.
     """
     values: dict[str, np.ndarray] = {}
     if support is None:
         support = np.any(statistics.has_support.reshape(-1, len(classes)), axis=0)
     for row in filter(having, METRICS):
+        value = row.function(statistics)
         if row.is_per_class:
-            of_class = row.function(statistics)
-            values |= {f"{row.name}/{name}": of_class[..., k] for k, name in enumerate(classes) if support[k]}
-        else:
-            values[row.name] = row.function(statistics)
-    return {name: value for name, value in values.items() if value is not None}
+            values |= {f"{row.name}/{name}": value[..., k] for k, name in enumerate(classes) if support[k]}
+        elif value is not None:
+            values[row.name] = value
+    return values
 
 
 def check_logits(logits: np.ndarray) -> np.ndarray:
@@ -189,9 +188,8 @@ def check_logits(logits: np.ndarray) -> np.ndarray:
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] < 2 or not np.issubdtype(logits.dtype, np.floating):
-        raise ContractError(
-            f"logits are {logits.dtype} of shape {logits.shape}; they must be floats of shape (rows, 2 or more classes)"
-        )
+        found = f"logits are {logits.dtype} of shape {logits.shape}"
+        raise ContractError(f"{found}; they must be floats of shape (rows, 2 or more classes)")
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
@@ -200,10 +198,7 @@ def check_logits(logits: np.ndarray) -> np.ndarray:
 
 
 def stack_logits(layers: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Return K teachers' logits as (K, N, C) float64, each checked as by `check_logits`.
-
-    Raises ContractError: no teacher, shapes that differ, or what `check_logits` refuses.
-    """
+    """Return K teachers' logits as (K, N, C) float64, each checked as by `check_logits`, all of one shape."""
     checked = [check_logits(each) for each in layers]
     shapes = {each.shape for each in checked}
     if len(shapes) != 1:
@@ -219,9 +214,8 @@ def check_labels(labels: np.ndarray, rows: int, classes: int) -> np.ndarray:
     """
     labels = np.asarray(labels)
     if labels.shape != (rows,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ContractError(
-            f"labels are {labels.dtype} of shape {labels.shape}; they must be integers of shape ({rows},)"
-        )
+        found = f"labels are {labels.dtype} of shape {labels.shape}"
+        raise ContractError(f"{found}; they must be integers of shape ({rows},)")
     if rows == 0:
         raise ContractError("no labelled row: there is nothing to score")
     wrong = (labels < 0) | (labels >= classes)
@@ -278,8 +272,6 @@ def score(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> d
 
     Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
 
-    Examples
-    --------
     >>> logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     >>> found = score(logits, np.array([0, 1, 1]), ("Happy", "Sad"))
     >>> round(found["accuracy"], 4), round(found["f1/Sad"], 4)

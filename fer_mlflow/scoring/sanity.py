@@ -1,13 +1,12 @@
 """Do logits and labels belong together? Statistics that need no metadata, only the numbers.
 
-Hashes and row numbers prove that nothing changed after it was written. They cannot prove that it was right when
-it was written: a loader that shuffled, a teacher off by one row, two columns exchanged. These checks find
-what such a fault does to the numbers. `docs/bundle-format.md` lists which check finds which fault.
+Hashes prove that nothing changed after it was written, not that it was right then: a loader may have shuffled, a
+teacher be off by one row, two columns exchanged. `docs/bundle-format.md` lists which check finds which fault.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, pairwise
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -29,25 +28,17 @@ class Check:
     detail: str
     values: dict = field(default_factory=dict)
 
-    def as_json(self) -> dict:
-        """Return the check as the alignment report holds it."""
-        return {**asdict(self), "kind": "statistical"}
-
 
 def check_statistics(
     logits: np.ndarray, labels: np.ndarray, teachers: Mapping[str, np.ndarray], classes: tuple[str, ...]
 ) -> list[Check]:
-    """Run every statistical check on an ensemble's logits.
+    """Return the checks `agreement`, `blocks`, `assignment`, `support` and `teacher_pairs` of an ensemble's logits.
 
     Parameters
     ----------
     logits : (N, C) float, the ensemble's
     labels : (N,) int, -1 for rows without a label, which only `teacher_pairs` can use
     teachers : name -> (N, C) float, the logits that were fused
-
-    Returns
-    -------
-    the checks `agreement`, `blocks`, `assignment`, `support` and `teacher_pairs`, in this order
     """
     known = labels >= 0
     y, predictions = labels[known], logits[known].argmax(axis=1)
@@ -88,7 +79,7 @@ def check_blocks(labels: np.ndarray, predictions: np.ndarray, n_classes: int) ->
     Each block is held against the recall per class of all other rows, so a block that merely has hard classes
     is not suspected, in a manifest sorted by class either.
     """
-    blocks = list(_blocks(len(labels)))
+    blocks = _blocks(len(labels))
     if len(blocks) < 2:
         return Check("blocks", "skip", f"fewer than {2 * BLOCK_ROWS} labelled rows make no two blocks")
     whole = confusion_matrix(labels, predictions, n_classes)
@@ -210,10 +201,9 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(first @ second / norm) if norm > 0 else 0.0
 
 
-def _blocks(rows: int) -> Iterator[slice]:
-    """Yield blocks of 256 rows; the last takes in a remainder too short to stand alone."""
+def _blocks(rows: int) -> list[slice]:
+    """Return blocks of 256 rows; the last takes in a remainder too short to stand alone."""
     starts = list(range(0, rows, BLOCK_ROWS))
     if len(starts) > 1 and rows - starts[-1] < FEWEST_ROWS:
         starts.pop()
-    for start, stop in zip(starts, [*starts[1:], rows], strict=True):
-        yield slice(start, stop)
+    return [slice(start, stop) for start, stop in pairwise([*starts, rows])]

@@ -1,9 +1,8 @@
 """Intervals of metrics, and whether two models differ on the same rows.
 
-Accuracy, balanced accuracy and F1 depend on the rows only through counts: of (label, prediction) for one model, of
-(label, prediction of A, prediction of B) for two on the same rows. Drawing N rows with replacement is drawing those
-counts from a multinomial distribution, and exchanging A and B in random rows is splitting counts (y, a, b) and
-(y, b, a) binomially. So neither needs a loop over rows or replicates.
+Accuracy, balanced accuracy and F1 depend on the rows only through counts: of (label, prediction), or of (label,
+prediction of A, prediction of B). Drawing N rows with replacement is drawing those counts from a multinomial
+distribution, and exchanging A and B in random rows is splitting counts (y, a, b) and (y, b, a) binomially.
 """
 
 from collections.abc import Callable
@@ -14,16 +13,8 @@ import numpy as np
 from scipy import stats
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.metrics import (
-    METRICS,
-    Metric,
-    Statistics,
-    check_labels,
-    check_logits,
-    metric_names,
-    row_values,
-    values_of,
-)
+from fer_mlflow.scoring import metrics
+from fer_mlflow.scoring.metrics import Metric, metric_names
 
 REPLICATES = 10_000
 LEVEL = 0.95
@@ -52,10 +43,8 @@ class Difference:
 class Comparison:
     """B against A on N rows.
 
-    Attributes
-    ----------
-    differences : public metric name -> B - A; classes without a labelled row are left out
-    predictions_a, predictions_b : (N,) int64
+    `differences` are public metric name -> B - A, without classes that have no labelled row; predictions and labels are
+    (N,) int64.
     """
 
     differences: dict[str, Difference]
@@ -95,9 +84,9 @@ class _Cells:
         one_hot = np.eye(len(self.classes))
         counts = counts.astype(np.float64)
         hits = counts @ (one_hot[label] * (label == predicted)[:, None])
-        statistics = Statistics(hits, labelled=counts @ one_hot[label], predicted=counts @ one_hot[predicted])
+        statistics = metrics.Statistics(hits, labelled=counts @ one_hot[label], predicted=counts @ one_hot[predicted])
         support = np.bincount(label, minlength=len(self.classes)) > 0  # by all rows, not by those of the replicates
-        return values_of(statistics, self.classes, having, support)
+        return metrics.values_of(statistics, self.classes, having, support)
 
     def differences(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Return public metric name -> (R,) B - A of the metrics that have a test on counts."""
@@ -135,7 +124,8 @@ def bootstrap_intervals(
     """Return public name -> 95 % percentile interval of each metric that has one.
 
     A replicate in which a class has no row leaves that class out of its means, as the score itself does. A class
-    without a labelled row has no interval.
+    without a labelled row has no interval. (Efron & Tibshirani 1993, ch. 13; Takahashi et al. 2021 give the same
+    intervals of F1 by the delta method.)
 
     Parameters
     ----------
@@ -143,13 +133,8 @@ def bootstrap_intervals(
     classes : C names
 
     Raises ContractError: no row, lengths that differ, or a value out of range.
-
-    References
-    ----------
-    Efron & Tibshirani 1993, ch. 13; Takahashi et al. 2021 give the same intervals of F1 by the delta method.
     """
     cells, counts = _counted(classes, labels, predictions)
-
     scores = partial(cells.scores, having=lambda metric: metric.has_interval)
     drawn = cells.draw(lambda size: rng.multinomial(len(labels), counts / len(labels), size), scores, replicates)
     return {name: _central(values) for name, values in drawn.items()}
@@ -166,19 +151,16 @@ def paired_differences(
     """Return public name -> B - A of each metric with a test on counts, its 95 % interval and two-sided p-value.
 
     Intervals are from the paired bootstrap. The p-value of accuracy is the exact McNemar test's; the others are from
-    approximate randomisation, (1 + replicates at least as far from 0) / (1 + replicates), which holds its level where
-    the bootstrap's would be too small. A class without a labelled row has no difference. Arguments and errors are as
-    for `bootstrap_intervals`.
-
-    References
-    ----------
-    Noreen 1989 (approximate randomisation); Riezler & Maxwell 2005; McNemar 1947.
+    approximate randomisation (Noreen 1989; Riezler & Maxwell 2005), (1 + replicates at least as far from 0) / (1 +
+    replicates), which holds its level where the bootstrap's would be too small. A class without a labelled row has no
+    difference. Arguments and errors are as for `bootstrap_intervals`.
     """
     cells, counts = _counted(classes, labels, predictions_a, predictions_b)
     N = len(labels)
     observed = {name: float(value[0]) for name, value in cells.differences(counts[None]).items()}
     drawn = cells.draw(lambda size: rng.multinomial(N, counts / N, size), cells.differences, replicates)
-    p_values = _randomisation_p_values(cells, counts, observed, rng, replicates)
+    low, high = np.minimum(predictions_a, predictions_b), np.maximum(predictions_a, predictions_b)
+    p_values = _randomisation_p_values(*_counted(classes, labels, low, high), observed, rng, replicates)
     exact = mcnemar_p_value(predictions_a == labels, predictions_b == labels)
     p_values |= dict.fromkeys(metric_names(having=lambda metric: metric.test == "mcnemar"), exact)
     return {name: Difference(value, _central(drawn[name]), p_values[name]) for name, value in observed.items()}
@@ -196,13 +178,13 @@ def compare_logits(
 
     Logits (N, C), labels, classes and errors are those of `score`.
     """
-    a, b = check_logits(logits_a), check_logits(logits_b)
-    labels = check_labels(labels, *a.shape)
-    check_labels(labels, *b.shape)
+    a, b = metrics.check_logits(logits_a), metrics.check_logits(logits_b)
+    labels = metrics.check_labels(labels, *a.shape)
+    metrics.check_labels(labels, *b.shape)
     predictions_a, predictions_b = a.argmax(axis=1), b.argmax(axis=1)
     found = paired_differences(labels, predictions_a, predictions_b, classes, rng, replicates)
-    values_a, values_b = row_values(a, labels), row_values(b, labels)
-    for metric in METRICS:
+    values_a, values_b = metrics.row_values(a, labels), metrics.row_values(b, labels)
+    for metric in metrics.METRICS:
         if metric.test == "t":
             found[metric.name] = paired_mean_difference(values_a[metric.row_values], values_b[metric.row_values])
     differences = {name: found[name] for name in metric_names(classes) if name in found}
@@ -230,10 +212,7 @@ def paired_mean_difference(losses_a: np.ndarray, losses_b: np.ndarray) -> Differ
         return Difference(mean, Interval(np.nan, np.nan), np.nan)
     error = float(difference.std(ddof=1) / np.sqrt(N))
     half = float(stats.t.ppf((1 + LEVEL) / 2, N - 1)) * error
-    if error > 0:
-        p_value = float(2 * stats.t.sf(abs(mean) / error, N - 1))
-    else:
-        p_value = float(mean == 0)
+    p_value = float(2 * stats.t.sf(abs(mean) / error, N - 1)) if error > 0 else float(mean == 0)
     return Difference(mean, Interval(mean - half, mean + half), p_value)
 
 
@@ -251,25 +230,19 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def _randomisation_p_values(
-    cells: _Cells, counts: np.ndarray, observed: dict[str, float], rng: np.random.Generator, replicates: int
+    pairs: _Cells, counts: np.ndarray, observed: dict[str, float], rng: np.random.Generator, replicates: int
 ) -> dict[str, float]:
     """Return public name -> p-value from exchanging A and B in random rows.
 
-    That splits the rows of each pair of cells (y, a, b) and (y, b, a) anew, half and half on average. Rows on which A
-    and B agree are a pair of the same cell twice.
+    Cells (y, low, high) hold the rows of (y, a, b) and (y, b, a), which are split anew, half and half on average. Rows
+    on which A and B agree are a pair of the same cell twice.
     """
-    label, a, b = cells.columns
-    shape = [len(cells.classes)] * 3
-    codes, where = np.unique(
-        np.ravel_multi_index((label, np.minimum(a, b), np.maximum(a, b)), shape), return_inverse=True
-    )
-    y, low, high = np.unravel_index(codes, shape)
-    pairs = np.bincount(where, weights=counts).astype(np.int64)
-    halves = _Cells(np.array([np.tile(y, 2), np.concatenate([low, high]), np.concatenate([high, low])]), cells.classes)
+    _, low, high = pairs.columns
+    halves = _Cells(np.hstack([pairs.columns, pairs.columns[[0, 2, 1]]]), pairs.classes)
 
     def exchange(size: int) -> np.ndarray:
-        first = rng.binomial(pairs, np.where(low == high, 1.0, 0.5), size=(size, len(pairs)))
-        return np.concatenate([first, pairs - first], axis=1)
+        first = rng.binomial(counts, np.where(low == high, 1.0, 0.5), size=(size, len(counts)))
+        return np.concatenate([first, counts - first], axis=1)
 
     drawn = halves.draw(exchange, halves.differences, replicates)
     extreme = {name: np.abs(drawn[name]) >= abs(value) - _ROUNDING for name, value in observed.items()}

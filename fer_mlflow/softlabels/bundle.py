@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,12 +82,8 @@ class SoftLabels:
     @property
     def protocol(self) -> dict[str, str]:
         """Everything that shaped the numbers, as label -> text, in the order in which people read it."""
-        options = self.configuration.options
-
-        def of_teachers(take: Callable[[Mapping[str, Any], Mapping[str, Any]], object]) -> str:
-            teachers = sorted(self.report["teachers"].items())
-            return shared_text({name: take(each, each["preprocessing"]) for name, each in teachers})
-
+        options, teachers = self.configuration.options, dict(sorted(self.report["teachers"].items()))
+        steps = {name: each["preprocessing"] for name, each in teachers.items()}
         return {
             "benchmark": self.benchmark,
             "selection": self.selection_sha256[:12],
@@ -98,12 +94,12 @@ class SoftLabels:
             "space": options["space"],
             "dtype": options["dtype"],
             "calibration": str(self.configuration.calibration or "none"),
-            "clahe": of_teachers(lambda _, steps: _describe_clahe(steps["clahe"])),
-            "decoding": of_teachers(lambda _, steps: ", ".join(steps[name] for name in CHOICES)),
-            "image size": of_teachers(lambda _, steps: steps["img_size"]),
+            "clahe": shared_text({name: _describe_clahe(each["clahe"]) for name, each in steps.items()}),
+            "decoding": shared_text({name: ", ".join(each[key] for key in CHOICES) for name, each in steps.items()}),
+            "image size": shared_text({name: each["img_size"] for name, each in steps.items()}),
             "precision": options["precision"],
             "checkpoints": ", ".join(f"{name} {digest[:8]}" for name, digest in sorted(self.checkpoints.items())),
-            "trained on these images": of_teachers(lambda teacher, _: teacher["in_sample"]),
+            "trained on these images": shared_text({name: each["in_sample"] for name, each in teachers.items()}),
             "ECE": f"{ECE_BINS} bins, (lo, hi]",
         }
 
@@ -152,31 +148,15 @@ class SoftLabels:
     ) -> "SoftLabels":
         """Return soft labels in memory, after the checks that `open` makes of a bundle's arrays.
 
-        Parameters
-        ----------
-        metrics : None takes them from the logits
-
-        Raises
-        ------
-        BundleError
-            the parts do not go together
+        Without `metrics` they are taken from the logits. Raises a BundleError where the parts do not go together.
         """
         index = files.check_parts(logits, index, classes, [manifest_sha256], checkpoints)
         if metrics is None:
             labels = files.label_columns(index["label"], classes)
             known = labels >= 0
             metrics = score(logits[known], labels[known], classes) if known.any() else {}
-        return cls(
-            logits=logits,
-            index=index,
-            classes=classes,
-            report=report,
-            metrics=metrics,
-            manifest_sha256=manifest_sha256,
-            selection_sha256=selection_digest(index),
-            checkpoints=dict(checkpoints),
-            environment=environment or {},
-        )
+        selection, checkpoints = selection_digest(index), dict(checkpoints)
+        return cls(logits, index, classes, report, metrics, manifest_sha256, selection, checkpoints, environment or {})
 
     @classmethod
     def open(cls, folder: str | Path) -> "SoftLabels":
@@ -202,15 +182,8 @@ class SoftLabels:
     def write(self, folder: str | Path) -> "SoftLabels":
         """Write the bundle in the place of `folder`, whole or not at all, and return it as `open` would.
 
-        The same content gives the same bytes. The files are read back and verified before the folder gets
-        its name.
-
-        Raises
-        ------
-        BundleError
-            the files do not verify
-        OSError
-            the disk refused; `folder` is as it was
+        The same content gives the same bytes. The files are read back and verified before the folder gets its name. On
+        an OSError of the disk, `folder` is as it was.
         """
         with written_folder(folder) as temporary:
             hashes = {}

@@ -16,14 +16,7 @@ _CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<f
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibrated the logits.
-
-    Attributes
-    ----------
-    method : `temperature`, `vector`, …
-    temperature : what the logits were divided by; None where it is not one number
-    fitted_on : the benchmark that it was fitted on
-    """
+    """What calibrated the logits: `temperature`, `vector`, …; the temperature, if it is one number; the benchmark."""
 
     method: str
     temperature: float | None = None
@@ -68,16 +61,9 @@ class Configuration:
     def of(cls, report: Mapping[str, Any]) -> "Configuration":
         """Return the configuration that an alignment report describes."""
         ensemble, calibration = report["ensemble"], report.get("calibration")
-        return cls(
-            weights=ensemble["weights"],
-            space=ensemble["space"],
-            dtype=ensemble["dtype"],
-            precision=ensemble["precision"],
-            preprocessing={
-                name: Preprocessing.parse(each["preprocessing"]) for name, each in report["teachers"].items()
-            },
-            calibration=Calibration.of(calibration) if calibration else None,
-        )
+        fused = [ensemble[key] for key in ("weights", "space", "dtype", "precision")]
+        preprocessing = {name: Preprocessing.parse(each["preprocessing"]) for name, each in report["teachers"].items()}
+        return cls(*fused, preprocessing, Calibration.of(calibration) if calibration else None)
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -153,15 +139,8 @@ class Configuration:
 
     @classmethod
     def parse(cls, text: str) -> "Configuration":
-        """Read a canonical text.
+        """Read a canonical text; a ContractError says where it is none.
 
-        Raises
-        ------
-        ContractError
-            it is none
-
-        Examples
-        --------
         >>> Configuration.parse("B3=0.6,RN18=0.4;clahe=3.0/4").name
         'B3 0.6 · RN18 0.4 · logit · clahe 3/4'
         """
@@ -201,9 +180,7 @@ class Configuration:
     def key(self, selection_sha256: str, teacher_keys: Mapping[str, str]) -> str:
         """Return the key under which these soft labels are found: 32 digits of the selection, 32 of everything else.
 
-        Parameters
-        ----------
-        teacher_keys : teacher -> content key of its logits, which holds its preprocessing and precision
+        `teacher_keys` are the content keys of the teachers' logits, which hold preprocessing and precision.
         """
         fused = {name: text for name, text in self.declared.items() if name in ("space", "dtype")}
         shares = sorted([teacher_keys[name], share] for name, share in self.weights.items())

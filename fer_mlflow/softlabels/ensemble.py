@@ -2,7 +2,8 @@
 
 import platform
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,18 @@ from fer_mlflow.softlabels.rows import check_same_rows
 from fer_mlflow.teachers.shards import PredictedLogits
 from fer_mlflow.teachers.spec import UNKNOWN
 
-KEPT_COLUMNS = ("group",)  # of a manifest, beside those that every index has
+
+class _Teacher(NamedTuple):
+    """What an ensemble takes of one teacher; `description` is its entry in the report."""
+
+    logits: np.ndarray
+    description: Mapping[str, Any]
+    checkpoint_sha256: str
+    sessions: list
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.parse(self.description["preprocessing"])
 
 
 def soft_labels_of_teacher(
@@ -35,14 +47,7 @@ def soft_labels_of_teacher(
 ) -> SoftLabels:
     """Return the soft labels of one teacher, in float32.
 
-    Parameters
-    ----------
-    images_verified : whether logits that were kept from before were held against the images as they are now
-
-    Raises
-    ------
-    BundleError
-        rows are missing
+    `images_verified` is whether logits that were kept from before were held against the images as they are now.
     """
     index = benchmark.frame.iloc[predicted.rows][list(INDEX_FIELDS[1:5])].reset_index(drop=True)
     index.insert(0, "row", predicted.rows)
@@ -50,18 +55,10 @@ def soft_labels_of_teacher(
     rows = predicted.in_sample_rows
     in_sample = UNKNOWN if rows is None else "true" if rows else "false"
     described = {**predicted.teacher, "in_sample": in_sample, "in_sample_rows": rows}
-    return _assemble(
-        benchmark,
-        predicted.logits,
-        index,
-        {name: predicted.logits},
-        Configuration({name: 1.0}, precision=precision, preprocessing={name: _preprocessing(described)}),
-        teachers={name: described},
-        unreadable=[vars(bad) for bad in predicted.unreadable],
-        checkpoints={name: checkpoint_sha256},
-        sessions={name: list(predicted.environments)},
-        images_verified=images_verified,
-    )
+    teacher = _Teacher(predicted.logits, described, checkpoint_sha256, list(predicted.environments))
+    configuration = Configuration({name: 1.0}, precision=precision, preprocessing={name: teacher.preprocessing})
+    unreadable = [vars(bad) for bad in predicted.unreadable]
+    return _assemble(benchmark, configuration, {name: teacher}, index, unreadable, images_verified)
 
 
 def fuse_ensemble(
@@ -87,51 +84,35 @@ def fuse_ensemble(
     """
     chosen = {name: teachers[name] for name in configuration.teachers}
     check_same_rows(chosen)
+    parts = {}
+    for name, each in chosen.items():
+        (description,), (checkpoint,) = each.report["teachers"].values(), each.checkpoints.values()
+        (sessions,) = (each.environment.get("teachers") or {name: []}).values()
+        parts[name] = _Teacher(each.logits, description, checkpoint, sessions)
     first = chosen[configuration.teachers[0]]
-    logits = {name: each.logits for name, each in chosen.items()}
-    return _assemble(
-        benchmark,
-        stored(fuse(logits, configuration.weights, configuration.space), configuration.dtype),
-        first.index[list(INDEX_FIELDS)],
-        logits,
-        configuration,
-        teachers={name: _only(each.report["teachers"]) for name, each in chosen.items()},
-        unreadable=first.report["unreadable"],
-        checkpoints={name: _only(each.checkpoints) for name, each in chosen.items()},
-        sessions={name: _only(each.environment.get("teachers") or {name: []}) for name, each in chosen.items()},
-        images_verified=images_verified,
-    )
-
-
-def _only(values: Mapping[str, Any]) -> Any:
-    """Return the value of a mapping that has one."""
-    (value,) = values.values()
-    return value
+    index, unreadable = first.index[list(INDEX_FIELDS)], first.report["unreadable"]
+    return _assemble(benchmark, configuration, parts, index, unreadable, images_verified)
 
 
 def _assemble(
     benchmark: Benchmark,
-    logits: np.ndarray,
-    index: pd.DataFrame,
-    teacher_logits: Mapping[str, np.ndarray],
     configuration: Configuration,
-    *,
-    teachers: Mapping[str, Mapping[str, Any]],
+    teachers: Mapping[str, _Teacher],
+    index: pd.DataFrame,
     unreadable: list[dict],
-    checkpoints: Mapping[str, str],
-    sessions: Mapping[str, list],
     images_verified: bool,
 ) -> SoftLabels:
-    """Return soft labels with their report: what shaped the numbers, and every check."""
+    """Fuse, and return soft labels with their report: what shaped the numbers, and every check."""
     rows = index["row"].to_numpy()
     if sorted([*rows.tolist(), *(bad["row"] for bad in unreadable)]) != list(range(len(benchmark))):
         found = len(rows) + len(unreadable)
         raise BundleError(f"logits of {found:,} rows, the benchmark has {len(benchmark):,}; export again")
-    labels = benchmark.labels[rows]
-    further = {name: benchmark.frame[name].to_numpy(object)[rows] for name in KEPT_COLUMNS if name in benchmark.frame}
+    teacher_logits = {name: each.logits for name, each in teachers.items()}
+    logits = stored(fuse(teacher_logits, configuration.weights, configuration.space), configuration.dtype)
+    labels, classes = benchmark.labels[rows], benchmark.classes.names
     kinds = {
         "hard": _hard_checks(len(rows), len(unreadable), len(teachers), images_verified),
-        "statistical": check_statistics(logits, labels, teacher_logits, benchmark.classes.names),
+        "statistical": check_statistics(logits, labels, teacher_logits, classes),
         "protocol": _protocol_checks(teachers),
     }
     report = {
@@ -148,43 +129,44 @@ def _assemble(
             "dtype": configuration.dtype,
             "precision": configuration.precision,
         },
-        "teachers": dict(teachers),
+        "teachers": {name: each.description for name, each in teachers.items()},
         "unreadable": unreadable,
-        "checks": [
-            *({**check.as_json(), "kind": kind} for kind, checks in kinds.items() for check in checks),
-        ],
+        "checks": [{**asdict(check), "kind": kind} for kind, checks in kinds.items() for check in checks],
     }
+    if "group" in benchmark.frame:  # kept beside the columns that every index has
+        index = index.assign(group=benchmark.frame["group"].to_numpy(object)[rows])
     versions = {"python": platform.python_version(), "fer-mlflow": fer_mlflow.__version__}
     versions |= {package.__name__: package.__version__ for package in (np, scipy, pd)}
     return SoftLabels.of(
         logits=logits,
-        index=index.assign(**further),
-        classes=benchmark.classes.names,
+        index=index,
+        classes=classes,
         report=report,
         manifest_sha256=benchmark.manifest_sha256,
-        checkpoints=checkpoints,
-        environment={"fused_with": versions, "teachers": dict(sessions)},
+        checkpoints={name: each.checkpoint_sha256 for name, each in teachers.items()},
+        environment={"fused_with": versions, "teachers": {name: each.sessions for name, each in teachers.items()}},
     )
 
 
 def _hard_checks(rows: int, unreadable: int, teachers: int, images_verified: bool) -> list[Check]:
     """Return the checks that passed, or nothing would have been fused."""
     left_out = f", {unreadable} left out as unreadable" if unreadable else ""
-    on_disk = Check("images_on_disk", "skip", "not compared (--verify-paths false)")
-    if images_verified:
-        on_disk = Check("images_on_disk", "pass", "the images are the ones that the teachers decoded")
+    on_disk = "pass", "the images are the ones that the teachers decoded"
+    if not images_verified:
+        on_disk = "skip", "not compared (--verify-paths false)"
     return [
         Check("rows", "pass", f"one row of logits for each of {rows:,} rows, in the manifest's order{left_out}"),
         Check("images", "pass", f"{teachers} teacher(s) decoded the same bytes for every row"),
         Check("recheck", "pass", "rows of every shard, predicted again alone, got the same logits"),
-        on_disk,
+        Check("images_on_disk", *on_disk),
     ]
 
 
-def _protocol_checks(teachers: Mapping[str, Mapping[str, Any]]) -> list[Check]:
+def _protocol_checks(teachers: Mapping[str, _Teacher]) -> list[Check]:
     """Check that teachers predict images that they were not trained on, with the CLAHE that they were trained with."""
-    seen = [f"{name} {each['in_sample_rows']:,}" for name, each in teachers.items() if each["in_sample"] == "true"]
-    unknown = [name for name, each in teachers.items() if each["in_sample"] == UNKNOWN]
+    described = {name: each.description for name, each in teachers.items()}
+    seen = [f"{name} {each['in_sample_rows']:,}" for name, each in described.items() if each["in_sample"] == "true"]
+    unknown = [name for name, each in described.items() if each["in_sample"] == UNKNOWN]
     in_sample = "pass", "no teacher was trained on these images"
     if seen:
         in_sample = "warn", f"rows that were trained on: {', '.join(seen)}; their scores are too good"
@@ -192,28 +174,19 @@ def _protocol_checks(teachers: Mapping[str, Mapping[str, Any]]) -> list[Check]:
         in_sample = "skip", f"the checkpoints of {', '.join(unknown)} do not record which images they were trained on"
     other = []
     for name, each in teachers.items():
-        clahe = _preprocessing(each).clahe
-        if each["trained_with_clahe"] not in (UNKNOWN, clahe and vars(clahe)):
-            other.append(f"{name} (here {f'clip {clahe.clip:g}, {clahe.tile} tiles' if clahe else 'none'})")
-    clahe_check = Check("clahe", "pass", "no checkpoint records another CLAHE")
+        here = each.preprocessing.clahe
+        if each.description["trained_with_clahe"] not in (UNKNOWN, here and vars(here)):
+            other.append(f"{name} (here {f'clip {here.clip:g}, {here.tile} tiles' if here else 'none'})")
+    clahe = "pass", "no checkpoint records another CLAHE"
     if other:
-        clahe_check = Check("clahe", "warn", f"predicted with another CLAHE than in training: {', '.join(other)}")
-    return [Check("in_sample", *in_sample), clahe_check]
-
-
-def _preprocessing(teacher: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing.parse(teacher["preprocessing"])
+        clahe = "warn", f"predicted with another CLAHE than in training: {', '.join(other)}"
+    return [Check("in_sample", *in_sample), Check("clahe", *clahe)]
 
 
 def check_reusable(teacher: SoftLabels, benchmark: Benchmark, where: str) -> None:
     """Check that a stored teacher's soft labels are of exactly this selection and class order, and can be fused.
 
-    `where` begins the message.
-
-    Raises
-    ------
-    BundleError
-        they are not
+    Raises a BundleError, whose message begins with `where`.
     """
     if len(teacher.checkpoints) != 1 or teacher.logits.dtype != np.float32 or teacher.configuration.calibration:
         raise BundleError(f"{where}: its soft labels are not of one teacher in float32")
@@ -250,17 +223,10 @@ def rows_of_fit(bundle: SoftLabels) -> dict[str, Any]:
 
 
 def calibrated(bundle: SoftLabels, logits: np.ndarray, calibration: Mapping[str, Any]) -> SoftLabels:
-    """Return a bundle's calibrated logits as soft labels of the same rows, with what was done in their report.
+    """Return a bundle's (N, C) calibrated logits as soft labels of the same rows, with what was done in their report.
 
-    Parameters
-    ----------
-    logits : (N, C) float64, calibrated
-    calibration : JSON-able; at least `method` and `fitted_on`, and `temperature` where there is one
-
-    Raises
-    ------
-    BundleError, ContractError
-        logits are not of these rows, or do not fit into the bundle's dtype
+    `calibration` is JSON-able: at least `method` and `fitted_on`, and `temperature` where there is one. Raises a
+    ContractError where logits do not fit into the bundle's dtype.
     """
     return SoftLabels.of(
         logits=stored(logits, bundle.configuration.dtype),

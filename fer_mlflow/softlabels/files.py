@@ -7,10 +7,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,28 +30,31 @@ OPTIONAL = (METRICS, ENVIRONMENT)
 INDEX_FIELDS = ("row", "path", "label", "split", "source", "image_sha256")
 INDEX_BLOCK = 4096  # rows of the index that are in memory as JSON at a time
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_T = TypeVar("_T")
 
 
 class BrokenFileError(BundleError):
     """What is wrong with one file of a bundle, or with what would be in it; `found` is that without the folder."""
 
-    def __init__(self, folder: Path | None, name: str, found: str):
-        remedy = "; export or fetch the bundle again" if folder else ""
-        super().__init__(f"{f'bundle {folder}' if folder else 'soft labels'}: {name}: {found}{remedy}")
-        self.found = f"{name}: {found}"
+    folder: Path | None = None
+
+    def __init__(self, name: str, problem: str):
+        super().__init__(name, problem)
+        self.found = f"{name}: {problem}"
+
+    def __str__(self) -> str:
+        if self.folder is None:
+            return f"soft labels: {self.found}"
+        return f"bundle {self.folder}: {self.found}; export or fetch the bundle again"
 
 
 @dataclass
 class Reading:
-    """What could be read of a bundle, and every check that was made of it.
+    """What could be read of a bundle: its parts, as `SoftLabels` has them, each None where it cannot be read.
 
     Attributes
     ----------
-    checks : in the order in which they were made; their verdicts are `pass` and `fail`
+    checks : all that were made, in their order; their verdicts are `pass` and `fail`
     error : of the first one that failed, None where all is well
-    hashes, classes, logits, index, report, metrics : the parts, each None where it cannot be read; for what they
-        hold see `SoftLabels`
     """
 
     folder: Path
@@ -68,10 +70,12 @@ class Reading:
 
     def note(self, name: str, detail: str, error: BrokenFileError | None = None) -> None:
         """Add a check that passed, with what it found, or that failed with an error."""
-        self.error = self.error or error
+        if error is not None:
+            error.folder = self.folder
+            self.error = self.error or error
         self.checks.append(Check(name, "fail", error.found) if error else Check(name, "pass", detail))
 
-    def attempt(self, name: str, read: Callable[[], _T], describe: Callable[[_T], str]) -> _T | None:
+    def attempt(self, name: str, read: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
         try:
             value = read()
@@ -85,23 +89,24 @@ class Reading:
 def read_parts(folder: Path) -> Reading:
     """Read a bundle as far as that is possible, and make every check that needs nothing but its files.
 
-    Raises
-    ------
-    BundleError
-        there is no such folder
+    Raises a BundleError where there is no such folder.
     """
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: no such folder; give the folder that holds {HASHES}")
     reading = Reading(folder)
     attempt = reading.attempt
-    hashes = reading.hashes = attempt("descriptor", lambda: _read_hashes(folder), _describe_hashes)
+    hashes = reading.hashes = attempt(
+        "descriptor",
+        lambda: _read_hashes(folder),
+        lambda h: f"{FORMAT}, {len(h['files'])} files, checkpoints of {', '.join(sorted(h['checkpoints']))}",
+    )
     for name, digest in (hashes["files"] if hashes else {}).items():
-        attempt(f"hash {name}", partial(_check_hash, folder, name, digest), lambda found: f"{found[:12]}…")
-    reading.classes = attempt("class order", lambda: _check_classes(folder, _read_json(folder, CLASSES)), ", ".join)
+        attempt(f"hash {name}", lambda n=name, d=digest: _check_hash(folder, n, d), lambda found: f"{found[:12]}…")
+    reading.classes = attempt("class order", lambda: _check_classes(_read_json(folder, CLASSES)), ", ".join)
     logits = attempt("logits", lambda: _read_arrays(folder, reading.classes), lambda z: f"{z.dtype} {z.shape}")
     reading.index = attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")
     selection = hashes and hashes["selection_sha256"]
-    for name, detail, error in _array_checks(folder, reading.classes, logits, reading.index, selection):
+    for name, detail, error in _array_checks(reading.classes, logits, reading.index, selection):
         reading.note(name, detail, error)
         if name == "finite" and error is None:
             reading.logits = logits
@@ -125,47 +130,41 @@ def check_parts(
 ) -> pd.DataFrame:
     """Make every check of a bundle's arrays and digests of what is in memory, and return the index as a bundle has it.
 
-    Raises
-    ------
-    BundleError
-        the first that fails
+    Raises the BundleError of the first that fails.
     """
-    _check_classes(None, list(classes))
-    _check_shape(None, logits, classes)
+    _check_classes(list(classes))
+    _check_shape(logits, classes)
     try:
         index = _typed(index[[*INDEX_FIELDS, *(name for name in index.columns if name not in INDEX_FIELDS)]])
     except (KeyError, TypeError) as error:
-        raise BrokenFileError(None, INDEX, str(error)) from error
-    for _, _, broken in _array_checks(None, classes, logits, index):
+        raise BrokenFileError(INDEX, str(error)) from error
+    for _, _, broken in _array_checks(classes, logits, index):
         if broken is not None:
             raise broken
-    _check_hashes(None, checkpoints, digests)
+    _check_hashes(checkpoints, digests)
     return index
 
 
 @contextmanager
-def _file(folder: Path, name: str) -> Iterator[Path]:
-    """Give the path of a bundle's file for a block; what the system cannot do with it names the file."""
+def _file(folder: Path, name: str, malformed: str = "") -> Iterator[Path]:
+    """Give the path of a bundle's file for a block; the error of what cannot be read or parsed there names the file."""
     try:
         yield folder / name
     except OSError as error:
-        raise BrokenFileError(folder, name, error.strerror or str(error)) from error
+        raise BrokenFileError(name, error.strerror or str(error)) from error
+    except (ValueError, KeyError, TypeError, RecursionError, EOFError, zipfile.BadZipFile) as error:
+        raise BrokenFileError(name, f"{malformed} ({error})") from error
 
 
 def _read_json(folder: Path, name: str) -> Any:
-    with _file(folder, name) as path:
-        data = path.read_bytes()
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BrokenFileError(folder, name, f"not JSON ({error})") from error
+    with _file(folder, name, "not JSON") as path:
+        return json.loads(path.read_bytes())
 
 
 def _read_object(folder: Path, name: str) -> dict:
-    """Return a JSON object of a bundle's file."""
     value = _read_json(folder, name)
     if not isinstance(value, dict):
-        raise BrokenFileError(folder, name, f"holds a {type(value).__name__} where an object belongs")
+        raise BrokenFileError(name, f"holds a {type(value).__name__} where an object belongs")
     return value
 
 
@@ -173,25 +172,21 @@ def _read_hashes(folder: Path) -> dict:
     """Return the descriptor after checking its form; file names that are not a bundle's are never followed."""
     hashes = _read_object(folder, HASHES)
     if hashes.get("format") != FORMAT:
-        raise BrokenFileError(folder, HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
+        raise BrokenFileError(HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
     files = hashes.get("files")
     if not isinstance(files, dict) or not set(HASHED) - {METRICS} <= set(files) <= set(HASHED):
-        raise BrokenFileError(folder, HASHES, f"must name the files {', '.join(HASHED)}")
+        raise BrokenFileError(HASHES, f"must name the files {', '.join(HASHED)}")
     digests = [*files.values(), hashes.get("manifest_sha256"), hashes.get("selection_sha256")]
-    _check_hashes(folder, hashes.get("checkpoints"), digests)
+    _check_hashes(hashes.get("checkpoints"), digests)
     return hashes
 
 
-def _check_hashes(folder: Path | None, checkpoints: Any, digests: Iterable[object]) -> None:
+def _check_hashes(checkpoints: Any, digests: Iterable[object]) -> None:
     """Check that teachers are named, and that every digest is one."""
     if not isinstance(checkpoints, dict) or not checkpoints:
-        raise BrokenFileError(folder, HASHES, "names no checkpoints")
+        raise BrokenFileError(HASHES, "names no checkpoints")
     if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in (*digests, *checkpoints.values())):
-        raise BrokenFileError(folder, HASHES, "a value is not a SHA-256 of 64 hex digits")
-
-
-def _describe_hashes(hashes: dict) -> str:
-    return f"{FORMAT}, {len(hashes['files'])} files, checkpoints of {', '.join(sorted(hashes['checkpoints']))}"
+        raise BrokenFileError(HASHES, "a value is not a SHA-256 of 64 hex digits")
 
 
 def _check_hash(folder: Path, name: str, expected: str) -> str:
@@ -199,39 +194,34 @@ def _check_hash(folder: Path, name: str, expected: str) -> str:
     with _file(folder, name) as path:
         found = sha256_of_file(path)
     if found != expected:
-        raise BrokenFileError(folder, name, f"SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
+        raise BrokenFileError(name, f"SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
     return found
 
 
-def _check_classes(folder: Path | None, names: Any) -> tuple[str, ...]:
+def _check_classes(names: Any) -> tuple[str, ...]:
     """Return the class names, two or more different texts."""
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) and name for name in names):
-        raise BrokenFileError(folder, CLASSES, "must be a list of two or more names")
+        raise BrokenFileError(CLASSES, "must be a list of two or more names")
     if len(set(names)) != len(names):
-        raise BrokenFileError(folder, CLASSES, "names a class twice")
+        raise BrokenFileError(CLASSES, "names a class twice")
     return tuple(names)
 
 
 def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
     """Return the (N, C) logits."""
-    with _file(folder, ARRAYS) as path:
-        data = path.read_bytes()
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            logits = arrays["logits"]
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenFileError(folder, ARRAYS, f"no array of logits ({error})") from error
-    return _check_shape(folder, logits, classes)
+    with _file(folder, ARRAYS, "no array of logits") as path:
+        data = io.BytesIO(path.read_bytes())
+        with np.load(data, allow_pickle=False) as arrays:
+            return _check_shape(arrays["logits"], classes)
 
 
-def _check_shape(folder: Path | None, logits: np.ndarray, classes: tuple[str, ...] | None) -> np.ndarray:
+def _check_shape(logits: np.ndarray, classes: tuple[str, ...] | None) -> np.ndarray:
     """Return logits that are floats of a type that bundles have; C is taken as it is where classes are unknown."""
     wanted = logits.shape[-1:] if classes is None else (len(classes),)
     if logits.ndim != 2 or logits.shape[1:] != wanted or logits.dtype.name not in DTYPES:
         columns = ", ".join(map(str, wanted))
-        raise BrokenFileError(
-            folder, ARRAYS, f"logits are {logits.dtype} {logits.shape}, {CLASSES} calls for (rows, {columns}) floats"
-        )
+        found = f"logits are {logits.dtype} {logits.shape}"
+        raise BrokenFileError(ARRAYS, f"{found}, {CLASSES} calls for (rows, {columns}) floats")
     return logits
 
 
@@ -250,7 +240,7 @@ def _read_index(folder: Path) -> pd.DataFrame:
                 blocks.append(_typed(block.assign(label=block["label"].fillna(""))))
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 where = f"within {len(lines)} lines from line {INDEX_BLOCK * len(blocks) + 1}"
-                raise BrokenFileError(folder, INDEX, f"{where}: {error}") from error
+                raise BrokenFileError(INDEX, f"{where}: {error}") from error
     return pd.concat(blocks, ignore_index=True) if blocks else _typed(pd.DataFrame(columns=list(INDEX_FIELDS)))
 
 
@@ -264,35 +254,34 @@ def _typed(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def _array_checks(
-    folder: Path | None, classes: tuple[str, ...] | None, logits: Any, index: Any, selection: str | None = None
+    classes: tuple[str, ...] | None, logits: Any, index: Any, selection: str | None = None
 ) -> Iterator[tuple[str, str, BrokenFileError | None]]:
     """Yield the name of each check of what arrays hold, what it found, and its error; absent parts are not checked."""
 
-    def check(name: str, found: str, file: str, problem: str) -> tuple[str, str, BrokenFileError | None]:
-        return name, found, BrokenFileError(folder, file, problem) if problem else None
+    def check(name: str, found: str, problem: str, file: str = INDEX) -> tuple[str, str, BrokenFileError | None]:
+        return name, found, BrokenFileError(file, problem) if problem else None
 
     if logits is not None:
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         problem = f"{len(bad):,} rows are not finite, row {bad[0]} first" if len(bad) else ""
-        yield check("finite", "every logit", ARRAYS, problem)
+        yield check("finite", "every logit", problem, ARRAYS)
     if index is None:
         return
     ascend = (np.diff(index["row"], prepend=-1) > 0).all()
-    yield check("row order", "rows ascend", INDEX, "" if ascend else "rows are not in ascending order")
+    yield check("row order", "rows ascend", "" if ascend else "rows are not in ascending order")
     if classes is not None:
         unknown = sorted(set(index["label"].unique()) - {*classes, ""})
         problem = f"label {unknown[0]!r} is not in {CLASSES}" if unknown else ""
-        yield check("labels", f"{(index['label'] != '').sum():,} rows have one", INDEX, problem)
+        yield check("labels", f"{(index['label'] != '').sum():,} rows have one", problem)
     hashed = index["image_sha256"].str.fullmatch(_SHA256.pattern).all()
-    problem = "" if hashed else "an image_sha256 is not 64 hex digits"
-    yield check("image hashes", "one SHA-256 for each row", INDEX, problem)
+    yield check("image hashes", "one SHA-256 for each row", "" if hashed else "an image_sha256 is not 64 hex digits")
     if logits is not None:
         n, N = len(index), len(logits)
-        yield check("row count", f"{n:,} rows of logits", INDEX, "" if n == N else f"{n:,} rows, {ARRAYS} has {N:,}")
+        yield check("row count", f"{n:,} rows of logits", "" if n == N else f"{n:,} rows, {ARRAYS} has {N:,}")
     if selection is not None:
         digest = f"{(full := selection_digest(index))[:12]}…"
         problem = f"its rows have the digest {digest}, {HASHES} names another selection"
-        yield check("selection", digest, INDEX, "" if full == selection else problem)
+        yield check("selection", digest, "" if full == selection else problem)
 
 
 def label_columns(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Row alignment: soft labels compared with a manifest, with each other, and with the images on disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,25 +45,24 @@ class Alignment:
     @property
     def first_moved(self) -> str:
         """Where the first row that moved was, in words; empty where none did."""
-        words = [f"{self._named([row])} is row {self.exported[row] + 1} in the soft labels" for row in self.moved[:1]]
-        return "".join(words)
+        if not len(self.moved):
+            return ""
+        row = self.moved[0]
+        return f"{name_rows([row], self.benchmark.paths)} is row {self.exported[row] + 1} in the soft labels"
 
     @property
     def missing(self) -> str:
         """How many rows have no soft labels, and the first of them, in words; empty where all have."""
-        missing, N = np.flatnonzero(self.positions < 0), len(self.positions)
-        what = f"{self.benchmark.name}: {len(missing):,} of {N:,} rows have no soft labels: {self._named(missing)}"
-        return what if len(missing) else ""
-
-    def _named(self, rows: Sequence[int] | np.ndarray, why: Sequence[str] = ()) -> str:
-        return name_rows(rows, self.benchmark.paths, why)
+        if not len(missing := np.flatnonzero(self.positions < 0)):
+            return ""
+        of_all = f"{len(missing):,} of {len(self.positions):,} rows have no soft labels"
+        return f"{self.benchmark.name}: {of_all}: {name_rows(missing, self.benchmark.paths)}"
 
     def other_images(self, rows: np.ndarray, sha256: np.ndarray | None = None) -> dict[int, str]:
         """Return, of n rows of the manifest with soft labels, those with another image than was decoded, and why.
 
-        Parameters
-        ----------
-        sha256 : (n, d) uint8, the first d bytes of the images' hashes, zeros for what cannot be read; None reads them
+        `sha256` is (n, d) uint8, the first d bytes of the images' hashes, zeros for what cannot be read; None reads
+        them.
         """
         if sha256 is None:
             sha256 = hash_images(self.benchmark.root, self.benchmark.paths.iloc[rows].tolist())
@@ -72,22 +71,16 @@ class Alignment:
         return {int(rows[at]): "other bytes" if sha256[at].any() else "cannot be read" for at in differ}
 
     def check_images(self, sha256: np.ndarray | None = None) -> None:
-        """Check that the images of all `rows` are those that the teachers decoded; `sha256` as for `other_images`.
-
-        Raises
-        ------
-        BundleError
-            images changed: how many, and the first of them
-        """
+        """Refuse images that are not those that the teachers decoded, of all `rows`; `sha256` as for `other_images`."""
         if other := self.other_images(self.rows, sha256):
+            named = name_rows(other, self.benchmark.paths, other.values())
             raise BundleError(
                 f"{self.benchmark.root}: {len(other):,} of {len(self.rows):,} images are not the ones that the "
-                f"teachers decoded: {self._named(list(other), list(other.values()))}; get the images that the soft "
-                "labels were made of, or export again"
+                f"teachers decoded: {named}; get the images that the soft labels were made of, or export again"
             )
 
 
-def name_rows(rows: Sequence[int] | np.ndarray, paths: pd.Series, why: Sequence[str] = ()) -> str:
+def name_rows(rows: Collection[int] | np.ndarray, paths: pd.Series, why: Collection[str] = ()) -> str:
     """Return the first ten rows, counted from 1, with their paths and what is wrong with them, and how many follow."""
     notes = [f" ({each})" for each in why] or [""] * len(rows)
     return listed([f'row {row + 1} "{paths[row]}"{note}' for row, note in zip(rows, notes, strict=True)])
@@ -177,12 +170,9 @@ def reordered(alignment: Alignment) -> SoftLabels:
 
 
 def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
-    """Check that several soft labels, by their names, have the same rows, labels, classes and images.
+    """Refuse soft labels, by their names, that have not all the same rows, labels, classes and images.
 
-    Raises
-    ------
-    BundleError
-        two of them differ: which, and the first such row
+    The BundleError names the two that differ, and the first such row.
     """
     (first_name, first), *others = soft_labels.items()
     for name, each in others:
@@ -206,7 +196,7 @@ class SharedRows:
 
     Attributes
     ----------
-    rows_a, rows_b : (N,) int64 positions in the bundles, pairwise; labelled rows only
+    rows_a, rows_b : (N,) int64 positions of labelled rows in the bundles, pairwise
     columns_b : (C,) int64, column of B's logits for each class of A; None where the class sets differ
     verdict : a sentence, from "comparable" or "not comparable" on
     """

@@ -14,7 +14,6 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.sanity import Check, check_statistics
-from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.files import HASHES, METRICS, Reading, label_columns
 from fer_mlflow.softlabels.rows import Alignment, name_rows
@@ -47,47 +46,32 @@ def check_digest(found: str | None, expected: str | None, run: str) -> Check:
 def check_contents(reading: Reading, logged: Mapping[str, float] | None = None) -> list[Check]:
     """Compute again what a bundle's report and metrics say, as far as its parts could be read.
 
-    Parameters
-    ----------
-    logged : the metrics of the bundle's run, None where there is none
-
-    Returns
-    -------
-    the checks `metrics again`, `run's metrics`, `report`, then each check of the alignment report: computed again from
-    the logits where they suffice, else quoted
+    `logged` are the metrics of the bundle's run, None where there is none. Each check of the alignment report is
+    computed again from the logits where they suffice, else quoted.
     """
     fits = reading.logits is not None and reading.index is not None and len(reading.logits) == len(reading.index)
     if not fits or reading.classes is None or reading.logits.shape[1] != len(reading.classes):
         why = "logits, index and class order are not all there"
         return [Check(name, "skip", why) for name in ("metrics again", "report", "statistics")]
     labels = label_columns(reading.index["label"], reading.classes)
-    checks = [_check_metrics(reading, labels)]
-    if logged is not None and reading.metrics is not None:
-        checks.append(_compare_metrics("run's metrics", "the run", logged, METRICS, reading.metrics))
+    if reading.metrics is None:
+        checks = [Check("metrics again", "skip", f"{METRICS} cannot be read")]
+    else:
+        known = labels >= 0
+        again = score(reading.logits[known], labels[known], reading.classes) if known.any() else {}
+        source = f"{known.sum():,} labelled rows"
+        checks = [_compare_metrics("metrics again", METRICS, reading.metrics, source, again)]
+        if logged is not None:
+            checks.append(_compare_metrics("run's metrics", "the run", logged, METRICS, reading.metrics))
     if not isinstance(reading.report, Mapping):
         return [*checks, Check("report", "skip", "it cannot be read")]
     return [*checks, _check_report(reading, labels), *_check_statistics(reading, labels)]
 
 
-def _check_metrics(reading: Reading, labels: np.ndarray) -> Check:
-    """Score the stored logits again."""
-    known = labels >= 0
-    try:
-        again = score(reading.logits[known], labels[known], reading.classes) if known.any() else {}
-    except ContractError as error:
-        return Check("metrics again", "fail", f"the logits cannot be scored: {error}")
-    if reading.metrics is None:
-        return Check("metrics again", "skip", f"{METRICS} cannot be read")
-    return _compare_metrics("metrics again", METRICS, reading.metrics, f"{known.sum():,} labelled rows", again)
-
-
 def _compare_metrics(
     name: str, holder: str, values: Mapping[str, Any], source: str, expected: Mapping[str, Any]
 ) -> Check:
-    """Return a check that a holder's metrics are the expected ones.
-
-    Only metrics that both have are compared, since another version stores others; one at least has to be there.
-    """
+    """Compare the metrics that both have, since another version stores others; one at least has to be there."""
     common = sorted(values.keys() & expected.keys())
     differ = [
         f"{each} is {values[each]}, {source} gives {expected[each]}"
@@ -158,30 +142,13 @@ def _quote(check: Mapping) -> Check:
 
 
 def recompute(
-    alignment: Alignment,
-    specs: Mapping[str, TeacherSpec],
-    *,
-    rows: int,
-    seed: int,
-    device: str,
+    alignment: Alignment, specs: Mapping[str, TeacherSpec], *, rows: int, seed: int, device: str
 ) -> list[Check]:
     """Predict random rows again with the bundle's teachers, with the preprocessing of its report, and compare.
 
-    Parameters
-    ----------
-    alignment : of a bundle with a manifest that has its rows and images
-    specs : of every teacher of the bundle
-    rows : how many to predict; all where there are fewer
-
-    Returns
-    -------
-    the checks `checkpoint <name>`, `preprocessing`, `drawn images`, `teachers` and `logits again`; a check that is
-    made pointless by one before it is `skip`
-
-    Raises
-    ------
-    FerError
-        a teacher cannot be loaded, or the device is not there
+    `specs` are of every teacher of the bundle; all rows are predicted where it has fewer. A check that is made
+    pointless by one before it is `skip`. Raises a FerError where a teacher cannot be loaded, or the device is not
+    there.
     """
     bundle, aligned = alignment.soft_labels, alignment.rows
     checks = []
@@ -193,10 +160,10 @@ def recompute(
     count = min(rows, len(aligned))
     drawn = aligned[np.sort(np.random.default_rng(seed).choice(len(aligned), count, replace=False))]
     other = alignment.other_images(drawn)
-    named = name_rows(list(other), alignment.benchmark.paths, list(other.values()))
+    named = name_rows(other, alignment.benchmark.paths, other.values())
     problem = f"{len(other):,} of {count:,} are not the ones that the teachers decoded: {named}" if other else ""
     found = f"the {count:,} drawn are the ones that the teachers decoded"
-    checks += [_check_preprocessing(bundle), _check("drawn images", problem, found)]
+    checks += [_check_preprocessing(alignment), _check("drawn images", problem, found)]
     same = drawn[~np.isin(drawn, list(other))]
     calibration = bundle.report.get("calibration") or {"method": "temperature", "temperature": 1.0}
     method = calibration.get("method")
@@ -209,12 +176,12 @@ def recompute(
     return [*checks, *_predict_again(alignment, same, specs, float(calibration["temperature"]), device)]
 
 
-def _check_preprocessing(bundle: SoftLabels) -> Check:
+def _check_preprocessing(alignment: Alignment) -> Check:
     """Check that images are prepared here as they were there; the CLAHE pattern shows another OpenCV."""
-    differ = []
-    preprocessings = bundle.configuration.preprocessing
+    differ, reported = [], alignment.soft_labels.report["teachers"]
+    preprocessings = alignment.soft_labels.configuration.preprocessing
     for name, preprocessing in preprocessings.items():
-        there, here = bundle.report["teachers"][name]["preprocessing"], describe_preprocessing(preprocessing)
+        there, here = reported[name]["preprocessing"], describe_preprocessing(preprocessing)
         differ += [f"{name}'s {key}" for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     problem = f"{', '.join(differ)} is done otherwise on this machine" if differ else ""
     pattern = ", CLAHE's fixed pattern too" if any(each.clahe for each in preprocessings.values()) else ""
@@ -257,15 +224,10 @@ def _predict_again(
 
 
 def _compare_logits(alignment: Alignment, rows: np.ndarray, again: np.ndarray, temperature: float) -> Check:
-    """Check that stored logits are those computed again, within the tolerance of the precision they were computed in.
+    """Check that stored logits of (n,) rows are the (n, C) ones computed again, within the tolerance of the precision.
 
     In fp32 it is absolute, in nats; lower precisions round relative to size, so there it is a share of 1 + the row's
     largest logit. Logits that were stored as float16 may differ by their rounding on top, calibrated ones by 1/T of it.
-
-    Parameters
-    ----------
-    rows : (n,) rows of the manifest
-    again : (n, C) their logits, stored as the bundle's
     """
     precision = alignment.soft_labels.configuration.precision
     own = alignment.soft_labels.logits[alignment.positions[rows]]

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fer_mlflow.scoring.sanity import check_agreement, check_assignment, check_statistics, check_support
+from fer_mlflow.scoring.sanity import Check, check_agreement, check_assignment, check_statistics, check_support
 
 CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 SHARES = (0.13, 0.06, 0.12, 0.23, 0.16, 0.13, 0.17)
@@ -259,10 +259,5 @@ def test_a_class_without_rows_exchanges_nothing():
 
 def test_support_counts_what_is_labelled_and_what_is_predicted():
     found = check_support(np.array([0, 0, 1]), np.array([0, 1, 1]), ("a", "b"))
-    assert found.as_json() == {
-        "name": "support",
-        "verdict": "pass",
-        "detail": "labelled rows: a 2, b 1",
-        "values": {"labelled": {"a": 2, "b": 1}, "predicted": {"a": 1, "b": 2}},
-        "kind": "statistical",
-    }
+    values = {"labelled": {"a": 2, "b": 1}, "predicted": {"a": 1, "b": 2}}
+    assert found == Check("support", "pass", "labelled rows: a 2, b 1", values)
