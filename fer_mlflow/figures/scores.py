@@ -301,8 +301,8 @@ def draw_sharpness(
         top, uncertainty, table = panels.values()
         top.axhspan(*band, **_SHADED)
         for name, (colour, line, width) in _CURVES.items():
-            curve = {"ls": line, "color": colour, "lw": width, "label": name}
-            top.plot(temperatures, getattr(sharpness, name), marker="o", ms=4, **curve)
+            values = getattr(sharpness, name)
+            top.plot(temperatures, values, line, marker="o", ms=4, color=colour, lw=width, label=name)
         top.set(ylim=(0, 1.02), ylabel="top probability")
         _draw_entropy(uncertainty, temperatures, sharpness.entropy, sharpness.nearly_sure, C)
         for axes in (top, uncertainty):

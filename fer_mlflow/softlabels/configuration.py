@@ -61,9 +61,11 @@ class Configuration:
     def of(cls, report: Mapping[str, Any]) -> "Configuration":
         """Return the configuration that an alignment report describes."""
         ensemble, calibration = report["ensemble"], report.get("calibration")
-        fused = [ensemble[key] for key in ("weights", "space", "dtype", "precision")]
-        preprocessing = {name: Preprocessing.parse(each["preprocessing"]) for name, each in report["teachers"].items()}
-        return cls(*fused, preprocessing, Calibration.of(calibration) if calibration else None)
+        return cls(
+            **{key: ensemble[key] for key in ("weights", "space", "dtype", "precision")},
+            preprocessing={n: Preprocessing.parse(each["preprocessing"]) for n, each in report["teachers"].items()},
+            calibration=Calibration.of(calibration) if calibration else None,
+        )
 
     @property
     def teachers(self) -> tuple[str, ...]:

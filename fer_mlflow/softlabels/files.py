@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def read_parts(folder: Path) -> Reading:
         lambda h: f"{FORMAT}, {len(h['files'])} files, checkpoints of {', '.join(sorted(h['checkpoints']))}",
     )
     for name, digest in (hashes["files"] if hashes else {}).items():
-        attempt(f"hash {name}", lambda n=name, d=digest: _check_hash(folder, n, d), lambda found: f"{found[:12]}…")
+        attempt(f"hash {name}", partial(_check_hash, folder, name, digest), lambda found: f"{found[:12]}…")
     reading.classes = attempt("class order", lambda: _check_classes(_read_json(folder, CLASSES)), ", ".join)
     logits = attempt("logits", lambda: _read_arrays(folder, reading.classes), lambda z: f"{z.dtype} {z.shape}")
     reading.index = attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")

@@ -10,14 +10,8 @@ from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
 from fer_mlflow.figures.scores import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability, draw_sharpness
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.evaluation import (
-    Evaluation,
-    Sharpness,
-    class_scores,
-    evaluate as evaluate_logits,
-    measure_sharpness,
-    recommended_temperatures,
-)
+from fer_mlflow.scoring import evaluation as scoring
+from fer_mlflow.scoring.evaluation import Evaluation, Sharpness
 from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.scoring.significance import Interval
 from fer_mlflow.settings.scoring import EvaluateSettings, InspectSettings
@@ -75,7 +69,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
     with source_run("evaluate", settings, found, progress, at) as (run, source):
         bundle = source.bundle
         logits = bundle.logits.astype(np.float64) / temperature
-        evaluation = evaluate_logits(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
+        evaluation = scoring.evaluate(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
         sliced = {
             column: {
                 value: {"rows": float(rows.sum()), **score(logits[rows], bundle.labels[rows], bundle.classes)}
@@ -131,7 +125,7 @@ def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dic
 
 def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> dict[str, bytes]:
     """Return the figures under the names that every run has, so that the UI lays them side by side."""
-    confusion, precision, recall = class_scores(bundle.labels[known], result.predictions, len(bundle.classes))
+    confusion, precision, recall = scoring.class_scores(bundle.labels[known], result.predictions, len(bundle.classes))
     of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
     intervals, title = [result.intervals.get(name, none) for name in of_class], bundle.benchmark
     reliability = {title: (result.confidence, result.correct)}
@@ -225,8 +219,8 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
     """
     with source_run("inspect", settings, read_source(settings), progress) as (run, source):
         bundle, band = source.bundle, (settings.band[0], settings.band[1])
-        recommended = recommended_temperatures(bundle.logits, band)
-        sharpness = measure_sharpness(bundle.logits, np.array(settings.temperatures))
+        recommended = scoring.recommended_temperatures(bundle.logits, band)
+        sharpness = scoring.measure_sharpness(bundle.logits, np.array(settings.temperatures))
         overall = {name: getattr(sharpness, name) for name in STATISTICS}
         columns = zip(bundle.classes, sharpness.mean_by_class.T, strict=True)
         by_class = {f"mean/{name}": column for name, column in columns}
