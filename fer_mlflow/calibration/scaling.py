@@ -141,14 +141,8 @@ def _affine_derivatives(x: np.ndarray, labels: np.ndarray, one_scale: bool) -> D
 def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
     """Minimise the NLL of softmax(sum_k a_k z_k) over a >= 0, which is convex, by projected Newton steps.
 
-    Two teachers of equal logits share one coefficient between them in any way; the sum is what is fitted.
-
-    Parameters
-    ----------
-    logits : (K, N, C) float, finite, one layer for each teacher
-    labels : (N,) int in 0..C-1, N >= 1
-
-    Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
+    Logits are (K, N, C), one layer for each teacher; labels and errors are those of `fit_temperature`. Two teachers of
+    equal logits share one coefficient between them in any way; the sum is what is fitted.
     """
     stack = stack_logits(logits)
     K, N, C = stack.shape
@@ -236,17 +230,16 @@ def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndar
     """Return the (P,) parameters that minimise a convex function; None where it goes on falling without end.
 
     Projected Newton steps (Bertsekas 1982, Projected Newton Methods for Optimization Problems with Simple Constraints)
-    are shortened until the function falls enough. Where there is no minimum, gradient and
-    curvature vanish together along some direction, and a small gradient proves nothing. So a search counts as converged
-    only where every direction that was curved at the start still is.
+    are shortened until the function falls enough. Where there is no minimum, gradient and curvature vanish together
+    along some direction, and a small gradient proves nothing. So a search counts as converged only where every
+    direction that was curved at the start still is.
 
     Parameters
     ----------
     derivatives : (P,) parameters -> the function, its (P,) gradient and its (P, P) Hessian, which may be singular in
         directions that change nothing
     start : (P,) parameters of order 1
-    lowest : (P,) lower bounds; None means there are none
-
+    lowest : (P,) lower bounds, if there are any
     """
     bound = np.full(len(start), -np.inf) if lowest is None else lowest
     at = np.maximum(np.asarray(start, dtype=np.float64), bound)

@@ -136,17 +136,10 @@ def stratified_folds(labels: np.ndarray, k: int, rng: np.random.Generator) -> np
 def crossfit(
     fit: Callable[[np.ndarray, np.ndarray], Any], logits: np.ndarray, labels: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray | None, list[Any]]:
-    """Calibrate each fold's rows with what was fitted on all the others.
+    """Calibrate each fold's rows, (N,) int from 0 up, with what `fit` (logits, labels) gives on all the others.
 
-    Parameters
-    ----------
-    fit : (logits, labels) -> something with `status` and `apply`
-    logits : (..., N, C) float
-    folds : (N,) int from 0 up without a gap
-
-    Returns
-    -------
-    (N, C) calibrated logits, None where some fold's status is not `ok`; and each fold's fit
+    Logits are (..., N, C). Return (N, C) calibrated ones, None where some fold's status is not `ok`, and each fold's
+    fit.
     """
     fits = [fit(logits[..., folds != k, :], labels[folds != k]) for k in range(int(folds.max()) + 1)]
     if any(each.status != OK for each in fits):

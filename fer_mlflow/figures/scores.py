@@ -59,25 +59,17 @@ def _percent(share: float) -> str:
     return "<1%" if share < 0.005 else ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
-def draw_class_scores(
-    precision: np.ndarray,
-    recall: np.ndarray,
-    f1: np.ndarray,
-    f1_low: np.ndarray,
-    f1_high: np.ndarray,
-    support: np.ndarray,
-    classes: Sequence[str],
-) -> bytes:
+def draw_class_scores(scores: pd.DataFrame) -> bytes:
     """Draw each class's F1 as a bar with its 95 % interval, precision and recall as marks on it; return a PNG.
 
-    The dashed line is macro-F1, the mean over the classes that have a labelled row. Scores are (C,) float in [0, 1];
-    one that is NaN (recall and F1 of a class without a labelled row, precision of one that is never predicted) is
-    written as "none". The page is 1350 pixels wide; its height depends on C alone.
+    The table has a row for each class: precision, recall, f1, f1_low, f1_high and support. A score that is NaN (recall
+    and F1 of a class without a labelled row, precision of one that is never predicted) is written as "none". The dashed
+    line is macro-F1, the mean of those that are there. The page is 1350 pixels wide; its height depends on C alone.
     """
-    C = len(classes)
-    given = {"precision": precision, "recall": recall, "f1": f1, "f1_low": f1_low, "f1_high": f1_high}
+    C, support = len(scores), scores["support"]
     precision, recall, f1, low, high = (
-        style.check_array(name, values, (C,), gaps=True, bounds=(0, 1)) for name, values in given.items()
+        style.check_array(name, scores[name], (C,), gaps=True, bounds=(0, 1))
+        for name in ("precision", "recall", "f1", "f1_low", "f1_high")
     )
     scored = f1[~np.isnan(f1)]
     macro, y = float(np.mean(scored)), np.arange(C)
@@ -97,7 +89,7 @@ def draw_class_scores(
         axes.plot(f1, y, "o", color=style.BLUE, label="F1, 95 % interval", **marks)
         axes.plot(precision, y - 0.15, "v", color=style.VERMILLION, label="precision", **marks)
         axes.plot(recall, y + 0.15, "^", color=style.ORANGE, label="recall", **marks)
-        style.draw_columns(axes, style.readable_names(classes), table)
+        style.draw_columns(axes, style.readable_names(scores.index), table)
         axes.set(xlim=(0, 1), xlabel="score")
         style.draw_legend(figure)
         return style.png(figure)
@@ -134,13 +126,8 @@ def draw_differences(table: pd.DataFrame, runs: tuple[str, str] | None = None) -
     """Draw B - A of each score with its 95 % interval; filled marks are significant (p < 0.05); return a PNG.
 
     Losses, where less is better, have a plot of their own below. Each plot is symmetric about 0. The page is 1350
-    pixels wide; its height depends on the rows alone.
-
-    Parameters
-    ----------
-    table : a row for each score, with metric, difference, low, high and p_value; NaN where there is none, and a
-        difference without a p-value is not called significant
-    runs : the names of A and B
+    pixels wide; its height depends on the rows alone. The table has a row for each score: metric, difference, low, high
+    and p_value, NaN where there is none. `runs` are the names of A and B.
     """
     values = {name: table[name].to_numpy(float) for name in ("difference", "low", "high", "p_value")}
     for name, each in values.items():
@@ -226,10 +213,8 @@ def draw_reliability(
     confident models have nearly all rows in the last bin. Above 25 bins there is no room for the numbers. One panel is
     795 × 1170 pixels, two are 1590 × 1170.
 
-    Parameters
-    ----------
-    panels : one or two of title -> (confidence (N,) float in [0, 1], correct (N,) bool), such as before and after
-    null : title -> the 95 % quantile of the ECE of a perfectly calibrated model on these rows
+    `panels` are one or two of title -> (confidence (N,) float in [0, 1], correct (N,) bool); `null` has for a title the
+    95 % quantile of the ECE of a perfectly calibrated model on these rows.
     """
     P = len(panels)
     if not 1 <= P <= 2:

@@ -260,12 +260,9 @@ def draw_pareto(
     its axis, it is drawn at the axis's edge and the heading gives its number; a named configuration there has its
     values written. Return a PNG of 1350 × 1080 pixels.
 
-    Parameters
-    ----------
-    x, y : (M,) float, two metrics of each configuration; one that lacks either (NaN) is not drawn
-    front : (M,) bool, the configurations on the Pareto front, all of them scored
-    panels : (M,) text, shown by colour and shape; at most eight different ones
-    marks : what a configuration is called -> its row; names of the same row share a label
+    A configuration that lacks `x` or `y` (NaN) is not drawn; all of the `front`, (M,) bool, have both. At most eight
+    different `panels`, (M,) text, are shown by colour and shape. `marks` are what a configuration is called -> its row;
+    names of the same row share a label.
     """
     M = np.size(x)
     points = np.column_stack([style.check_array(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])

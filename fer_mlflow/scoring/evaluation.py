@@ -115,8 +115,6 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bi
     confidence : (N,) float in [0, 1], the probability of the predicted class
     correct : (N,) bool
 
-    Examples
-    --------
     >>> ece = expected_calibration_error(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]))
     >>> round(ece, 12)  # (2 * |0.9 - 0.5| + |0.6 - 1|) / 3
     0.4
@@ -136,13 +134,8 @@ def adaptive_calibration_error(confidence: np.ndarray, correct: np.ndarray, n_bi
 def classwise_calibration_error(probs: np.ndarray, labels: np.ndarray, n_bins: int = ECE_BINS) -> float:
     """Return the mean over all C classes of the gap between a class's probability and how often it is the label.
 
-    Most probabilities are near 0 and rightly so, which dilutes it: it is several times below the ECE. It is in [0, 1],
-    NaN for N = 0 (Kull et al. 2019, Beyond Temperature Scaling, eq. 5).
-
-    Parameters
-    ----------
-    probs : (N, C) float, rows sum to 1
-    labels : (N,) int in 0..C-1
+    It is of (N, C) probabilities and (N,) labels in 0..C-1, in [0, 1], NaN for N = 0 (Kull et al. 2019, Beyond
+    Temperature Scaling, eq. 5). Most probabilities are near 0 and rightly so: it is several times below the ECE.
     """
     gaps = [_binned_gap(p, labels == k, equal_width_bins(p, n_bins)) for k, p in enumerate(np.transpose(probs))]
     return float(np.mean(gaps))
@@ -226,16 +219,11 @@ def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness
 
 
 def recommended_temperatures(logits: np.ndarray, band: tuple[float, float]) -> tuple[float, float] | None:
-    """Return the temperatures between which the mean top probability of softmax(z / T) lies in a band.
+    """Return the temperatures between which the mean top probability of softmax(z / T), of (N, C) z, lies in a band.
 
     The mean falls as T rises, from the share of rows without a tie towards 1/C, so the range is one interval; None
     where no temperature reaches the band (constant logits). Below it the targets are nearly one-hot, above it nearly
     uniform; either way a student learns little from them beyond the label.
-
-    Parameters
-    ----------
-    logits : (N, C) float, finite, N >= 1
-    band : lower and upper mean top probability, in (1/C, 1)
 
     Raises ContractError: a value is not finite, no row, or a band that is not two rising numbers in (1/C, 1).
     """

@@ -34,11 +34,8 @@ def check_statistics(
 ) -> list[Check]:
     """Return the checks `agreement`, `blocks`, `assignment`, `support` and `teacher_pairs` of an ensemble's logits.
 
-    Parameters
-    ----------
-    logits : (N, C) float, the ensemble's
-    labels : (N,) int, -1 for rows without a label, which only `teacher_pairs` can use
-    teachers : name -> (N, C) float, the logits that were fused
+    `labels` are -1 for rows without a label, which only `teacher_pairs` can use; `teachers` are name -> (N, C) float,
+    the logits that were fused.
     """
     known = labels >= 0
     y, predictions = labels[known], logits[known].argmax(axis=1)
@@ -95,12 +92,11 @@ def check_blocks(labels: np.ndarray, predictions: np.ndarray, n_classes: int) ->
         hits = int(hit[known].sum())
         if hits - expected < -_Z * max(spread, 1) and hits - chance < 0.5 * (expected - chance):
             out_of_step.append(f"{block.start}-{block.stop - 1}")
-    detail = f"none of {len(blocks)} blocks falls to chance"
-    if out_of_step:
-        found = f"{len(out_of_step)} of {len(blocks)} blocks of labelled rows agree no better than chance"
-        detail = f"{found}: rows {', '.join(out_of_step[:10])}"
     values = {"blocks": len(blocks), "out_of_step": out_of_step}
-    return Check("blocks", "warn" if out_of_step else "pass", detail, values)
+    if not out_of_step:
+        return Check("blocks", "pass", f"none of {len(blocks)} blocks falls to chance", values)
+    found = f"{len(out_of_step)} of {len(blocks)} blocks of labelled rows agree no better than chance"
+    return Check("blocks", "warn", f"{found}: rows {', '.join(out_of_step[:10])}", values)
 
 
 def check_assignment(confusion: np.ndarray, classes: tuple[str, ...]) -> Check:

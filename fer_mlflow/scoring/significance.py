@@ -121,18 +121,11 @@ def bootstrap_intervals(
     rng: np.random.Generator,
     replicates: int = REPLICATES,
 ) -> dict[str, Interval]:
-    """Return public name -> 95 % percentile interval of each metric that has one.
+    """Return public name -> 95 % percentile interval of each metric that has one; labels (N,) are ints in 0..C-1.
 
     A replicate in which a class has no row leaves that class out of its means, as the score itself does. A class
     without a labelled row has no interval. (Efron & Tibshirani 1993, ch. 13; Takahashi et al. 2021 give the same
-    intervals of F1 by the delta method.)
-
-    Parameters
-    ----------
-    labels, predictions : (N,) int in 0..C-1, N >= 1
-    classes : C names
-
-    Raises ContractError: no row, lengths that differ, or a value out of range.
+    intervals of F1 by the delta method.) Raises ContractError: no row, lengths that differ, or a value out of range.
     """
     cells, counts = _counted(classes, labels, predictions)
     scores = partial(cells.scores, having=lambda metric: metric.has_interval)

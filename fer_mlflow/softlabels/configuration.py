@@ -11,6 +11,7 @@ from fer_mlflow.files import sha256_of_json
 from fer_mlflow.settings import format_value
 from fer_mlflow.settings.texts import check_weights, format_weights, parse_weights
 
+FUSION = ("weights", "space", "dtype", "precision")  # what a report has of a configuration, beside its teachers
 _CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<fitted_on>.*)", re.DOTALL)
 
 
@@ -62,7 +63,7 @@ class Configuration:
         """Return the configuration that an alignment report describes."""
         ensemble, calibration = report["ensemble"], report.get("calibration")
         return cls(
-            **{key: ensemble[key] for key in ("weights", "space", "dtype", "precision")},
+            **{key: ensemble[key] for key in FUSION},
             preprocessing={n: Preprocessing.parse(each["preprocessing"]) for n, each in report["teachers"].items()},
             calibration=Calibration.of(calibration) if calibration else None,
         )

@@ -16,7 +16,7 @@ from fer_mlflow.errors import BundleError
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.configuration import FUSION, Configuration
 from fer_mlflow.softlabels.files import INDEX_FIELDS
 from fer_mlflow.softlabels.rows import check_same_rows
 from fer_mlflow.teachers.shards import PredictedLogits
@@ -70,17 +70,9 @@ def fuse_ensemble(
 ) -> SoftLabels:
     """Return the soft labels of an ensemble on a benchmark, with alignment report and metrics, in memory.
 
-    Parameters
-    ----------
-    teachers : teacher name -> its own soft labels, which may be under another name; all of the configuration's
-    images_verified : as for `soft_labels_of_teacher`
-
-    Raises
-    ------
-    BundleError
-        teachers disagree on rows or on the images that they decoded
-    ContractError
-        space or dtype are wrong
+    `teachers` are by name the own soft labels of all that the configuration has, there maybe under another name;
+    `images_verified` is as for `soft_labels_of_teacher`. Raises a BundleError where they disagree on rows or on the
+    images that they decoded.
     """
     chosen = {name: teachers[name] for name in configuration.teachers}
     check_same_rows(chosen)
@@ -123,12 +115,7 @@ def _assemble(
             "rows": len(logits),
             "labelled_rows": int((labels >= 0).sum()),
         },
-        "ensemble": {
-            "weights": dict(configuration.weights),
-            "space": configuration.space,
-            "dtype": configuration.dtype,
-            "precision": configuration.precision,
-        },
+        "ensemble": {name: getattr(configuration, name) for name in FUSION},
         "teachers": {name: each.description for name, each in teachers.items()},
         "unreadable": unreadable,
         "checks": [{**asdict(check), "kind": kind} for kind, checks in kinds.items() for check in checks],

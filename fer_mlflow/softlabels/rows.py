@@ -90,14 +90,9 @@ def align(soft_labels: SoftLabels, benchmark: Benchmark, *, subset: bool = False
     """Find each row of a manifest in soft labels by its path, and prove that it is the row that was exported.
 
     Both must have the same rows, with the same labels, in any order; rows that the export left out as unreadable count
-    as its rows. Of a subset each may have rows that the other lacks, and label, split and source must be the same.
-
-    Raises
-    ------
-    ContractError
-        the manifest's classes lack some of the soft labels'; of a subset, their order is another
-    BundleError
-        rows are missing, too many, or differ: how many, and the first ten of them with what is in each
+    as its rows. Of a subset each may have rows that the other lacks, and label, split and source must be the same, as
+    must the order of classes. Raises a BundleError, with how many rows are missing, too many, or differ and the first
+    ten of them, or a ContractError where classes differ.
     """
     where, classes, names = f"manifest {benchmark.manifest_path}", soft_labels.classes, benchmark.classes.names
     if names != classes if subset else not set(classes) <= set(names):

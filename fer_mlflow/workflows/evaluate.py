@@ -127,20 +127,20 @@ def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> 
     """Return the figures under the names that every run has, so that the UI lays them side by side."""
     confusion, precision, recall = scoring.class_scores(bundle.labels[known], result.predictions, len(bundle.classes))
     of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
-    intervals, title = [result.intervals.get(name, none) for name in of_class], bundle.benchmark
+    scores = {
+        "precision": precision,
+        "recall": recall,
+        "f1": [result.metrics.get(name, np.nan) for name in of_class],
+        "f1_low": [result.intervals.get(name, none).low for name in of_class],
+        "f1_high": [result.intervals.get(name, none).high for name in of_class],
+        "support": confusion.sum(axis=1),
+    }
+    title = bundle.benchmark
     reliability = {title: (result.confidence, result.correct)}
     return {
         "reliability.png": draw_reliability(reliability, null={title: result.ece_null_p95}),
         "confusion_matrix.png": draw_confusion(confusion, bundle.classes),
-        "class_scores.png": draw_class_scores(
-            precision,
-            recall,
-            np.array([result.metrics.get(name, np.nan) for name in of_class]),
-            np.array([each.low for each in intervals]),
-            np.array([each.high for each in intervals]),
-            confusion.sum(axis=1),
-            bundle.classes,
-        ),
+        "class_scores.png": draw_class_scores(pd.DataFrame(scores, index=bundle.classes)),
     }
 
 

@@ -44,10 +44,16 @@ def confusion(seed=0, classes=CLASSES):
     return draw_confusion(np.random.default_rng(seed).integers(0, 30, (C, C)) + 200 * np.eye(C, dtype=int), classes)
 
 
+def class_table(precision, recall, f1, f1_low, f1_high, support, classes):
+    scores = {"precision": precision, "recall": recall, "f1": f1, "f1_low": f1_low, "f1_high": f1_high}
+    return pd.DataFrame(scores | {"support": support}, index=pd.Index(classes, dtype=object))
+
+
 def class_scores(seed=0, classes=CLASSES):
     rng, C = np.random.default_rng(seed), len(classes)
     precision, recall, f1 = rng.uniform(0.4, 0.9, (3, C))
-    return draw_class_scores(precision, recall, f1, f1 - 0.05, f1 + 0.05, rng.integers(1, 900, C), classes)
+    support = rng.integers(1, 900, C)
+    return draw_class_scores(class_table(precision, recall, f1, f1 - 0.05, f1 + 0.05, support, classes))
 
 
 def mistakes(seed=0, count=5):
@@ -263,9 +269,8 @@ def test_rows_are_labels_whose_shares_are_written_and_shaded(figure_of):
 
 def test_bars_are_f1_in_class_order_with_the_scores_beside_them(figure_of):
     precision, recall, f1 = np.array([0.5, NAN, 0.25]), np.array([1.0, 0, NAN]), np.array([2 / 3, 0, NAN])
-    figure = figure_of(
-        draw_class_scores, precision, recall, f1, f1 - f1 / 4, f1 + 0.1, np.array([1200, 9, 0]), ("a", "b", "c")
-    )
+    table = class_table(precision, recall, f1, f1 - f1 / 4, f1 + 0.1, [1200, 9, 0], ("a", "b", "c"))
+    figure = figure_of(draw_class_scores, table)
     axes = figure.axes[0]
     np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [2 / 3, 0, 0])
     rows = [re.split("  +", text.strip()) for text in texts(figure)]
@@ -398,7 +403,7 @@ HALF, ROW = np.full(2, 0.5), (np.ones(1), np.ones(1, bool))
         (draw_reliability, [{"a": (np.array([NAN, 0.5]), np.ones(2, bool))}], r"confidence\[0\] is nan"),
         (draw_confusion, [np.eye(2), "ab"], "confusion is float64"),
         (draw_confusion, [np.array([[1, -1], [0, 1]]), "ab"], r"confusion\[0, 1\] is -1"),
-        (draw_class_scores, [HALF, HALF, HALF, HALF - np.inf, HALF, np.ones(2, int), "ab"], r"f1_low\[0\] is -inf"),
+        (draw_class_scores, [class_table(HALF, HALF, HALF, -np.inf, HALF, 1, ["a", "b"])], r"f1_low\[0\] is -inf"),
         (draw_mistakes, [[], []], "0 images"),
         (draw_mistakes, [[np.zeros((4, 4, 3), np.uint8)], []], "1 images and 0 captions"),
         (draw_differences, [difference_table(["a"], np.inf, 0, 1, 0.5)], r"difference\[0\] is inf"),
