@@ -281,7 +281,12 @@ def draw_sharpness(
     that it recommends, None where there are none, are shaded. Return a PNG of 1350 × 1290 pixels.
     """
     temperatures, C = sharpness.temperatures, len(classes)
-    with style.page(9, 8.6, "Sharpness of the soft labels", _describe(band, recommended)) as figure:
+    wanted = f"a mean top probability of {band[0]:g}–{band[1]:g}"
+    found = f"no temperature recommended: none gives {wanted}"
+    if recommended is not None:
+        low, high = (f"{end:.3g}" for end in recommended)
+        found = f"recommended T {low if low == high else f'{low}–{high}'}: {wanted}"
+    with style.page(9, 8.6, "Sharpness of the soft labels", found) as figure:
         panels = figure.subplot_mosaic([["probability", "entropy"], ["classes", "classes"]])
         top, uncertainty, table = panels.values()
         top.axhspan(*band, **_SHADED)
@@ -297,14 +302,6 @@ def draw_sharpness(
         style.draw_cells(table, by_class, texts, style.readable_names(classes), [f"{T:.4g}" for T in temperatures])
         table.set(xlabel="temperature", title="mean top probability by class")
         return style.png(figure)
-
-
-def _describe(band: tuple[float, float], recommended: tuple[float, float] | None) -> str:
-    wanted = f"a mean top probability of {band[0]:g}–{band[1]:g}"
-    if recommended is None:
-        return f"no temperature recommended: none gives {wanted}"
-    low, high = (f"{end:.3g}" for end in recommended)
-    return f"recommended T {low if low == high else f'{low}–{high}'}: {wanted}"
 
 
 def _set_temperatures(axes: Axes, temperatures: np.ndarray, recommended: tuple[float, float] | None) -> None:

@@ -173,7 +173,7 @@ class SoftLabels:
         folder = Path(folder)
         reading = files.read_parts(folder)
         if reading.error is not None:
-            raise reading.error
+            raise files.BrokenFileError(reading.error, folder)
         read = ("logits", "index", "classes", "report", "metrics", "environment")
         parts: dict[str, Any] = {name: getattr(reading, name) for name in read}
         parts |= {name: reading.hashes[name] for name in ("manifest_sha256", "selection_sha256", "checkpoints")}

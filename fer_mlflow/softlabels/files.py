@@ -36,16 +36,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class BrokenFileError(BundleError):
     """What is wrong with one file of a bundle, or with what would be in it; `found` is that without the folder."""
 
-    folder: Path | None = None
-
-    def __init__(self, name: str, problem: str):
-        super().__init__(name, problem)
-        self.found = f"{name}: {problem}"
-
-    def __str__(self) -> str:
-        if self.folder is None:
-            return f"soft labels: {self.found}"
-        return f"bundle {self.folder}: {self.found}; export or fetch the bundle again"
+    def __init__(self, found: str, folder: Path | None = None):
+        where, remedy = (f"bundle {folder}", "; export or fetch the bundle again") if folder else ("soft labels", "")
+        super().__init__(f"{where}: {found}{remedy}")
+        self.found = found
 
 
 @dataclass
@@ -55,12 +49,11 @@ class Reading:
     Attributes
     ----------
     checks : all that were made, in their order; their verdicts are `pass` and `fail`
-    error : of the first one that failed, None where all is well
+    error : what is wrong by the first one that failed, None where all is well
     """
 
-    folder: Path
     checks: list[Check] = field(default_factory=list)
-    error: BundleError | None = None
+    error: str | None = None
     hashes: Any = None
     classes: Any = None
     logits: Any = None
@@ -69,19 +62,17 @@ class Reading:
     metrics: Any = None
     environment: Any = None
 
-    def note(self, name: str, detail: str, error: BrokenFileError | None = None) -> None:
+    def note(self, name: str, found: str, error: str | None = None) -> None:
         """Add a check that passed, with what it found, or that failed with an error."""
-        if error is not None:
-            error.folder = self.folder
-            self.error = self.error or error
-        self.checks.append(Check(name, "fail", error.found) if error else Check(name, "pass", detail))
+        self.error = self.error or error
+        self.checks.append(Check(name, "fail", error) if error else Check(name, "pass", found))
 
     def attempt(self, name: str, read: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
         try:
             value = read()
         except BrokenFileError as error:
-            self.note(name, "", error)
+            self.note(name, "", error.found)
             return None
         self.note(name, describe(value))
         return value
@@ -94,7 +85,7 @@ def read_parts(folder: Path) -> Reading:
     """
     if not folder.is_dir():
         raise BundleError(f"bundle {folder}: no such folder; give the folder that holds {HASHES}")
-    reading = Reading(folder)
+    reading = Reading()
     attempt = reading.attempt
     hashes = reading.hashes = attempt(
         "descriptor",
@@ -107,9 +98,9 @@ def read_parts(folder: Path) -> Reading:
     logits = attempt("logits", lambda: _read_arrays(folder, reading.classes), lambda z: f"{z.dtype} {z.shape}")
     reading.index = attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")
     selection = hashes and hashes["selection_sha256"]
-    for name, detail, error in _array_checks(reading.classes, logits, reading.index, selection):
-        reading.note(name, detail, error)
-        if name == "finite" and error is None:
+    for name, file, found, problem in _array_checks(reading.classes, logits, reading.index, selection):
+        reading.note(name, found, f"{file}: {problem}" if problem else None)
+        if name == "finite" and not problem:
             reading.logits = logits
     reading.metrics = {}
     if METRICS in hashes["files"] if hashes else (folder / METRICS).exists():
@@ -138,10 +129,10 @@ def check_parts(
     try:
         index = _typed(index[[*INDEX_FIELDS, *(name for name in index.columns if name not in INDEX_FIELDS)]])
     except (KeyError, TypeError) as error:
-        raise BrokenFileError(INDEX, str(error)) from error
-    for _, _, broken in _array_checks(classes, logits, index):
-        if broken is not None:
-            raise broken
+        raise BrokenFileError(f"{INDEX}: {error}") from error
+    for _, file, _, problem in _array_checks(classes, logits, index):
+        if problem:
+            raise BrokenFileError(f"{file}: {problem}")
     _check_hashes(checkpoints, digests)
     return index
 
@@ -152,9 +143,9 @@ def _file(folder: Path, name: str, malformed: str = "") -> Iterator[Path]:
     try:
         yield folder / name
     except OSError as error:
-        raise BrokenFileError(name, error.strerror or str(error)) from error
+        raise BrokenFileError(f"{name}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, RecursionError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenFileError(name, f"{malformed} ({error})") from error
+        raise BrokenFileError(f"{name}: {malformed} ({error})") from error
 
 
 def _read_json(folder: Path, name: str) -> Any:
@@ -165,7 +156,7 @@ def _read_json(folder: Path, name: str) -> Any:
 def _read_object(folder: Path, name: str) -> dict:
     value = _read_json(folder, name)
     if not isinstance(value, dict):
-        raise BrokenFileError(name, f"holds a {type(value).__name__} where an object belongs")
+        raise BrokenFileError(f"{name}: holds a {type(value).__name__} where an object belongs")
     return value
 
 
@@ -173,10 +164,10 @@ def _read_hashes(folder: Path) -> dict:
     """Return the descriptor after checking its form; file names that are not a bundle's are never followed."""
     hashes = _read_object(folder, HASHES)
     if hashes.get("format") != FORMAT:
-        raise BrokenFileError(HASHES, f"format is {hashes.get('format')!r}, this version reads {FORMAT}")
+        raise BrokenFileError(f"{HASHES}: format is {hashes.get('format')!r}, this version reads {FORMAT}")
     files = hashes.get("files")
     if not isinstance(files, dict) or not set(HASHED) - {METRICS} <= set(files) <= set(HASHED):
-        raise BrokenFileError(HASHES, f"must name the files {', '.join(HASHED)}")
+        raise BrokenFileError(f"{HASHES}: must name the files {', '.join(HASHED)}")
     digests = [*files.values(), hashes.get("manifest_sha256"), hashes.get("selection_sha256")]
     _check_hashes(hashes.get("checkpoints"), digests)
     return hashes
@@ -185,9 +176,9 @@ def _read_hashes(folder: Path) -> dict:
 def _check_hashes(checkpoints: Any, digests: Iterable[object]) -> None:
     """Check that teachers are named, and that every digest is one."""
     if not isinstance(checkpoints, dict) or not checkpoints:
-        raise BrokenFileError(HASHES, "names no checkpoints")
+        raise BrokenFileError(f"{HASHES}: names no checkpoints")
     if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in (*digests, *checkpoints.values())):
-        raise BrokenFileError(HASHES, "a value is not a SHA-256 of 64 hex digits")
+        raise BrokenFileError(f"{HASHES}: a value is not a SHA-256 of 64 hex digits")
 
 
 def _check_hash(folder: Path, name: str, expected: str) -> str:
@@ -195,16 +186,16 @@ def _check_hash(folder: Path, name: str, expected: str) -> str:
     with _file(folder, name) as path:
         found = sha256_of_file(path)
     if found != expected:
-        raise BrokenFileError(name, f"SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
+        raise BrokenFileError(f"{name}: SHA-256 is {found[:12]}…, {HASHES} says {expected[:12]}…")
     return found
 
 
 def _check_classes(names: Any) -> tuple[str, ...]:
     """Return the class names, two or more different texts."""
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) and name for name in names):
-        raise BrokenFileError(CLASSES, "must be a list of two or more names")
+        raise BrokenFileError(f"{CLASSES}: must be a list of two or more names")
     if len(set(names)) != len(names):
-        raise BrokenFileError(CLASSES, "names a class twice")
+        raise BrokenFileError(f"{CLASSES}: names a class twice")
     return tuple(names)
 
 
@@ -222,7 +213,7 @@ def _check_shape(logits: np.ndarray, classes: tuple[str, ...] | None) -> np.ndar
     if logits.ndim != 2 or logits.shape[1:] != wanted or logits.dtype.name not in DTYPES:
         columns = ", ".join(map(str, wanted))
         found = f"logits are {logits.dtype} {logits.shape}"
-        raise BrokenFileError(ARRAYS, f"{found}, {CLASSES} calls for (rows, {columns}) floats")
+        raise BrokenFileError(f"{ARRAYS}: {found}, {CLASSES} calls for (rows, {columns}) floats")
     return logits
 
 
@@ -241,7 +232,7 @@ def _read_index(folder: Path) -> pd.DataFrame:
                 blocks.append(_typed(block.assign(label=block["label"].fillna(""))))
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 where = f"within {len(lines)} lines from line {INDEX_BLOCK * len(blocks) + 1}"
-                raise BrokenFileError(INDEX, f"{where}: {error}") from error
+                raise BrokenFileError(f"{INDEX}: {where}: {error}") from error
     return pd.concat(blocks, ignore_index=True) if blocks else _typed(pd.DataFrame(columns=list(INDEX_FIELDS)))
 
 
@@ -256,33 +247,30 @@ def _typed(index: pd.DataFrame) -> pd.DataFrame:
 
 def _array_checks(
     classes: tuple[str, ...] | None, logits: Any, index: Any, selection: str | None = None
-) -> Iterator[tuple[str, str, BrokenFileError | None]]:
-    """Yield the name of each check of what arrays hold, what it found, and its error; absent parts are not checked."""
-
-    def check(name: str, found: str, problem: str, file: str = INDEX) -> tuple[str, str, BrokenFileError | None]:
-        return name, found, BrokenFileError(file, problem) if problem else None
-
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each check of what arrays hold: its name, the file, what it found, and the problem if there is one."""
     if logits is not None:
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         problem = f"{len(bad):,} rows are not finite, row {bad[0]} first" if len(bad) else ""
-        yield check("finite", "every logit", problem, ARRAYS)
+        yield "finite", ARRAYS, "every logit", problem
     if index is None:
         return
     ascend = (np.diff(index["row"], prepend=-1) > 0).all()
-    yield check("row order", "rows ascend", "" if ascend else "rows are not in ascending order")
+    yield "row order", INDEX, "rows ascend", "" if ascend else "rows are not in ascending order"
     if classes is not None:
         unknown = sorted(set(index["label"].unique()) - {*classes, ""})
         problem = f"label {unknown[0]!r} is not in {CLASSES}" if unknown else ""
-        yield check("labels", f"{(index['label'] != '').sum():,} rows have one", problem)
+        yield "labels", INDEX, f"{(index['label'] != '').sum():,} rows have one", problem
     hashed = index["image_sha256"].str.fullmatch(_SHA256.pattern).all()
-    yield check("image hashes", "one SHA-256 for each row", "" if hashed else "an image_sha256 is not 64 hex digits")
+    problem = "" if hashed else "an image_sha256 is not 64 hex digits"
+    yield "image hashes", INDEX, "one SHA-256 for each row", problem
     if logits is not None:
         n, N = len(index), len(logits)
-        yield check("row count", f"{n:,} rows of logits", "" if n == N else f"{n:,} rows, {ARRAYS} has {N:,}")
+        yield "row count", INDEX, f"{n:,} rows of logits", "" if n == N else f"{n:,} rows, {ARRAYS} has {N:,}"
     if selection is not None:
         digest = f"{(full := selection_digest(index))[:12]}…"
         problem = f"its rows have the digest {digest}, {HASHES} names another selection"
-        yield check("selection", digest, "" if full == selection else problem)
+        yield "selection", INDEX, digest, "" if full == selection else problem
 
 
 def label_columns(labels: pd.Series, classes: tuple[str, ...]) -> np.ndarray:

@@ -143,14 +143,12 @@ def reordered(alignment: Alignment) -> SoftLabels:
     """
     bundle, benchmark, rows = alignment.soft_labels, alignment.benchmark, alignment.rows
     order = alignment.positions[rows]
-    old = bundle.index.iloc[order].reset_index(drop=True)
-    index = benchmark.frame.iloc[rows][["path", *FIELDS]].reset_index(drop=True)
-    index.insert(0, "row", rows)
+    ours = {name: benchmark.frame[name].to_numpy(object)[rows] for name in FIELDS}
     row_of = dict(zip(benchmark.paths, range(len(benchmark)), strict=True))
     left_out = [{**bad, "row": row_of[bad["path"]]} for bad in bundle.report.get("unreadable", ())]
     return SoftLabels.of(
         logits=bundle.logits[order],
-        index=pd.concat([index, old[old.columns.difference(index.columns, sort=False)]], axis=1),
+        index=bundle.index.iloc[order].reset_index(drop=True).assign(row=rows, **ours),
         classes=bundle.classes,
         report={
             **bundle.report,

@@ -156,7 +156,7 @@ def recompute(
         expected = bundle.checkpoints[name]
         problem = f"{specs[name].checkpoint} is {digest[:12]}…, not {expected[:12]}…" if digest != expected else ""
         checks.append(_check(f"checkpoint {name}", problem, f"{digest[:12]}…"))
-    pointless = "other checkpoints give other logits" if any(check.verdict == "fail" for check in checks) else ""
+    same_teachers = all(check.verdict == "pass" for check in checks)
     count = min(rows, len(aligned))
     drawn = aligned[np.sort(np.random.default_rng(seed).choice(len(aligned), count, replace=False))]
     other = alignment.other_images(drawn)
@@ -167,13 +167,15 @@ def recompute(
     same = drawn[~np.isin(drawn, list(other))]
     calibration = bundle.report.get("calibration") or {"method": "temperature", "temperature": 1.0}
     method = calibration.get("method")
-    if not pointless and not len(same):
+    if not same_teachers:
+        pointless = "other checkpoints give other logits"
+    elif not len(same):
         pointless = "none of the drawn rows has its image"
-    elif not pointless and method != "temperature":
+    elif method != "temperature":
         pointless = f"calibrated ({method}): verify the soft labels that it was fitted on"
-    if pointless:
-        return [*checks, Check("logits again", "skip", pointless)]
-    return [*checks, *_predict_again(alignment, same, specs, float(calibration["temperature"]), device)]
+    else:
+        return [*checks, *_predict_again(alignment, same, specs, float(calibration["temperature"]), device)]
+    return [*checks, Check("logits again", "skip", pointless)]
 
 
 def _check_preprocessing(alignment: Alignment) -> Check:
