@@ -24,20 +24,12 @@ Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class AffineFit:
-    """Calibrated logits are log softmax(z) * scale + bias.
+    """Calibrated logits are log softmax(z) * scale + bias; both are NaN where the status is not `ok`."""
 
-    Attributes
-    ----------
-    status : `ok`, `separable` (a parameter goes to infinity) or `no_positive_optimum` (a common scale of at most 0)
-    explanation : what the status means here, in a sentence
-    scale : (C,) float64, 1 / T in every place where there is one temperature; NaN where the status is not `ok`
-    bias : (C,) float64, nats, with mean 0; NaN where the status is not `ok`
-    """
-
-    status: str
-    explanation: str
-    scale: np.ndarray
-    bias: np.ndarray
+    status: str  # `ok`, `separable` (a parameter goes to infinity), `no_positive_optimum` (a common scale of at most 0)
+    explanation: str  # what the status means here, in a sentence
+    scale: np.ndarray  # (C,) float64, 1 / T in every place where there is one temperature
+    bias: np.ndarray  # (C,) float64, nats, with mean 0
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return (N, C) calibrated logits in float64."""
@@ -51,16 +43,11 @@ class CoefficientsFit:
     Weights w_k, a temperature T_k of each teacher and one T of the ensemble enter only as a_k = w_k / (T_k T), so the
     likelihood knows the coefficients and nothing else: for given weights T_k T is w_k / a_k, and with one T for all
     the weights are a_k / sum a and T is 1 / sum a.
-
-    Attributes
-    ----------
-    status : `ok`, `separable` (coefficients go to infinity) or `no_positive_optimum` (all are 0)
-    coefficients : (K,) float64 >= 0; NaN where the status is not `ok`
     """
 
-    status: str
+    status: str  # `ok`, `separable` (coefficients go to infinity) or `no_positive_optimum` (all are 0)
     explanation: str
-    coefficients: np.ndarray
+    coefficients: np.ndarray  # (K,) float64 >= 0; NaN where the status is not `ok`
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return (N, C) calibrated logits in float64 of (K, N, C) teachers' logits."""
@@ -175,14 +162,11 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
 
 @dataclass(frozen=True)
 class PooledFit:
-    """Teachers calibrated each on its own, fused in probability space, and the pool calibrated again.
-
-    `temperatures` are (K,), one for each teacher; `pool` is the fit of the fused logits.
-    """
+    """Teachers calibrated each on its own, fused in probability space, and the pool calibrated again."""
 
     weights: Mapping[str, float]
-    temperatures: np.ndarray
-    pool: temperature.TemperatureFit
+    temperatures: np.ndarray  # (K,), one for each teacher
+    pool: temperature.TemperatureFit  # of the fused logits
     status: str
     explanation: str
 

@@ -25,28 +25,18 @@ _RING: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mfc": "white", "mec"
 
 
 class WeightMap:
-    """A metric of M configurations of K teachers in P panels, to be drawn; a ContractError says what cannot be.
-
-    Parameters
-    ----------
-    weights : (M, K) float in [0, 1], rows sum to 1; any grid step or list
-    values : (M,) float, the metric of each configuration; NaN where it was not scored
-    panels : (M,) text, such as "logit" or "prob · clahe"; at most eight different ones, drawn as they first appear
-    names : K teachers
-    best : the best configuration's row, scored
-    plateau : (M,) bool, configurations not significantly different from the best
-    """
+    """A metric of M configurations of K teachers in P panels, to be drawn; a ContractError says what cannot be."""
 
     def __init__(
         self,
-        weights: np.ndarray,
-        values: np.ndarray,
-        panels: Sequence[str],
+        weights: np.ndarray,  # (M, K) float in [0, 1], rows sum to 1; any grid step or list
+        values: np.ndarray,  # (M,) float, the metric of each configuration; NaN where it was not scored
+        panels: Sequence[str],  # (M,) such as "logit" or "prob · clahe"; at most 8 different ones, as they first appear
         names: Sequence[str],
         *,
         metric: str,
-        best: int,
-        plateau: np.ndarray,
+        best: int,  # row of the best configuration, scored
+        plateau: np.ndarray,  # (M,) bool, configurations not significantly different from the best
     ) -> None:
         M, K = len(weights), len(names)
         if not M or not K:
@@ -244,25 +234,21 @@ def _draw_parallel(axes: Axes, sweep: WeightMap, panel: int) -> None:
 
 
 def draw_pareto(
-    x: np.ndarray,
+    x: np.ndarray,  # (M,) float; a configuration that lacks x or y (NaN) is not drawn
     y: np.ndarray,
-    front: np.ndarray,
-    panels: Sequence[str],
+    front: np.ndarray,  # (M,) bool, all of them scored
+    panels: Sequence[str],  # (M,) shown by colour and shape; at most eight different ones
     *,
     x_metric: str,
     y_metric: str,
     title: str,
-    marks: Mapping[str, int],
+    marks: Mapping[str, int],  # what a configuration is called -> its row; names of the same row share a label
 ) -> bytes:
     """Draw two metrics of M configurations, the Pareto front as steps, and named configurations.
 
     The steps are the border of what the front beats. Where the worst tenth of a metric would take more than half of
     its axis, it is drawn at the axis's edge and the heading gives its number; a named configuration there has its
     values written. Return a PNG of 1350 × 1080 pixels.
-
-    A configuration that lacks `x` or `y` (NaN) is not drawn; all of the `front`, (M,) bool, have both. At most eight
-    different `panels`, (M,) text, are shown by colour and shape. `marks` are what a configuration is called -> its row;
-    names of the same row share a label.
     """
     M = np.size(x)
     points = np.column_stack([style.check_array(name, axis, (M,), gaps=True) for name, axis in (("x", x), ("y", y))])

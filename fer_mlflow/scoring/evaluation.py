@@ -56,11 +56,9 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], r
     Logits, labels, classes and errors are those of `score`.
     """
     logits = check_logits(logits)
-    N, C = logits.shape
-    labels = metrics.check_labels(labels, N, C)
-    probs = softmax(logits, axis=1)
-    predictions = logits.argmax(axis=1)
-    confidence = probs[np.arange(N), predictions]
+    labels = metrics.check_labels(labels, *logits.shape)
+    probs, predictions = softmax(logits, axis=1), logits.argmax(axis=1)
+    confidence = probs[np.arange(len(labels)), predictions]
     correct = predictions == labels
     return Evaluation(
         metrics=metrics.score(logits, labels, classes),

@@ -19,25 +19,16 @@ class Statistics:
 
     The leading axes (...) are any number of models, configurations or replicates. All but the counts are None where
     only counts are known.
-
-    Attributes
-    ----------
-    hits, labelled, predicted : (..., C) rows of a class that are both, labelled so, and predicted so
-    loss : (...) sum of -log p_y, nats
-    brier : (...) sum of squared distances to the one-hot label
-    confidence : (...) sum of the predicted class's probability
-    gaps : (..., bins) confidence less hits, summed in the equally wide bins of the ECE
-    p99_confidence : (...) the 99th percentile of confidence; None where rows are a union of groups
     """
 
-    hits: np.ndarray
-    labelled: np.ndarray
-    predicted: np.ndarray
-    loss: Any = None
-    brier: Any = None
-    confidence: Any = None
-    gaps: Any = None
-    p99_confidence: Any = None
+    hits: np.ndarray  # (..., C) rows that are labelled and predicted as a class
+    labelled: np.ndarray  # (..., C) rows that are labelled so
+    predicted: np.ndarray  # (..., C) rows that are predicted so
+    loss: Any = None  # (...) sum of -log p_y, nats
+    brier: Any = None  # (...) sum of squared distances to the one-hot label
+    confidence: Any = None  # (...) sum of the predicted class's probability
+    gaps: Any = None  # (..., bins) confidence less hits, summed in the equally wide bins of the ECE
+    p99_confidence: Any = None  # (...) the 99th percentile of confidence; None where rows are a union of groups
 
     @classmethod
     def of_confusion(cls, confusion: np.ndarray, **sums: np.ndarray | None) -> "Statistics":
@@ -76,32 +67,18 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes
-    ----------
-    name : public name; a metric of each class is `name/Class`
-    unit : `share` (of 1), `nats`, or `squared distance`
-    direction : `higher` or `lower` is better; empty where neither is
-    function : statistics -> (...) values; (..., C) where it is a metric of each class
-    from_counts : whether it follows from counts of (label, prediction), so that it can be resampled as counts
-    row_values : `loss` or `brier` where it is the mean of these values of rows, so that its standard error is known
-    has_interval : whether `evaluate` gives its bootstrap interval; needs `from_counts`
-    test : the paired test of two models: `mcnemar` (exact, accuracy only), `randomisation` (needs `from_counts`), `t`
-        (needs `row_values`), or none
-    shown : the tables that have no room for every metric and have this one: `leaderboard`, `sweep`, `slices`
-    """
-
-    name: str
-    unit: str
-    direction: str
-    function: Callable[[Statistics], Any]
+    name: str  # the public name; a metric of each class is `name/Class`
+    unit: str  # `share` (of 1), `nats`, or `squared distance`
+    direction: str  # `higher` or `lower` is better; empty where neither is
+    function: Callable[[Statistics], Any]  # statistics -> (...) values, (..., C) for a metric of each class
     is_per_class: bool = False
-    from_counts: bool = False
-    row_values: str = ""
-    has_interval: bool = False
-    test: str = ""
-    shown: frozenset[str] = frozenset()
+    from_counts: bool = False  # whether it follows from counts of (label, prediction), and can be resampled as counts
+    row_values: str = ""  # `loss` or `brier` where it is their mean over rows, so that its standard error is known
+    has_interval: bool = False  # whether `evaluate` gives its bootstrap interval; needs `from_counts`
+    test: str = ""  # of two models: `mcnemar` (exact, accuracy only), `randomisation` (of counts), `t` (of row values)
+    shown: frozenset[str] = frozenset()  # by tables without room for every metric: `leaderboard`, `sweep`, `slices`
 
 
 _SUMMARIES = frozenset({"leaderboard", "sweep", "slices"})
@@ -278,13 +255,12 @@ def score(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> d
     (0.6667, 0.6667)
     """
     logits = check_logits(logits)
-    N, C = logits.shape
-    labels = check_labels(labels, N, C)
+    labels = check_labels(labels, *logits.shape)
     predictions, values = logits.argmax(axis=1), row_values(logits, labels)
     confidence, hits = values["confidence"], (predictions == labels).astype(np.float64)
     bins = equal_width_bins(confidence)
     statistics = Statistics.of_confusion(
-        confusion_matrix(labels, predictions, C),
+        confusion_matrix(labels, predictions, logits.shape[1]),
         **{name: each.sum() for name, each in values.items()},
         gaps=np.bincount(bins, confidence, ECE_BINS) - np.bincount(bins, hits, ECE_BINS),
         p99_confidence=np.quantile(confidence, 0.99),

@@ -41,14 +41,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A on N rows.
+    """B against A on N rows."""
 
-    `differences` are public metric name -> B - A, without classes that have no labelled row; predictions and labels are
-    (N,) int64.
-    """
-
-    differences: dict[str, Difference]
-    predictions_a: np.ndarray
+    differences: dict[str, Difference]  # public metric name -> B - A, without classes that have no labelled row
+    predictions_a: np.ndarray  # (N,) int64, as are the others
     predictions_b: np.ndarray
     labels: np.ndarray
 
@@ -70,12 +66,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The combinations of (label, prediction of each model) that have rows, and the scores of counts of them.
+    """The combinations of (label, prediction of each model) that have rows, and the scores of counts of them."""
 
-    `columns` is (1 + models, cells) int, class columns.
-    """
-
-    columns: np.ndarray
+    columns: np.ndarray  # (1 + models, cells) int, class columns
     classes: tuple[str, ...]
 
     def scores(self, counts: np.ndarray, having: Callable[[Metric], object], model: int = 0) -> dict[str, np.ndarray]:

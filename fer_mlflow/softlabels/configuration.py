@@ -17,11 +17,11 @@ _CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<f
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibrated the logits: `temperature`, `vector`, …; the temperature, if it is one number; the benchmark."""
+    """What calibrated the logits."""
 
-    method: str
-    temperature: float | None = None
-    fitted_on: str = ""
+    method: str  # `temperature`, `vector`, …
+    temperature: float | None = None  # where it is one number
+    fitted_on: str = ""  # the benchmark
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "Calibration":
@@ -35,21 +35,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What turns a benchmark into soft labels, beside the teachers' checkpoints.
+    """What turns a benchmark into soft labels, beside the teachers' checkpoints."""
 
-    Attributes
-    ----------
-    weights : teacher -> share; always in the order of the teachers' names
-    space, dtype : see `scoring.fusion`
-    precision : of the forward pass
-    preprocessing : teacher -> its preprocessing; a teacher that is not there has the default
-    """
-
-    weights: Mapping[str, float]
+    weights: Mapping[str, float]  # teacher -> share; always in the order of the teachers' names
     space: str = "logit"
     dtype: str = "float32"
-    precision: str = "fp32"
-    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    precision: str = "fp32"  # of the forward pass
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)  # of teachers that have not the default
     calibration: Calibration | None = None
 
     def __post_init__(self):

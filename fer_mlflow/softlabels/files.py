@@ -44,16 +44,10 @@ class BrokenFileError(BundleError):
 
 @dataclass
 class Reading:
-    """What could be read of a bundle: its parts, as `SoftLabels` has them, each None where it cannot be read.
+    """What could be read of a bundle: its parts, as `SoftLabels` has them, each None where it cannot be read."""
 
-    Attributes
-    ----------
-    checks : all that were made, in their order; their verdicts are `pass` and `fail`
-    error : what is wrong by the first one that failed, None where all is well
-    """
-
-    checks: list[Check] = field(default_factory=list)
-    error: str | None = None
+    checks: list[Check] = field(default_factory=list)  # all that were made; their verdicts are `pass` and `fail`
+    error: str | None = None  # of the first one that failed
     hashes: Any = None
     classes: Any = None
     logits: Any = None

@@ -17,20 +17,13 @@ FEWEST_SHARED = 30  # labelled rows below which no difference of two models is s
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Row alignment: where the N rows of a manifest are in soft labels.
-
-    Attributes
-    ----------
-    positions : (N,) int64, the soft labels' row of each of the manifest's, -1 where it has none
-    exported : (N,) int64, the row in the benchmark of the export, -1 where it was not there
-    other_fields : how many rows have another split or source than at the export
-    """
+    """Row alignment: where the N rows of a manifest are in soft labels."""
 
     soft_labels: SoftLabels
     benchmark: Benchmark
-    positions: np.ndarray
-    exported: np.ndarray
-    other_fields: int
+    positions: np.ndarray  # (N,) int64, the soft labels' row of each of the manifest's, -1 where it has none
+    exported: np.ndarray  # (N,) int64, the row in the benchmark of the export, -1 where it was not there
+    other_fields: int  # how many rows have another split or source than at the export
 
     @property
     def rows(self) -> np.ndarray:
@@ -185,19 +178,12 @@ def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Which rows of two bundles are the same image with the same label, and whether scores on them can be compared.
+    """Which rows of two bundles are the same image with the same label, and whether scores on them can be compared."""
 
-    Attributes
-    ----------
-    rows_a, rows_b : (N,) int64 positions of labelled rows in the bundles, pairwise
-    columns_b : (C,) int64, column of B's logits for each class of A; None where the class sets differ
-    verdict : a sentence, from "comparable" or "not comparable" on
-    """
-
-    rows_a: np.ndarray
-    rows_b: np.ndarray
-    columns_b: np.ndarray | None
-    verdict: str
+    rows_a: np.ndarray  # (N,) int64 positions of labelled rows in the bundle
+    rows_b: np.ndarray  # (N,) int64, pairwise
+    columns_b: np.ndarray | None  # (C,) int64, B's column for each class of A; None where the class sets differ
+    verdict: str  # a sentence, from "comparable" or "not comparable" on
 
     @property
     def is_comparable(self) -> bool:
