@@ -15,6 +15,8 @@ R = TypeVar("R")
 class Workflow(Generic[P, S, R]):
     """A workflow: call it with keywords, or `of` settings that are made already.
 
+    Each raises FerError where its input cannot be used, and TrackingError where the tracking server cannot be reached.
+
     Attributes
     ----------
     settings : the class of its settings

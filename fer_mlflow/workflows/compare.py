@@ -45,15 +45,7 @@ class CompareResult(RunResult):
 
 @workflow(CompareSettings)
 def compare(settings: CompareSettings, progress: Progress = no_progress) -> CompareResult:
-    """Set two runs' soft labels side by side: how they were made, then, where that allows it, their scores.
-
-    Raises
-    ------
-    FerError
-        soft labels cannot be had
-    TrackingError
-        the server cannot be reached
-    """
+    """Set two runs' soft labels side by side: how they were made, then, where that allows it, their scores."""
     a, b = read_run_or_folder(settings.run_a), read_run_or_folder(settings.run_b)
     protocols = a.bundle.protocol, b.bundle.protocol
     shared = find_shared_rows(a.bundle, b.bundle)
@@ -64,8 +56,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         run.log_params(params_of(settings) | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
         if shared.is_comparable:
-            comparison, table = _compare(a, b, shared)
-            _log(run, comparison, table, a, b, shared)
+            comparison, table = _compare(run, a, b, shared)
             tags |= a.tags() if a.bundle.selection_sha256 == b.bundle.selection_sha256 else {}
         run.set_tags(tags | {"fer.source_run_a": a.run_id or "folder", "fer.source_run_b": b.run_id or "folder"})
     return CompareResult(
@@ -81,40 +72,26 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
     )
 
 
-def _compare(a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.DataFrame]:
-    """Return the comparison on the shared rows, and each metric of A, of B, and their difference."""
-    classes, labels = a.bundle.classes, a.bundle.labels[shared.rows_a]
-    logits_a = a.bundle.logits[shared.rows_a].astype(np.float64)
+def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.DataFrame]:
+    """Compare A and B on the shared rows, and log their metrics, the differences, and the rows that changed."""
+    bundle, classes, labels = a.bundle, a.bundle.classes, a.bundle.labels[shared.rows_a]
+    logits_a = bundle.logits[shared.rows_a].astype(np.float64)
     logits_b = b.bundle.logits[shared.rows_b].astype(np.float64)[:, shared.columns_b]
     comparison = compare_logits(logits_a, logits_b, labels, classes, np.random.default_rng(SEED))
     scores_a, scores_b = (score(logits, labels, classes) for logits in (logits_a, logits_b))
-    table = pd.DataFrame(
-        {
-            "metric": name,
-            "a": scores_a[name],
-            "b": scores_b[name],
-            "difference": each.value,
-            "low": each.interval.low,
-            "high": each.interval.high,
-            "p_value": each.p_value,
-        }
+    lines = [
+        (name, scores_a[name], scores_b[name], each.value, each.interval.low, each.interval.high, each.p_value)
         for name, each in comparison.differences.items()
-    )
-    return comparison, table
-
-
-def _log(
-    run: TrackedRun, comparison: Comparison, table: pd.DataFrame, a: Source, b: Source, shared: SharedRows
-) -> None:
-    """Log the differences as metrics, table and figure, and the rows whose prediction changed."""
-    bundle = a.bundle
+    ]
+    table = pd.DataFrame(lines, columns=["metric", "a", "b", "difference", "low", "high", "p_value"])
+    changed, names = comparison.changed, np.array(classes, dtype=object)
+    rows = bundle.index.iloc[shared.rows_a[changed]][["row", "path", "label", "split", "source"]]
+    predictions = {"prediction_a": comparison.predictions_a, "prediction_b": comparison.predictions_b}
+    predictions = {name: names[each[changed]] for name, each in predictions.items()}
     run.log_benchmark(bundle.benchmark, bundle)
-    metrics = {"rows": float(len(comparison.labels)), "changed_rows": float(comparison.changed.sum())}
+    metrics = {"rows": float(len(labels)), "changed_rows": float(changed.sum())}
     run.log_metrics(metrics | metric_keys(table.set_index("metric").to_dict()))
     run.log_table("differences", table)
-    changed, names = comparison.changed, np.array(bundle.classes, dtype=object)
-    rows = bundle.index.iloc[shared.rows_a[changed]][["row", "path", "label", "split", "source"]]
-    sides = {"a": comparison.predictions_a, "b": comparison.predictions_b}
-    predictions = {f"prediction_{side}": names[each[changed]] for side, each in sides.items()}
     run.log_table("changed_rows", rows.reset_index(drop=True).assign(**predictions))
     run.log_figure("differences.png", draw_differences(table, runs=(a.name, b.name)))
+    return comparison, table

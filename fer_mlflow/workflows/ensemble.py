@@ -37,20 +37,14 @@ _WAITING = "another process computes logits of the same teachers; waiting for it
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The input of a workflow, read and checked: a benchmark, and teachers with weights.
-
-    Attributes
-    ----------
-    checkpoints, keys : teacher name -> SHA-256 of its checkpoint, content key of its logits
-    settings : what the input was read from
-    """
+    """The input of a workflow, read and checked: a benchmark, and teachers with weights."""
 
     benchmark: Benchmark
     configuration: Configuration
     specs: dict[str, TeacherSpec]
-    checkpoints: dict[str, str]
-    keys: dict[str, str]
-    settings: FusionSettings
+    checkpoints: dict[str, str]  # teacher name -> SHA-256 of its checkpoint
+    keys: dict[str, str]  # teacher name -> content key of its logits
+    settings: FusionSettings  # what the input was read from
 
     @property
     def name(self) -> str:
@@ -68,7 +62,7 @@ class Ensemble:
         return self.benchmark.labels
 
     @cached_property
-    def image_sha256(self) -> np.ndarray | None:
+    def image_sha256(self):
         """The (rows, 32) uint8 hashes of the images as they are now; None where paths are not to be verified."""
         if not self.settings.verify_paths:
             return None
@@ -104,23 +98,14 @@ def read_rows(settings: BenchmarkSettings | ManifestRowsSettings, classes: tuple
 
 @dataclass
 class Gathered:
-    """Every teacher's own soft labels, and where they are from.
-
-    Attributes
-    ----------
-    cache : the folder for work in progress
-    started_s : when their logits were first looked for
-    teachers : teacher name -> its soft labels, in float32
-    run_ids : teacher name -> the run that has them
-    computed : names of the teachers that no run had before
-    """
+    """Every teacher's own soft labels, and where they are from."""
 
     ensemble: Ensemble
-    cache: Path = field(default_factory=cache_folder)
-    started_s: float = field(default_factory=time.time)
-    teachers: dict[str, SoftLabels] = field(default_factory=dict)
-    run_ids: dict[str, str] = field(default_factory=dict)
-    computed: list[str] = field(default_factory=list)
+    cache: Path = field(default_factory=cache_folder)  # for work in progress
+    started_s: float = field(default_factory=time.time)  # when their logits were first looked for
+    teachers: dict[str, SoftLabels] = field(default_factory=dict)  # by name, in float32
+    run_ids: dict[str, str] = field(default_factory=dict)  # teacher name -> the run that has its soft labels
+    computed: list[str] = field(default_factory=list)  # names of the teachers that no run had before
 
     @property
     def missing(self) -> list[str]:
@@ -151,8 +136,9 @@ class Gathered:
     def compute(self, progress: Progress) -> None:
         """Run the forward pass for the missing teachers, where kept shards do not spare it."""
         ensemble, how, self.computed = self.ensemble, self.ensemble.settings, self.missing
+        benchmark = ensemble.benchmark
         predicted = compute_logits(
-            ensemble.benchmark,
+            benchmark,
             {name: ensemble.specs[name] for name in self.computed},
             ensemble.keys,
             ForwardSettings(how.precision, how.compile, how.device, how.batch_size, how.workers),
@@ -163,13 +149,9 @@ class Gathered:
             warn=warn,
         )
         for name, each in predicted.items():
+            checkpoint, verified = ensemble.checkpoints[name], how.verify_paths
             self.teachers[name] = soft_labels_of_teacher(
-                ensemble.benchmark,
-                name,
-                each,
-                ensemble.checkpoints[name],
-                how.precision,
-                images_verified=how.verify_paths,
+                benchmark, name, each, checkpoint, how.precision, images_verified=verified
             )
 
     def fused(self, configuration: Configuration | None = None) -> SoftLabels:

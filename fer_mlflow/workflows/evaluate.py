@@ -58,8 +58,6 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
     ------
     FerError
         the soft labels cannot be had, no row has a label, or a column cannot be sliced by
-    TrackingError
-        the server cannot be reached
     """
     found = read_source(settings)
     known = check_labelled(found)
@@ -208,15 +206,7 @@ class InspectResult(SoftLabelsResult):
 
 @workflow(InspectSettings)
 def inspect(settings: InspectSettings, progress: Progress = no_progress) -> InspectResult:
-    """Measure how peaked softmax(z / T) is over temperatures, and which of them suit distillation.
-
-    Raises
-    ------
-    FerError
-        the soft labels cannot be had
-    TrackingError
-        the server cannot be reached
-    """
+    """Measure how peaked softmax(z / T) is over temperatures, and which of them suit distillation."""
     with source_run("inspect", settings, read_source(settings), progress) as (run, source):
         bundle, band = source.bundle, (settings.band[0], settings.band[1])
         recommended = scoring.recommended_temperatures(bundle.logits, band)

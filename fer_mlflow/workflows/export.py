@@ -1,6 +1,6 @@
 """`export`: from a manifest and teachers to a tracked, verified soft-label bundle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fer_mlflow.errors import BundleError, ContractError, TrackingError
@@ -72,7 +72,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     return ExportResult(
         run_id=run.run_id,
         ui=run.ui,
-        soft_labels=bundle,
+        soft_labels=replace(bundle, folder=out),
         metrics=dict(bundle.metrics),
         teacher_runs={name: gathered.run_ids[name] for name in ensemble.configuration.teachers},
         computed=tuple(gathered.computed),

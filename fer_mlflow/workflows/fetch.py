@@ -59,8 +59,6 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
         no such run, its bundle does not verify, the folder holds other things, or the manifest has other rows or images
     JobError
         the disk has no room
-    TrackingError
-        the server cannot be reached
     """
     with joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
         if run is not None:
@@ -205,8 +203,6 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     ------
     FerError
         there is no such run or folder, or the manifest or the teachers cannot be used
-    TrackingError
-        the server cannot be reached
     """
     source = settings.run_or_folder
     with joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):

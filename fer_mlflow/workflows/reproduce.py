@@ -27,7 +27,7 @@ from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.configurations import Configurations, count_configurations, read_weightings
-from fer_mlflow.workflows.teacher_sets import Benchmarks, Input
+from fer_mlflow.workflows.teacher_sets import Benchmarks, SearchInput
 
 _PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
 
@@ -65,7 +65,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
     TrackingError
         the server cannot be reached
     """
-    found = Input.read(settings)
+    found = SearchInput.read(settings)
     target = _target(settings, found.classes)
     weightings = read_weightings(settings, found.teachers, found.variants)
     numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())

@@ -27,11 +27,8 @@ _FILES = ("manifest", "root", "split", "teachers")
 class Source:
     """A bundle, and what is known around it.
 
-    Attributes
-    ----------
-    run_id : the run that has the bundle; empty for a folder and for an ensemble that was fused for this command
-    params : its run's params; empty where there is none
-    teacher_logits : gives teacher name -> (N, C) logits of the bundle's rows, as far as they can be had
+    `run_id` is the run that has it, empty for a folder and for an ensemble that was fused for this command; `params`
+    are that run's. `teacher_logits` gives teacher name -> (N, C) logits of its rows, as far as they can be had.
     """
 
     bundle: SoftLabels
@@ -57,13 +54,11 @@ class Source:
 
     def tags(self) -> dict[str, str]:
         """Return the tags by which a run is found beside the others on its benchmark."""
-        source = {"fer.source_run": self.run_id} if self.run_id else {}
         return {
             "fer.benchmark": self.bundle.benchmark,
             "fer.selection_sha256": self.bundle.selection_sha256,
             "fer.source_bundle_sha256": self.bundle.sha256,
-            **source,
-        }
+        } | ({"fer.source_run": self.run_id} if self.run_id else {})
 
     def column(self, name: str) -> np.ndarray:
         """Return the (N,) text of a column: of the bundle's index, else of the manifest that it was made from."""
@@ -91,7 +86,7 @@ class Source:
         return next((Path(each) for each in candidates if each and Path(each).exists()), None)
 
 
-def read_source(settings: SourceSettings) -> "Source | Ensemble":
+def read_source(settings: SourceSettings) -> Source | Ensemble:
     """Return what the settings name, verified: soft labels that are stored, or an ensemble that is to be fused.
 
     Beside stored soft labels `manifest` and `root` say where the files that they were made from are now.
@@ -113,16 +108,15 @@ def read_run_source(run_id: str) -> Source:
         if len(bundle.checkpoints) == 1 and "calibration" not in bundle.report:
             return {next(iter(bundle.checkpoints)): bundle.logits}
         found = {}
-        for tag, teacher_run in sorted(run.data.tags.items()):
-            if tag.startswith(TEACHER_RUN):
-                name = tag.removeprefix(TEACHER_RUN)
-                try:
-                    teacher = fetch_bundle(client, read_run(client, teacher_run), cache)
-                    if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
-                        raise BundleError(f"run {teacher_run} has other rows or classes")
-                    found[name] = teacher.logits
-                except FerError as error:
-                    warn(f"teacher {name} is left out: {error}")
+        for tag in sorted(tag for tag in run.data.tags if tag.startswith(TEACHER_RUN)):
+            teacher_run, name = run.data.tags[tag], tag.removeprefix(TEACHER_RUN)
+            try:
+                teacher = fetch_bundle(client, read_run(client, teacher_run), cache)
+                if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
+                    raise BundleError(f"run {teacher_run} has other rows or classes")
+                found[name] = teacher.logits
+            except FerError as error:
+                warn(f"teacher {name} is left out: {error}")
         return found
 
     return Source(bundle, run.info.run_id, run.data.params, teacher_logits)
@@ -135,7 +129,7 @@ def read_run_or_folder(name: str) -> Source:
 
 @contextmanager
 def source_run(
-    kind: str, settings: SourceSettings, found: "Source | Ensemble", progress: Progress, suffix: str = ""
+    kind: str, settings: SourceSettings, found: Source | Ensemble, progress: Progress, suffix: str = ""
 ) -> Iterator[tuple[TrackedRun, Source]]:
     """Open the run of a workflow on soft labels for a block, with their params, tags and benchmark.
 

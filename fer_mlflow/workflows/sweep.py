@@ -40,7 +40,7 @@ from fer_mlflow.workflows.configurations import (
     read_weightings,
 )
 from fer_mlflow.workflows.ensemble import warn
-from fer_mlflow.workflows.teacher_sets import Benchmarks, Input, TeacherSet
+from fer_mlflow.workflows.teacher_sets import Benchmarks, SearchInput, TeacherSet
 
 _PANELS = 4  # that a figure has room for
 
@@ -122,7 +122,7 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
     TrackingError
         the server cannot be reached
     """
-    found = Input.read(settings)
+    found = SearchInput.read(settings)
     _check(settings, found.classes)
     weightings = read_weightings(settings, found.teachers, found.variants)
     name = settings.name or f"sweep · {', '.join(found.teachers)} · {' and '.join(settings.space)}"

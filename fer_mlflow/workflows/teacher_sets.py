@@ -1,7 +1,7 @@
 """What `sweep` and `reproduce` search: teachers' logits on one or more benchmarks, under one or more preprocessings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +28,13 @@ from fer_mlflow.workflows.ensemble import Ensemble, Gathered, fuse_and_track, re
 class TeacherSet:
     """Every teacher's logits on one benchmark, under one preprocessing.
 
-    Attributes
-    ----------
-    bundle : soft labels of these rows, whatever their weights: index, labels, classes, digests are the teachers' too
-    logits : teacher name -> (N, C) float32, sorted by name
-    run_ids : teacher name -> the run that has them
-    gathered : what the logits were taken from, where soft labels can be exported
+    `bundle` has soft labels of these rows, whatever their weights: index, labels, classes and digests are the
+    teachers' too. `gathered` is what the logits were taken from, where soft labels can be exported.
     """
 
     bundle: SoftLabels
-    logits: dict[str, np.ndarray]
-    run_ids: dict[str, str]
+    logits: dict[str, np.ndarray]  # teacher name -> (N, C) float32, sorted by name
+    run_ids: dict[str, str]  # teacher name -> the run that has them
     gathered: Gathered | None = None
 
     @property
@@ -54,13 +50,10 @@ class TeacherSet:
     @property
     def configuration(self) -> Configuration:
         """Equal weights, with the precision and preprocessing of these logits."""
-        own = self.bundle.configuration
-        preprocessing = next(iter(own.preprocessing.values()))
-        return Configuration(
-            dict.fromkeys(self.names, 1 / len(self.names)),
-            precision=own.precision,
-            preprocessing=dict.fromkeys(self.names, preprocessing),
-        )
+        own, K = self.bundle.configuration, len(self.logits)
+        preprocessing = dict.fromkeys(self.names, next(iter(own.preprocessing.values())))
+        weights = dict.fromkeys(self.names, 1 / K)
+        return Configuration(weights, precision=own.precision, preprocessing=preprocessing)
 
     @property
     def variant(self) -> str:
@@ -87,35 +80,21 @@ Benchmarks = Mapping[str, Mapping[str, TeacherSet]]
 
 
 @dataclass(frozen=True)
-class Input:
-    """What the settings name, read and checked, before a run is opened.
+class SearchInput:
+    """What the settings name, read and checked, before a run is opened."""
 
-    Attributes
-    ----------
-    found : stored runs' logits, or the ensembles whose logits are still to be had
-    teachers : names, sorted
-    classes : names
-    variants : under how many preprocessings teachers predicted, or will
-    """
-
-    found: Sequence[TeacherSet | Ensemble]
-    teachers: tuple[str, ...]
+    found: Sequence[TeacherSet | Ensemble]  # stored runs' logits, or the ensembles whose logits are still to be had
+    teachers: tuple[str, ...]  # names, sorted
     classes: tuple[str, ...]
-    variants: int
+    variants: int  # under how many preprocessings teachers predicted, or will
 
     @classmethod
-    def read(cls, settings: SearchSettings) -> "Input":
-        """Read what the settings name.
-
-        Raises
-        ------
-        FerError
-            what is named cannot be used, or does not go together
-        """
+    def read(cls, settings: SearchSettings) -> "SearchInput":
+        """Read what the settings name."""
         if settings.benchmark:
-            sets = _checked(_stored(settings))
-            first = sets[0]
-            return cls(sets, first.names, first.bundle.classes, len({each.variant for each in sets}))
+            sets = [each for name in settings.benchmark for each in _stored_sets(name, settings)]
+            _check(sets)
+            return cls(sets, sets[0].names, sets[0].bundle.classes, len({each.variant for each in sets}))
         names = sorted(settings.members or read_teacher_names(settings.teachers or ""))
         weights = dict.fromkeys(names, 1 / len(names))
         ensembles = [
@@ -124,7 +103,7 @@ class Input:
             for fusion in settings.fusions(manifest, split, weights)
         ]
         for each in ensembles:
-            _check_labels(each.benchmark.name, each.benchmark.labels)
+            _check_labels(each.benchmark.name, each.labels)
         variants = len({each.settings.clahe for each in ensembles})
         return cls(ensembles, tuple(names), ensembles[0].benchmark.classes.names, variants)
 
@@ -132,26 +111,17 @@ class Input:
         """Return the logits: from teacher runs, which are made where they lack."""
         sets = []
         for each in self.found:
-            if isinstance(each, TeacherSet):
-                sets.append(each)
-                continue
-            params = params_of(settings) | params_of(each.settings)
-            bundle, gathered = fuse_and_track(each, run, params, progress)
-            logits = {name: gathered.teachers[name].logits for name in sorted(gathered.teachers)}
-            sets.append(TeacherSet(bundle, logits, dict(gathered.run_ids), gathered))
-        return _by_benchmark(_checked(sets))
+            if isinstance(each, Ensemble):
+                bundle, gathered = fuse_and_track(each, run, params_of(settings) | params_of(each.settings), progress)
+                logits = {name: gathered.teachers[name].logits for name in self.teachers}
+                each = TeacherSet(bundle, logits, gathered.run_ids, gathered)
+            sets.append(each)
+        return _check(sets)
 
 
 def _check_labels(benchmark: str, labels: np.ndarray) -> None:
     if not (labels >= 0).any():
         raise ContractError(f"{benchmark}: no row has a label, so there is nothing to score")
-
-
-def _by_benchmark(sets: Sequence[TeacherSet]) -> dict[str, dict[str, TeacherSet]]:
-    found: dict[str, dict[str, TeacherSet]] = {}
-    for each in sets:
-        found.setdefault(each.benchmark, {})[each.variant] = each
-    return found
 
 
 def _manifests(settings: SearchSettings) -> Iterator[tuple[str, str | None]]:
@@ -163,59 +133,46 @@ def _manifests(settings: SearchSettings) -> Iterator[tuple[str, str | None]]:
             yield str(named.path), split
 
 
-def _stored(settings: SearchSettings) -> list[TeacherSet]:
-    """Return the logits that the tracking server has on the named benchmarks, by preprocessing."""
+def _stored_sets(name: str, settings: SearchSettings) -> list[TeacherSet]:
+    """Return the logits that the tracking server has on a benchmark, one set for each preprocessing."""
     client, cache = connect(), cache_folder()
-    sets: list[TeacherSet] = []
-    for name in settings.benchmark:
-        runs = [run for run in runs_on(client, name) if run.data.tags["fer.kind"] == "teacher" and not is_bad(run)]
-        if not runs:
-            raise RunError(f"benchmark {name}: no teacher's run on it that is not bad; name --manifest and --teachers")
-        if len({run.data.tags["fer.selection_sha256"] for run in runs}) > 1:
-            raise RunError(
-                f"benchmark {name} means different rows: {describe_selections(runs)}; name one by its digest"
-            )
-        found: dict[str, TeacherSet] = {}
-        there: set[str] = set()
-        for run in newest_of_each(runs):
-            bundle = fetch_bundle(client, run, cache)
-            (teacher,) = bundle.checkpoints
-            there.add(teacher)
-            own = TeacherSet(bundle, {teacher: bundle.logits}, {teacher: run.info.run_id})
-            if (settings.members and teacher not in settings.members) or not _is_searched(own, settings.clahe):
-                continue
-            first = found.setdefault(own.variant, own)
-            if first is not own and teacher in first.logits:
-                warn(f"teacher {teacher} has several runs on {name}; the newest is used, {first.run_ids[teacher][:8]}")
-            elif first is not own:
-                check_same_rows({", ".join(first.names): first.bundle, teacher: bundle})
-                first.logits[teacher], first.run_ids[teacher] = bundle.logits, run.info.run_id
-        if unknown := [teacher for teacher in settings.members if teacher not in there]:
-            raise ContractError(
-                f"--members: no teacher {', '.join(unknown)} on {name}; there are {', '.join(sorted(there))}"
-            )
-        if not found:
-            how = "without" if settings.clahe == "true" else "with"
-            raise RunError(
-                f"benchmark {name}: the logits of its teachers ({', '.join(sorted(there))}) are {how} CLAHE only; "
-                "see --clahe"
-            )
-        for each in found.values():
-            _check_labels(each.benchmark, each.bundle.labels)
-            ordered = {teacher: each.logits[teacher] for teacher in sorted(each.logits)}
-            sets.append(TeacherSet(each.bundle, ordered, each.run_ids))
-    return sets
+    runs = [run for run in runs_on(client, name) if run.data.tags["fer.kind"] == "teacher" and not is_bad(run)]
+    if not runs:
+        raise RunError(f"benchmark {name}: no teacher's run on it that is not bad; name --manifest and --teachers")
+    if len({run.data.tags["fer.selection_sha256"] for run in runs}) > 1:
+        raise RunError(f"benchmark {name} means different rows: {describe_selections(runs)}; name one by its digest")
+    found: dict[str, TeacherSet] = {}
+    there: set[str] = set()
+    for run in newest_of_each(runs):
+        bundle = fetch_bundle(client, run, cache)
+        (teacher,), (preprocessing,) = bundle.checkpoints, bundle.configuration.preprocessing.values()
+        there.add(teacher)
+        is_member = not settings.members or teacher in settings.members
+        if not is_member or settings.clahe not in ("both", "true" if preprocessing.clahe else "false"):
+            continue
+        own = TeacherSet(bundle, {teacher: bundle.logits}, {teacher: run.info.run_id})
+        first = found.setdefault(own.variant, own)
+        if first is not own and teacher in first.logits:
+            warn(f"teacher {teacher} has several runs on {name}; the newest is used, {first.run_ids[teacher][:8]}")
+        elif first is not own:
+            check_same_rows({", ".join(first.names): first.bundle, teacher: bundle})
+            first.logits[teacher], first.run_ids[teacher] = bundle.logits, run.info.run_id
+    if unknown := [teacher for teacher in settings.members if teacher not in there]:
+        raise ContractError(
+            f"--members: no teacher {', '.join(unknown)} on {name}; there are {', '.join(sorted(there))}"
+        )
+    if not found:
+        how, names = "without" if settings.clahe == "true" else "with", ", ".join(sorted(there))
+        raise RunError(f"benchmark {name}: the logits of its teachers ({names}) are {how} CLAHE only; see --clahe")
+    for each in found.values():
+        _check_labels(each.benchmark, each.bundle.labels)
+    return [replace(each, logits=dict(sorted(each.logits.items()))) for each in found.values()]
 
 
-def _is_searched(found: TeacherSet, clahe: str) -> bool:
-    has = any(each.clahe for each in found.bundle.configuration.preprocessing.values())
-    return clahe == "both" or has == (clahe == "true")
-
-
-def _checked(sets: list[TeacherSet]) -> list[TeacherSet]:
-    """Return sets after checking that they go together: the same teachers and classes, the same rows of a benchmark."""
-    first = sets[0]
-    for each in sets[1:]:
+def _check(sets: list[TeacherSet]) -> Benchmarks:
+    """Return sets by benchmark once they go together: the same teachers and classes, the same rows of a benchmark."""
+    first, *others = sets
+    for each in others:
         if each.names != first.names:
             names = (" · ".join(filter(None, (s.benchmark, s.variant))) + f" has {', '.join(s.names)}" for s in sets)
             raise ContractError(
@@ -227,8 +184,10 @@ def _checked(sets: list[TeacherSet]) -> list[TeacherSet]:
                 f"{each.benchmark} has the classes {', '.join(each.bundle.classes)}, and {first.benchmark} has "
                 f"{', '.join(first.bundle.classes)}"
             )
-    for variants in _by_benchmark(sets).values():
-        own, *others = variants.values()
-        for other in others:
+    found: dict[str, dict[str, TeacherSet]] = {}
+    for each in sets:
+        found.setdefault(each.benchmark, {})[each.variant] = each
+    for own, *variants in (list(of_benchmark.values()) for of_benchmark in found.values()):
+        for other in variants:
             check_same_rows({f"{s.benchmark} · {s.variant}": s.bundle for s in (own, other)})
-    return sets
+    return found

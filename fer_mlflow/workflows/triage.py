@@ -66,8 +66,6 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         there is no run, or the run whose status is to be set is unknown
     ContractError
         no run is on the benchmark, or has the metric
-    TrackingError
-        the server cannot be reached
     """
     client = store.connect()
     if settings.bad or settings.keep:
