@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from fer_mlflow.student.losses import dkd_loss as dkd_loss, kd_loss as kd_loss
     from fer_mlflow.tracking.selection import fetch_soft_labels as fetch_soft_labels
     from fer_mlflow.workflows.calibrate import calibrate as calibrate
-    from fer_mlflow.workflows.compare import compare as compare
     from fer_mlflow.workflows.distill import distill as distill
-    from fer_mlflow.workflows.evaluate import evaluate as evaluate, inspect as inspect
+    from fer_mlflow.workflows.evaluate import compare as compare, evaluate as evaluate, inspect as inspect
     from fer_mlflow.workflows.export import export as export
     from fer_mlflow.workflows.fetch import fetch as fetch, verify as verify
     from fer_mlflow.workflows.manifest import (
@@ -30,21 +29,16 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.triage import triage as triage
 
 __version__ = "0.1.0"
-_WORKFLOWS = (
-    *("export", "evaluate", "calibrate", "compare", "sweep", "reproduce"),
-    *("triage", "fetch", "train", "distill"),
-)
 _MANIFESTS = ("build_manifest", "merge_manifests", "check_manifest", "split_manifest", "track_manifest")
 _HOMES = {
     "SoftLabels": "softlabels.bundle",
     "SoftLabelDataset": "student.dataset",
-    "dkd_loss": "student.losses",
-    "kd_loss": "student.losses",
+    **dict.fromkeys(("dkd_loss", "kd_loss"), "student.losses"),
     "fetch_soft_labels": "tracking.selection",
-    "inspect": "workflows.evaluate",
-    "verify": "workflows.fetch",
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
-    **{name: f"workflows.{name}" for name in _WORKFLOWS},
+    **dict.fromkeys(("evaluate", "inspect", "compare"), "workflows.evaluate"),
+    **dict.fromkeys(("fetch", "verify"), "workflows.fetch"),
+    **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage", "train", "distill")},
 }
 __all__ = sorted(_HOMES)
 

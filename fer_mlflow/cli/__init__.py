@@ -17,8 +17,7 @@ COMMANDS = {
     "manifest": "manifests",
     **dict.fromkeys(("export", "evaluate", "calibrate", "inspect", "compare"), "scoring"),
     **dict.fromkeys(("sweep", "reproduce"), "search"),
-    "triage": "triage",
-    **dict.fromkeys(("fetch", "verify"), "scoring"),
+    **dict.fromkeys(("triage", "fetch", "verify"), "scoring"),
     **dict.fromkeys(("train", "distill", "demo"), "training"),
 }
 
@@ -31,15 +30,19 @@ class _ToStderr(logging.Handler):
         click.echo(f"{prefix}{record.getMessage()}", err=True)
 
 
-def _usage(error: click.UsageError, group: click.Context) -> str:
-    """Return what is wrong with a command's options, in one line, and where to read about them."""
+def _describe(error: BaseException, group: click.Context) -> tuple[str, int]:
+    """Return an error in one line, with where to read about a command's options, and the exit status."""
+    if isinstance(error, FerError | Interrupted):
+        return str(error), error.exit_status
+    if not isinstance(error, click.UsageError):
+        return f"{type(error).__name__}: {error} (--debug shows where)", 1
     message = error.format_message().rstrip(".")
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
         name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
         message = f"{name}: {error.message}"
     invoked = f"{group.command_path} {group.invoked_subcommand or ''}".rstrip()
     command = error.ctx.command_path if error.ctx is not None else invoked
-    return f"{message}; see `{command} --help`"
+    return f"{message}; see `{command} --help`", error.exit_code
 
 
 class LazyGroup(click.Group):
@@ -63,16 +66,10 @@ class LazyGroup(click.Group):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
-        except click.UsageError as error:
-            message, status, details = _usage(error, ctx), error.exit_code, traceback.format_exc()
-        except (FerError, Interrupted) as error:
-            message, status = str(error), error.exit_status
-            details = traceback.format_exc()
-        except Exception as error:
-            message, status = f"{type(error).__name__}: {error} (--debug shows where)", 1
-            details = traceback.format_exc()
-        if ctx.params["debug"]:
-            click.echo(details, err=True)
+        except (Exception, Interrupted) as error:
+            message, status = _describe(error, ctx)
+            if ctx.params["debug"]:
+                click.echo(traceback.format_exc(), err=True)
         click.echo(f"fer-mlflow: {message}", err=True)
         _record_failure(ctx.invoked_subcommand or "", message, status)
         return ctx.exit(status)

@@ -9,56 +9,50 @@ import click
 from fer_mlflow.cli.options import settings_command, workflow_command
 from fer_mlflow.errors import ManifestError
 from fer_mlflow.progress import show_progress
-from fer_mlflow.settings import Option
-from fer_mlflow.settings.manifests import (
-    DATASETS,
-    BuildManifestSettings,
-    CheckManifestSettings,
-    MergeManifestsSettings,
-    SplitManifestSettings,
-    TrackManifestSettings,
-)
+from fer_mlflow.settings import Option, manifests as settings
 from fer_mlflow.tables import report_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckCommandSettings(CheckManifestSettings):
+class CheckCommandSettings(settings.CheckManifestSettings):
     """Options of `manifest check`: those of the workflow, and what decides the exit status."""
 
     strict: Annotated[bool, Option("Exit with status 2 for warnings, too.")] = False
 
 
-@workflow_command("build", BuildManifestSettings, "build_manifest", epilog=f"Data sets: {', '.join(DATASETS)}.")
+@workflow_command(
+    "build", settings.BuildManifestSettings, "build_manifest", epilog=f"Data sets: {', '.join(settings.DATASETS)}."
+)
 def build(result) -> Iterator[str]:
     """Make the manifest of DATASET, which lies in FOLDER as it was unpacked."""
     yield report_text(result.report)
 
 
-@workflow_command("merge", MergeManifestsSettings, "merge_manifests")
+@workflow_command("merge", settings.MergeManifestsSettings, "merge_manifests")
 def merge(result) -> Iterator[str]:
     """Merge A.csv[:SPLIT] B.csv …: paths stay valid, each image is there once, leakage between splits is reported."""
     yield report_text(result.report)
 
 
 @settings_command("check", CheckCommandSettings)
-def check(settings: CheckCommandSettings) -> None:
+def check(given: CheckCommandSettings) -> None:
     """Report what is wrong with MANIFEST (A.csv, or A.csv:SPLIT): exit status 0, or 2 when it cannot be trusted."""
     from fer_mlflow import check_manifest
 
-    result = check_manifest.of(settings, progress=show_progress)
+    result = check_manifest.of(given, progress=show_progress)
     click.echo(report_text(result.report))
-    if result.errors or (result.warnings and settings.strict):
-        counts = f"{result.errors} errors" + f" and {result.warnings} warnings" * settings.strict
+    if result.errors or (result.warnings and given.strict):
+        counts = f"{result.errors} errors" + f" and {result.warnings} warnings" * given.strict
         raise ManifestError(f"{result.name}: {counts}; the report above has them")
 
 
-@workflow_command("split", SplitManifestSettings, "split_manifest")
+@workflow_command("split", settings.SplitManifestSettings, "split_manifest")
 def split(result) -> Iterator[str]:
     """Split the rows of MANIFEST by label and source, each group on one side."""
     yield report_text(result.report)
 
 
-@workflow_command("track", TrackManifestSettings, "track_manifest")
+@workflow_command("track", settings.TrackManifestSettings, "track_manifest")
 def track(result) -> Iterator[str]:
     """Build or merge, and log the manifest as an MLflow run: what `mlflow run . -e manifest` starts."""
     yield report_text(result.manifest.report)

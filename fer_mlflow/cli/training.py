@@ -5,21 +5,13 @@ from collections.abc import Iterator
 
 import click
 
-from fer_mlflow.cli import COMMANDS
-from fer_mlflow.cli.options import (
-    LINES,
-    format_interval,
-    format_p_value,
-    settings_command,
-    where_lines,
-    workflow_command,
-)
+from fer_mlflow.cli import COMMANDS, options
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tables import Table, text_lines
 
 
-@workflow_command("train", TrainSettings)
+@options.workflow_command("train", TrainSettings)
 def train(result) -> Iterator[str]:
     """Train a teacher on a manifest's split, and log its best checkpoint as an MLflow run.
 
@@ -29,7 +21,7 @@ def train(result) -> Iterator[str]:
     yield f"{settings.arch} at {settings.img_size} px, trained on {plan.train.name}, {len(plan.train):,} rows\n"
     yield from _epoch_lines(plan, result.best)
     yield ""
-    yield from where_lines(result, checkpoint=result.checkpoint)
+    yield from options.where_lines(result, checkpoint=result.checkpoint)
 
 
 def _epoch_lines(plan, best) -> Iterator[str]:
@@ -39,7 +31,7 @@ def _epoch_lines(plan, best) -> Iterator[str]:
     yield f"  val_macro_f1  {best.val_macro_f1:.4f}"
 
 
-@workflow_command("distill", DistillSettings)
+@options.workflow_command("distill", DistillSettings)
 def distill(result) -> Iterator[str]:
     """Train a student on labels and soft labels, and log its best checkpoint as an MLflow run.
 
@@ -64,7 +56,7 @@ def _student_lines(result) -> Iterator[str]:
     yield from _epoch_lines(plan, result.best)
     yield ""
     yield from _score_lines(result.scored)
-    yield from where_lines(result, checkpoint=result.checkpoint, model=_model(result, 14))
+    yield from options.where_lines(result, checkpoint=result.checkpoint, model=_model(result, 14))
 
 
 def _score_lines(soft_labels) -> Iterator[str]:
@@ -82,7 +74,7 @@ def _score_lines(soft_labels) -> Iterator[str]:
     intervals = bootstrap_intervals(labels, predictions, soft_labels.classes, np.random.default_rng(SEED))
     yield f"  on {soft_labels.benchmark}, {len(labels):,} labelled rows"
     shown = [name for name in COUNTED if name in soft_labels.metrics]
-    rows = [[name, soft_labels.metrics[name], format_interval(intervals[name])] for name in shown]
+    rows = [[name, soft_labels.metrics[name], options.format_interval(intervals[name])] for name in shown]
     yield from text_lines(Table(rows=rows))
     yield ""
 
@@ -121,7 +113,7 @@ def _grid_lines(result) -> Iterator[str]:
         yield from _test_lines(grid)
     yield from (f"  failed: {trial.name}: {trial.failure}" for trial in grid.trials if trial.failure)
     yield ""
-    yield from where_lines(result, table=result.table_location, best=result.out, model=_model(result, 11))
+    yield from options.where_lines(result, table=result.table_location, best=result.out, model=_model(result, 11))
     grid.raise_failures()
 
 
@@ -142,8 +134,8 @@ def _test_lines(grid) -> Iterator[str]:
     width = max(map(len, SCORES))
     for name in SCORES:
         each = grid.comparison.differences[name]
-        interval = format_interval(each.interval, "+")
-        yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
+        interval = options.format_interval(each.interval, "+")
+        yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {options.format_p_value(each.p_value)}"
     for name, differences in grid.seed_differences().items():
         each = pd.Series(differences)
         own = f"over {len(each)} seeds, each beside its own baseline"
@@ -155,7 +147,7 @@ def _spread(mean: float, sd: float) -> str:
     return f"{mean:.4f}" + (" " * 9 if sd != sd else f" ± {sd:.4f}")
 
 
-@settings_command("demo", DemoSettings)
+@options.settings_command("demo", DemoSettings)
 def demo(settings: DemoSettings) -> None:
     """Draw faces, train three teachers, export four ensembles on two splits, judge the best, show the leaderboard.
 
@@ -165,6 +157,6 @@ def demo(settings: DemoSettings) -> None:
 
     def show(name: str, result) -> None:
         importlib.import_module(f"fer_mlflow.cli.{COMMANDS[name]}")
-        click.echo("\n".join(LINES[name](result)))
+        click.echo("\n".join(options.LINES[name](result)))
 
     run_demo(settings, announce=lambda text: click.echo(f"\n== {text}", err=True), show=show, progress=show_progress)

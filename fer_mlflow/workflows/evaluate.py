@@ -1,4 +1,4 @@
-"""`evaluate` and `inspect`: how good soft labels are and how sure that is, and how peaked they are."""
+"""`evaluate`, `inspect` and `compare`: how good and how peaked soft labels are, and whether two of them differ."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,23 +8,26 @@ import pandas as pd
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
-from fer_mlflow.figures.scores import draw_class_scores, draw_confusion, draw_mistakes, draw_reliability, draw_sharpness
+from fer_mlflow.figures import scores as figures
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring import evaluation as scoring
 from fer_mlflow.scoring.evaluation import Evaluation, Sharpness
 from fer_mlflow.scoring.metrics import row_losses, score
-from fer_mlflow.scoring.significance import Interval
-from fer_mlflow.settings.scoring import EvaluateSettings, InspectSettings
+from fer_mlflow.scoring.significance import Comparison, Interval, compare_logits
+from fer_mlflow.settings import params_of
+from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.tracking.runs import metric_key, metric_keys
-from fer_mlflow.workflows import SoftLabelsResult, workflow
+from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
+from fer_mlflow.tracking.runs import TrackedRun, metric_key, metric_keys, open_run
+from fer_mlflow.workflows import RunResult, SoftLabelsResult, workflow
 from fer_mlflow.workflows.ensemble import Ensemble, warn
-from fer_mlflow.workflows.sources import Source, read_source, source_run
+from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source, source_run
 
 MOST_SLICES = 50
 MOST_MISTAKES = 30
 _KEPT = 150  # characters of a value that surely fit into a metric's name
 SEED = 0  # of the resampling: the same bundle gives the same intervals
+_LOGGED = ("benchmark", "weights", "space", "dtype", "calibration", "clahe")  # of each protocol, as params of `compare`
 STATISTICS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")  # of the top probability
 
 
@@ -77,12 +80,12 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         }
         metrics = evaluation.named() | metric_keys(sliced)
         run.log_metrics(metrics)
-        figures = _draw_figures(bundle, evaluation, known)
+        pngs = _draw_figures(bundle, evaluation, known)
         predictions = _predictions_table(source, logits)
         run.log_table("predictions", predictions)
         mistakes = _draw_most_confident_mistakes(source, predictions)
-        figures |= {} if mistakes is None else {"mistakes.png": mistakes}
-        for file, png in figures.items():
+        pngs |= {} if mistakes is None else {"mistakes.png": mistakes}
+        for file, png in pngs.items():
             run.log_figure(file, png)
     if unlabelled := len(bundle) - len(evaluation.predictions):
         warn(f"{unlabelled:,} rows have no label and are left out")
@@ -94,7 +97,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         evaluation=evaluation,
         slices=sliced,
         metrics=metrics,
-        figures=tuple(figures),
+        figures=tuple(pngs),
         predictions_location=run.artifact_location("tables/predictions.parquet"),
     )
 
@@ -136,9 +139,9 @@ def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> 
     title = bundle.benchmark
     reliability = {title: (result.confidence, result.correct)}
     return {
-        "reliability.png": draw_reliability(reliability, null={title: result.ece_null_p95}),
-        "confusion_matrix.png": draw_confusion(confusion, bundle.classes),
-        "class_scores.png": draw_class_scores(pd.DataFrame(scores, index=bundle.classes)),
+        "reliability.png": figures.draw_reliability(reliability, null={title: result.ece_null_p95}),
+        "confusion_matrix.png": figures.draw_confusion(confusion, bundle.classes),
+        "class_scores.png": figures.draw_class_scores(pd.DataFrame(scores, index=bundle.classes)),
     }
 
 
@@ -185,7 +188,7 @@ def _draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> 
             missing += 1
     if missing:
         warn(f"{missing} of the {len(wrong)} most confident mistakes are not under {root} any more, or changed")
-    return draw_mistakes(images, captions) if images else None
+    return figures.draw_mistakes(images, captions) if images else None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -220,7 +223,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
             metrics["recommended_temperature_low"], metrics["recommended_temperature_high"] = recommended
         run.log_metrics(metrics)
         run.log_table("sharpness", table)
-        figure = draw_sharpness(sharpness, bundle.classes, band=band, recommended=recommended)
+        figure = figures.draw_sharpness(sharpness, bundle.classes, band=band, recommended=recommended)
         run.log_figure("sharpness.png", figure)
     return InspectResult(
         run_id=run.run_id,
@@ -230,3 +233,80 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         band=settings.band,
         recommended=recommended,
     )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CompareResult(RunResult):
+    """Two sets of soft labels side by side.
+
+    Attributes
+    ----------
+    a, b : what is compared
+    protocols : how each was made, line by line
+    verdict : whether they may be compared, and why
+    comparison : differences on the shared rows; None where they may not be compared
+    table : each metric of A, of B, and their difference
+    changed_rows_location : where the table of rows with another prediction is
+    """
+
+    a: Source
+    b: Source
+    protocols: tuple[dict[str, str], dict[str, str]]
+    verdict: str
+    comparison: Comparison | None
+    table: pd.DataFrame | None
+    changed_rows_location: str
+
+
+@workflow(CompareSettings)
+def compare(settings: CompareSettings, progress: Progress = no_progress) -> CompareResult:
+    """Set two runs' soft labels side by side: how they were made, then, where that allows it, their scores."""
+    a, b = read_run_or_folder(settings.run_a), read_run_or_folder(settings.run_b)
+    protocols = a.bundle.protocol, b.bundle.protocol
+    shared = find_shared_rows(a.bundle, b.bundle)
+    comparison = table = None
+    with open_run("compare", settings.name or f"compare · {a.name}  with  {b.name}", settings.experiment) as run:
+        differ = [label for label in protocols[0] if protocols[0][label] != protocols[1][label]]
+        sides = zip("ab", protocols, strict=True)
+        run.log_params(params_of(settings) | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
+        tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
+        if shared.is_comparable:
+            comparison, table = _compare(run, a, b, shared)
+            tags |= a.tags() if a.bundle.selection_sha256 == b.bundle.selection_sha256 else {}
+        run.set_tags(tags | {"fer.source_run_a": a.run_id or "folder", "fer.source_run_b": b.run_id or "folder"})
+    return CompareResult(
+        run_id=run.run_id,
+        ui=run.ui,
+        a=a,
+        b=b,
+        protocols=protocols,
+        verdict=shared.verdict,
+        comparison=comparison,
+        table=table,
+        changed_rows_location=run.artifact_location("tables/changed_rows.parquet"),
+    )
+
+
+def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.DataFrame]:
+    """Compare A and B on the shared rows, and log their metrics, the differences, and the rows that changed."""
+    bundle, classes, labels = a.bundle, a.bundle.classes, a.bundle.labels[shared.rows_a]
+    logits_a = bundle.logits[shared.rows_a].astype(np.float64)
+    logits_b = b.bundle.logits[shared.rows_b].astype(np.float64)[:, shared.columns_b]
+    comparison = compare_logits(logits_a, logits_b, labels, classes, np.random.default_rng(SEED))
+    scores_a, scores_b = (score(logits, labels, classes) for logits in (logits_a, logits_b))
+    lines = [
+        (name, scores_a[name], scores_b[name], each.value, each.interval.low, each.interval.high, each.p_value)
+        for name, each in comparison.differences.items()
+    ]
+    table = pd.DataFrame(lines, columns=["metric", "a", "b", "difference", "low", "high", "p_value"])
+    changed, names = comparison.changed, np.array(classes, dtype=object)
+    rows = bundle.index.iloc[shared.rows_a[changed]][["row", "path", "label", "split", "source"]]
+    predictions = {"prediction_a": comparison.predictions_a, "prediction_b": comparison.predictions_b}
+    predictions = {name: names[each[changed]] for name, each in predictions.items()}
+    run.log_benchmark(bundle.benchmark, bundle)
+    metrics = {"rows": float(len(labels)), "changed_rows": float(changed.sum())}
+    run.log_metrics(metrics | metric_keys(table.set_index("metric").to_dict()))
+    run.log_table("differences", table)
+    run.log_table("changed_rows", rows.reset_index(drop=True).assign(**predictions))
+    run.log_figure("differences.png", figures.draw_differences(table, runs=(a.name, b.name)))
+    return comparison, table

@@ -403,8 +403,8 @@ def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_change
         checkpoints=bundle.checkpoints,
     )
     bundle.write(tmp_path / "b")
-    shown, draw = [], module.draw_mistakes
-    monkeypatch.setattr(module, "draw_mistakes", lambda *parts: shown.append(parts) or draw(*parts))
+    shown, draw = [], module.figures.draw_mistakes
+    monkeypatch.setattr(module.figures, "draw_mistakes", lambda *parts: shown.append(parts) or draw(*parts))
     monkeypatch.setattr(module, "MOST_MISTAKES", 12)
     probs = softmax(logits.astype(float), axis=1)
     wrong = [n for n in range(3, 40) if logits[n].argmax() != labels[n]]

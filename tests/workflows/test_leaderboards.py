@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from runs import record
 
-from fer_mlflow.cli.triage import leaderboard_lines
+from fer_mlflow.cli.scoring import leaderboard_lines
 from fer_mlflow.tables import one_line
 from fer_mlflow.tracking.records import Judgement
 from fer_mlflow.workflows.leaderboards import (
