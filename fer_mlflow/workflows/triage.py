@@ -85,9 +85,8 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     judgements = rules.judge(runs, context)
     statuses = store.STATUSES if settings.even_bad else (store.GOOD,)
     whole = leaderboards.build_leaderboard(runs, judgements, settings.metric, statuses)
-    wanted = _wanted_tags(runs, judgements, whole, context)
+    changed = _changed_tags(runs, judgements, whole, context)
     ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
-    changed = {run.run_id: tags for run in runs if (tags := rules.changes(run, wanted[run.run_id]))}
     _write(client, changed, settings, progress)
     names = zip(whole[leaderboards.BOARD], whole["benchmark"], strict=True)
     shown = whole.loc[[_is_of(*each, settings.benchmark) for each in names]]
@@ -169,21 +168,22 @@ def _read_evidence(runs: Sequence[RunRecord], bundles: EvidenceStore, deep: str,
     return evidence
 
 
-def _wanted_tags(
-    runs, judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: rules.Context
-) -> dict[str, dict]:
-    """Return run id -> triage's tags as they should be."""
-    good = whole[whole["status"] == store.GOOD]
-    ranks = dict(zip(good["run_id"], good.groupby(leaderboards.BOARD).cumcount() + 1, strict=True))
-    ranks = {run_id: rank for run_id, rank in ranks.items() if rank <= RANKS}
-    wanted: dict[str, dict] = {}
+def _changed_tags(
+    runs: Sequence[RunRecord], judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: rules.Context
+) -> dict[str, dict[str, str | None]]:
+    """Return run id -> the tags of triage that are not as they should be."""
+    best = whole[whole["status"] == store.GOOD].groupby(leaderboards.BOARD).head(RANKS)
+    ranks = dict(zip(best["run_id"], best.groupby(leaderboards.BOARD).cumcount() + 1, strict=True))
+    changed = {}
     for run in runs:
         judgement, clash = judgements[run.run_id], len(context.selections_of.get(run.benchmark, ())) > 1
         benchmark = f"{run.benchmark} ({run.selection[:8]})" if clash else run.benchmark
         # Good triage runs get no tags: else every triage would have something to write.
         is_own = run.kind == "triage" and judgement.status == store.GOOD
-        wanted[run.run_id] = {} if is_own else rules.wanted_tags(run, judgement, benchmark, ranks.get(run.run_id))
-    return wanted
+        wanted = {} if is_own else rules.wanted_tags(run, judgement, benchmark, ranks.get(run.run_id))
+        if tags := rules.changes(run, wanted):
+            changed[run.run_id] = tags
+    return changed
 
 
 def _reap(client, runs: Sequence[RunRecord], judgements: Mapping[str, Judgement], dry_run: bool) -> dict[str, str]:
