@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -228,13 +229,13 @@ def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
 
 
 def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
-    """Download a run's bundle, verify it, and return it; nothing of it stays on disk."""
+    """Download a run's bundle, verify it, and return it in memory; nothing of it stays on disk."""
     cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary,
         downloaded_bundle(client, run, Path(temporary) / FOLDER) as bundle,
     ):
-        return bundle
+        return replace(bundle, folder=None)
 
 
 def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: str) -> Path:
