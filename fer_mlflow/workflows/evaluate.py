@@ -57,10 +57,7 @@ class EvaluateResult(SoftLabelsResult):
 def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> EvaluateResult:
     """Score soft labels against their labels: metrics with 95 % intervals, slices, figures, and the worst rows.
 
-    Raises
-    ------
-    FerError
-        the soft labels cannot be had, no row has a label, or a column cannot be sliced by
+    Raises FerError: the soft labels cannot be had, no row has a label, or a column cannot be sliced by.
     """
     found = read_source(settings)
     known = check_labelled(found)
@@ -71,13 +68,11 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         bundle = source.bundle
         logits = bundle.logits.astype(np.float64) / temperature
         evaluation = scoring.evaluate(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
-        sliced = {
-            column: {
-                value: {"rows": float(rows.sum()), **score(logits[rows], bundle.labels[rows], bundle.classes)}
-                for value, rows in values.items()
-            }
-            for column, values in parts.items()
-        }
+
+        def scored(rows: np.ndarray) -> dict[str, float]:
+            return {"rows": float(rows.sum()), **score(logits[rows], bundle.labels[rows], bundle.classes)}
+
+        sliced = {name: {value: scored(rows) for value, rows in values.items()} for name, values in parts.items()}
         metrics = evaluation.named() | metric_keys(sliced)
         run.log_metrics(metrics)
         pngs = _draw_figures(bundle, evaluation, known)

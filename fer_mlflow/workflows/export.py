@@ -42,12 +42,8 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     Logits that a teacher's run holds already are reused. Everything is computed and on disk before the first file is
     uploaded, so that a server that goes away costs nothing but the upload.
 
-    Raises
-    ------
-    FerError
-        the input cannot be used; nearly all of it is found before the first forward pass
-    TrackingError
-        the server cannot be reached; the message says where the finished bundle is kept
+    Raises FerError: the input cannot be used; nearly all of it is found before the first forward pass. Raises
+    TrackingError: the server cannot be reached; the message says where the finished bundle is kept.
     """
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)

@@ -53,12 +53,8 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
 
     Nothing in the store changes by it, so it opens no run of its own; the run that `mlflow run` opened is joined.
 
-    Raises
-    ------
-    FerError
-        no such run, its bundle does not verify, the folder holds other things, or the manifest has other rows or images
-    JobError
-        the disk has no room
+    Raises FerError: no such run, its bundle does not verify, the folder holds other things, or the manifest has other
+    rows or images. Raises JobError: the disk has no room.
     """
     with joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
         if run is not None:
@@ -199,10 +195,7 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     Like `fetch` it changes nothing in the store, and joins only a run that `mlflow run` has opened. Checks that fail
     are part of the result; only what keeps them from being made is raised.
 
-    Raises
-    ------
-    FerError
-        there is no such run or folder, or the manifest or the teachers cannot be used
+    Raises FerError: there is no such run or folder, or the manifest or the teachers cannot be used.
     """
     source = settings.run_or_folder
     with joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):

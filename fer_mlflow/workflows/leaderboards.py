@@ -28,7 +28,6 @@ LEVEL_MARK = "≈"
 LEGEND = (
     f"{LEVEL_MARK}  not significantly different from the best: paired test, p at least 0.05 after Holm's adjustment"
 )
-IN_SAMPLE = "teachers were trained on these rows"
 
 
 def build_leaderboard(
@@ -39,12 +38,9 @@ def build_leaderboard(
     Of runs that are equally good the one with fewer teachers comes first, then the order of names. Where runs are
     there and none has the metric, a ContractError names those that they have.
 
-    Returns
-    -------
-    DataFrame
-        a row for each run. `rows` (the most common number), `in_sample` (whether a teacher was trained on these rows)
-        and `runs` (their number) are the same for all runs of a benchmark; `rank` counts from 1 on each benchmark;
-        `space` is empty for one teacher. The other columns are metrics, NaN where a run has none
+    The frame has a row for each run. `rows` (the most common number), `in_sample` (whether a teacher was trained on
+    these rows) and `runs` (their number) are the same for all runs of a benchmark; `rank` counts from 1 on each
+    benchmark; `space` is empty for one teacher. The other columns are metrics, NaN where a run has none.
     """
     eligible = [run for run in runs if run.is_bundled and run.selection and judgements[run.run_id].status in statuses]
     boards: dict[str, list[RunRecord]] = {}
@@ -137,11 +133,8 @@ def rank_across(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     tried only where it shines is no default. Benchmarks that a teacher was trained on are left out: there the one that
     learned them by heart is first.
 
-    Returns
-    -------
-    DataFrame
-        indexed by configuration; columns `value` and `rank`, each by benchmark and NaN where there is no run, and
-        `mean_rank`; empty where no benchmark is left
+    The columns are `value` and `rank`, each by benchmark and NaN where there is no run, and `mean_rank`; the frame is
+    empty where no benchmark is left.
     """
     best = frame[~frame["in_sample"].astype(bool)].drop_duplicates([BOARD, "configuration"])
     if best.empty:
@@ -179,22 +172,18 @@ def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -
     rows: list[list[Cell]] = []
     for line in board.to_dict("records"):
         interval = "" if pd.isna(line["macro_f1_low"]) else f"[{line['macro_f1_low']:.3f}, {line['macro_f1_high']:.3f}]"
-        settings = ["student" if line["kind"] == "student" else "", *(line[name] for name in SETTINGS[1:])]
-        rows.append(
-            [
-                *(line["rank"], LEVEL_MARK if line["level"] else "", line["ensemble"]),
-                " · ".join(filter(None, settings)),
-                *(interval if head == "95 %" else line.get(head) for head in heads),
-                line["run_id"][:8],
-            ]
-        )
+        settings = ["student"] * (line["kind"] == "student") + [line[name] for name in SETTINGS[1:] if line[name]]
+        named = [line["rank"], LEVEL_MARK if line["level"] else "", line["ensemble"], " · ".join(settings)]
+        numbers = [interval if head == "95 %" else line.get(head) for head in heads]
+        rows.append([*named, *numbers, line["run_id"][:8]])
     return Table(["", "", "ensemble", "settings", *heads, "run"], rows, align=f"rlll{'r' * len(heads)}l")
 
 
 def board_title(board: pd.DataFrame) -> str:
     """Return the number of rows, the first digits of the selection, and whether a teacher was trained on them."""
     first = board.iloc[0]
-    return f"{first['rows']:,} rows · {first[BOARD][:12]}" + f" · {IN_SAMPLE}" * bool(first["in_sample"])
+    in_sample = " · teachers were trained on these rows" * bool(first["in_sample"])
+    return f"{first['rows']:,} rows · {first[BOARD][:12]}{in_sample}"
 
 
 def across_table(across: pd.DataFrame) -> Table:
@@ -248,9 +237,7 @@ def as_page(
 ) -> str:
     """Return one HTML page that needs nothing else: sortable by a click, filtered by benchmark and by text.
 
-    Parameters
-    ----------
-    address : (experiment id, run id) -> the run's page, None where there is no server
+    `address` gives the page of a run, by experiment and run, and None where there is no server.
     """
     heads, lines = board_table(frame, metric).header, []
     for board in boards_of(frame):

@@ -60,12 +60,8 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
 
     Nothing is moved or deleted, and every tag can be removed again.
 
-    Raises
-    ------
-    RunError
-        there is no run, or the run whose status is to be set is unknown
-    ContractError
-        no run is on the benchmark, or has the metric
+    Raises RunError: there is no run, or the run whose status is to be set is unknown. Raises ContractError: no run is
+    on the benchmark, or has the metric.
     """
     client = store.connect()
     if settings.bad or settings.keep:
