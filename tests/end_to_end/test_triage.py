@@ -410,13 +410,13 @@ def test_a_dead_run_is_ended_on_request(place, tmp_path, monkeypatch):
     assert (statuses(place)[dead], statuses(place)[alive]) == ("bad", "good")
     assert client.get_run(dead).info.status == "RUNNING"
     assert "tags changed on 0 runs" in place.run("triage").stdout
-    judge = module.judge
+    judge = module.rules.judge
 
     def judge_slowly(*arguments):
         client.set_tag(back, "fer.heartbeat", now)  # a sign of life while bundles are read
         return judge(*arguments)
 
-    monkeypatch.setattr(module, "judge", judge_slowly)
+    monkeypatch.setattr(module.rules, "judge", judge_slowly)
     output = place.run("triage", "--reap", "true").stdout
     assert f"ended dead run {dead}" in output
     assert back not in output
@@ -437,13 +437,13 @@ def test_a_run_whose_command_never_started_is_ended_as_failed_with_the_reason(pl
     output = place.run("triage", "--reap", "true", "--dry-run", "true").stdout
     assert f"would end dead run {dead} (bold-shark-12) as FAILED" in output
     assert client.get_run(dead).info.status == "RUNNING"
-    judge = module.judge
+    judge = module.rules.judge
 
     def judge_slowly(*arguments):
         client.set_tag(started, "fer.kind", "export")  # its command started while bundles are read
         return judge(*arguments)
 
-    monkeypatch.setattr(module, "judge", judge_slowly)
+    monkeypatch.setattr(module.rules, "judge", judge_slowly)
     output = place.run("triage", "--reap", "true").stdout
     assert f"ended dead run {dead} (bold-shark-12) as FAILED" in output
     assert output.count("ended dead run") == 1
@@ -531,13 +531,13 @@ def test_what_a_killed_triage_changed_is_seen_by_another_machine(place, tmp_path
     class KilledError(BaseException):
         """Ends a triage where a kill -9 would."""
 
-    inner = module.write_tags
+    inner = module.store.write_tags
 
     def write_and_die(*arguments, **more):
         inner(*arguments, **more)
         raise KilledError
 
-    monkeypatch.setattr(module, "write_tags", write_and_die)
+    monkeypatch.setattr(module.store, "write_tags", write_and_die)
     with pytest.raises((KilledError, AssertionError)):
         place.run("triage", "--deep", "true")
     monkeypatch.undo()
