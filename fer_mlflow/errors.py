@@ -1,4 +1,4 @@
-"""The exceptions that a user may see; `cli.py` turns each into one line and an exit status."""
+"""The exceptions that a user may see; the command line turns each into one line and an exit status."""
 
 from collections.abc import Collection
 from itertools import islice

@@ -26,7 +26,6 @@ SIGNIFICANT = 0.05
 SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
 _NO_ROWS = np.empty(0, np.int16)
 _ARRAYS = ("labels", "predictions", "losses")
-_SINGLE = ("classes", "rows", "selected_rows", "selection")
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class EvidenceStore:
         if evidence.problem:
             path.unlink(missing_ok=True)
             return evidence
-        meta = {name: getattr(evidence, name) for name in _SINGLE} | {"metrics": dict(evidence.metrics)}
+        meta = {name: value for name, value in vars(evidence).items() if name not in _ARRAYS}
         arrays = {name: getattr(evidence, name) for name in _ARRAYS}
         with written_file(path) as file:
             np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
@@ -190,7 +189,7 @@ class EvidenceStore:
             selection=bundle.selection_sha256,
             metrics=score(logits, labels, bundle.classes) if len(labels) else {},
             labels=labels.astype(np.int16),
-            predictions=logits.argmax(axis=1).astype(np.int16) if len(labels) else _NO_ROWS,
+            predictions=logits.argmax(axis=1).astype(np.int16),
             losses=row_losses(logits, labels).astype(np.float32),
         )
 

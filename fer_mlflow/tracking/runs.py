@@ -20,9 +20,8 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow import MlflowClient
+from mlflow import MlflowClient, MlflowException
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted, TrackingError
@@ -41,9 +40,7 @@ _INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", CO
 
 
 def metric_key(*parts: str) -> str:
-    """Return a metric's key, parts joined by `/`; characters that MLflow does not take become `_`.
-
-    Of a key that is too long the longest part is cut, so that the metric's name stays.
+    """Return a metric's key: parts joined by `/`, `_` for what MLflow does not take, the longest part cut if need be.
 
     >>> metric_key("source", "web/é!", "accuracy")
     'source/web_é_/accuracy'
@@ -56,9 +53,7 @@ def metric_key(*parts: str) -> str:
 
 
 def metric_keys(values: Mapping[str, Any], *path: str) -> dict[str, float]:
-    """Return the numbers of nested mappings under their keys, without those that are NaN.
-
-    Only in the innermost names does a `/` stand for itself; an empty name is `none`.
+    """Return the numbers of nested mappings under their keys, without those that are NaN; an empty name is `none`.
 
     >>> metric_keys({"source": {"web/é!": {"f1/Sad": 0.5}, "": {"f1/Sad": float("nan"), "rows": 3}}})
     {'source/web_é_/f1/Sad': 0.5, 'source/none/rows': 3}
@@ -130,13 +125,11 @@ class TrackedRun:
         """Upload an image to the root of the artifacts: the UI lays only those side by side."""
         self._log_new(name, lambda path: path.write_bytes(png))
 
-    def log_table(self, name: str, frame: pd.DataFrame) -> None:
-        """Upload a table as `tables/<name>.parquet`."""
+    def log_table(self, name: str, frame: pd.DataFrame, csv: bool = False) -> None:
+        """Upload a table as `tables/<name>.parquet`, and as CSV where people read it, too."""
         self._log_new(f"{name}.parquet", lambda path: frame.to_parquet(path, index=False), "tables")
-
-    def log_csv(self, name: str, frame: pd.DataFrame) -> None:
-        """Upload a table as `tables/<name>.csv`."""
-        self._log_new(f"{name}.csv", lambda path: frame.to_csv(path, index=False), "tables")
+        if csv:
+            self._log_new(f"{name}.csv", lambda path: frame.to_csv(path, index=False), "tables")
 
     def log_text(self, name: str, text: str) -> None:
         """Upload a text file to the root of the artifacts."""
@@ -162,10 +155,7 @@ class TrackedRun:
     def sibling(
         self, name: str, started_s: float, *, nested: bool = False, experiment_id: str | None = None
     ) -> Iterator["TrackedRun"]:
-        """Open another run for a block, FINISHED only when the block is; in the same experiment by default.
-
-        Where it is `nested`, the UI shows it below this one, and it has a heartbeat, since it may take hours.
-        """
+        """Open another run for a block; where it is `nested`, below this one, and with a heartbeat."""
         with tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
             inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
@@ -196,10 +186,7 @@ def _ended(run: TrackedRun, end: Callable[[str], object], heartbeat: bool = True
 
 @contextmanager
 def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[TrackedRun]:
-    """Open a run for a block, and end it with the status it earned.
-
-    An exception ends it FAILED with its message in the tag `fer.error`, an interruption KILLED. While it is open the
-    tag `fer.heartbeat` says which process is alive.
+    """Open a run for a block, and end it FINISHED, FAILED or KILLED; meanwhile `fer.heartbeat` says what process lives.
 
     On the command line the run is the one that `mlflow run` opened, if it did, and SIGINT, SIGTERM and SIGHUP leave
     the block as `Interrupted`. Called from Python it is a new run: below the caller's active run, else below the run

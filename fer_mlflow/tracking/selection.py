@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mlflow
-from mlflow import MlflowClient
+from mlflow import MlflowClient, MlflowException
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from fer_mlflow.errors import ContractError, RunError, TrackingError, listed
 from fer_mlflow.scoring.metrics import is_lower_better

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock
-from mlflow import MlflowClient
+from mlflow import MlflowClient, MlflowException
 from mlflow.entities import Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 
 from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names

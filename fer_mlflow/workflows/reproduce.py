@@ -78,8 +78,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
         report = tuple(_report(search, target, benchmarks, configurations, settings.show))
         table = _table(search, configurations)
         run.log_text("reproduction.md", report_markdown(report))
-        run.log_table("matches", table)
-        run.log_csv("matches", table)
+        run.log_table("matches", table, csv=True)
         run.log_metrics({"matches": float(len(search.matches)), "nearest/distance": search.nearest.distance})
     return ReproduceResult(
         run_id=run.run_id,

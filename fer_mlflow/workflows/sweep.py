@@ -264,8 +264,7 @@ def _log(run: TrackedRun, result: SweepResult) -> None:
     ]
     whole = pd.concat(frames, ignore_index=True).astype(dict.fromkeys(marks, "boolean"))
     whole.insert(0, "benchmark", whole.pop("benchmark"))
-    run.log_table("sweep", whole)
-    run.log_csv("sweep", whole)
+    run.log_table("sweep", whole, csv=True)
     _log_figures(run, result)
     used = result.choice.shares(result.fitted.names)
     run.log_params(

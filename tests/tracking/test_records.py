@@ -58,7 +58,6 @@ def test_of_a_run_is_kept_what_triage_needs(client):
         "ranked",
         "FINISHED",
         1_000,
-        2_000,
         {"ensemble": "A=1", "w/A": "1", "rows": "6", "ensemble/space": "logit"},
         {"accuracy": 0.5},
         {"fer.kind": "export", "triage.rank": "1", "fer.benchmark": "faces:test"},
