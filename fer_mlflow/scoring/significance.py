@@ -14,7 +14,6 @@ from scipy import stats
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring import metrics
-from fer_mlflow.scoring.metrics import Metric, metric_names
 
 REPLICATES = 10_000
 LEVEL = 0.95
@@ -71,7 +70,7 @@ class _Cells:
     columns: np.ndarray  # (1 + models, cells) int, class columns
     classes: tuple[str, ...]
 
-    def scores(self, counts: np.ndarray, having: Callable[[Metric], object], model: int = 0) -> dict[str, np.ndarray]:
+    def scores(self, counts: np.ndarray, having: Callable, model: int = 0) -> dict[str, np.ndarray]:
         """Return public metric name -> (R,) scores of (R, cells) counts."""
         label, predicted = self.columns[0], self.columns[1 + model]
         one_hot = np.eye(len(self.classes))
@@ -148,7 +147,7 @@ def paired_differences(
     low, high = np.minimum(predictions_a, predictions_b), np.maximum(predictions_a, predictions_b)
     p_values = _randomisation_p_values(*_counted(classes, labels, low, high), observed, rng, replicates)
     exact = mcnemar_p_value(predictions_a == labels, predictions_b == labels)
-    p_values |= dict.fromkeys(metric_names(having=lambda metric: metric.test == "mcnemar"), exact)
+    p_values |= dict.fromkeys(metrics.metric_names(having=lambda metric: metric.test == "mcnemar"), exact)
     return {name: Difference(value, _central(drawn[name]), p_values[name]) for name, value in observed.items()}
 
 
@@ -173,7 +172,7 @@ def compare_logits(
     for metric in metrics.METRICS:
         if metric.test == "t":
             found[metric.name] = paired_mean_difference(values_a[metric.row_values], values_b[metric.row_values])
-    differences = {name: found[name] for name in metric_names(classes) if name in found}
+    differences = {name: found[name] for name in metrics.metric_names(classes) if name in found}
     return Comparison(differences, predictions_a, predictions_b, labels)
 
 

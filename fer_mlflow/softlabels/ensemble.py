@@ -70,9 +70,8 @@ def fuse_ensemble(
 ) -> SoftLabels:
     """Return the soft labels of an ensemble on a benchmark, with alignment report and metrics, in memory.
 
-    `teachers` are by name the own soft labels of all that the configuration has, there maybe under another name;
-    `images_verified` is as for `soft_labels_of_teacher`. Raises a BundleError where they disagree on rows or on the
-    images that they decoded.
+    `teachers` has the own soft labels of each teacher of the configuration, in which its name may be another. Raises a
+    BundleError where they disagree on rows or on the images that they decoded.
     """
     chosen = {name: teachers[name] for name in configuration.teachers}
     check_same_rows(chosen)

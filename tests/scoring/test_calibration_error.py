@@ -10,10 +10,10 @@ from fer_mlflow.scoring.evaluation import (
     adaptive_calibration_error,
     classwise_calibration_error,
     equal_mass_bins,
-    equal_width_bins,
     expected_calibration_error,
     null_calibration_error,
 )
+from fer_mlflow.scoring.metrics import equal_width_bins
 
 
 def make(rows: int, seed: int, sharpness: float = 2.0, classes: int = 7):
