@@ -20,7 +20,7 @@ from fer_mlflow.tracking.bundles import find_results, find_runs
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.selection import find_best
 from fer_mlflow.workflows import Workflow
-from fer_mlflow.workflows.ensemble import Ensemble, read_ensemble
+from fer_mlflow.workflows.export import Ensemble, read_ensemble
 from fer_mlflow.workflows.leaderboards import read_leaderboard
 from fer_mlflow.workflows.students import StudentReader
 from fer_mlflow.workflows.train import read_plan, read_training_rows

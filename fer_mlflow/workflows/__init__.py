@@ -1,5 +1,6 @@
 """Workflows: what each command does, settings in, a frozen result out; no printing and no command line."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from fer_mlflow.settings import Settings, renamed
 from fer_mlflow.softlabels.bundle import SoftLabels
 
+logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R")
@@ -79,3 +81,8 @@ class SoftLabelsResult(RunResult):
     def name(self) -> str:
         """The configuration and the benchmark, for people."""
         return self.soft_labels.name
+
+
+def warn(message: str) -> None:
+    """Log something that a user should read."""
+    logger.warning("%s", message)

@@ -17,9 +17,9 @@ from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys
-from fer_mlflow.workflows import SoftLabelsResult, workflow
-from fer_mlflow.workflows.ensemble import Ensemble, log_export, warn
+from fer_mlflow.workflows import SoftLabelsResult, warn, workflow
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
+from fer_mlflow.workflows.export import Ensemble, log_export
 from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source, source_run
 
 

@@ -26,9 +26,9 @@ from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
 from fer_mlflow.tracking.bundles import derived_params, find_runs
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import TEACHER_RUN
-from fer_mlflow.workflows.ensemble import log_export
 from fer_mlflow.workflows.evaluate import SEED
-from fer_mlflow.workflows.teacher_sets import TeacherSet
+from fer_mlflow.workflows.export import log_export
+from fer_mlflow.workflows.sources import TeacherSet
 
 _CHUNK = 128  # configurations that are lost at most when a sweep is stopped
 

@@ -3,7 +3,6 @@
 Each trial of a grid is a run below one parent; the best one is compared with students of labels alone.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,7 @@ from fer_mlflow.tracking.bundles import adopt_run, find_runs
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.tracking.serving import log_student
 from fer_mlflow.training.loop import Epoch
-from fer_mlflow.workflows import RunResult, students, workflow
+from fer_mlflow.workflows import RunResult, logger, students, workflow
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.train import checkpoint_location, copy_checkpoint, read_split
 
@@ -37,7 +36,6 @@ KEYS = ("loss", *_OF_LOSS, *RecipeSettings.__dataclass_fields__)
 # Options that a loss does not use, so that they do not set its students apart.
 _UNUSED: dict[str, tuple[str, ...]] = {"ce": (*_OF_LOSS, "missing"), "kd": ("beta",), "dkd": ()}
 _OF_VAL = ("best_epoch", "best_val_accuracy", "best_val_macro_f1")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

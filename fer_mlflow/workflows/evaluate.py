@@ -19,8 +19,8 @@ from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, Inspe
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, metric_keys, open_run
-from fer_mlflow.workflows import RunResult, SoftLabelsResult, workflow
-from fer_mlflow.workflows.ensemble import Ensemble, warn
+from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
+from fer_mlflow.workflows.export import Ensemble
 from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source, source_run
 
 MOST_SLICES = 50

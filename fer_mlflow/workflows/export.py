@@ -1,18 +1,218 @@
-"""`export`: from a manifest and teachers to a tracked, verified soft-label bundle."""
+"""`export`: from a manifest and teachers to soft labels; teachers' logits are reused from runs, or computed."""
 
-from dataclasses import dataclass, replace
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from fer_mlflow.errors import BundleError, ContractError, TrackingError
+import numpy as np
+
+from fer_mlflow.data.classes import FER7, read_classes
+from fer_mlflow.data.manifest import Benchmark, read_benchmark
+from fer_mlflow.data.preprocessing import Clahe
+from fer_mlflow.data.scan import hash_images
+from fer_mlflow.errors import BundleError, ContractError, ImageError, TrackingError
+from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings import params_of
-from fer_mlflow.settings.scoring import ExportSettings
+from fer_mlflow.settings.groups import BenchmarkSettings, FusionSettings
+from fer_mlflow.settings.scoring import ExportSettings, ManifestRowsSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.tracking.bundles import publish_bundle
-from fer_mlflow.tracking.runs import open_run
+from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
+from fer_mlflow.softlabels.rows import name_rows
+from fer_mlflow.teachers.computation import compute_logits
+from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
+from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec, content_key, hash_checkpoints, read_teachers
+from fer_mlflow.tracking.bundles import fetch_bundle, find_runs, publish_bundle
+from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import TEACHER_RUN
-from fer_mlflow.workflows import SoftLabelsResult, workflow
-from fer_mlflow.workflows.ensemble import Ensemble, copy_bundle, gathered_teachers, read_ensemble, warn
+from fer_mlflow.workflows import SoftLabelsResult, logger, warn, workflow
+
+_WAITING = "another process computes logits of the same teachers; waiting for it"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The input of a workflow, read and checked: a benchmark, and teachers with weights."""
+
+    benchmark: Benchmark
+    configuration: Configuration
+    specs: dict[str, TeacherSpec]
+    checkpoints: dict[str, str]  # teacher name -> SHA-256 of its checkpoint
+    keys: dict[str, str]  # teacher name -> content key of its logits
+    settings: FusionSettings  # what the input was read from
+
+    @property
+    def name(self) -> str:
+        """The configuration and the benchmark, for people."""
+        return f"{self.configuration.name}  on  {self.benchmark.name}"
+
+    @property
+    def key(self) -> str:
+        """The key of the ensemble's soft labels."""
+        return self.configuration.key(self.benchmark.selection_sha256, self.keys)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int, class columns, -1 for rows without a label."""
+        return self.benchmark.labels
+
+    @cached_property
+    def image_sha256(self):
+        """The (rows, 32) uint8 hashes of the images as they are now; None where paths are not to be verified."""
+        if not self.settings.verify_paths:
+            return None
+        return hash_images(self.benchmark.root, self.benchmark.paths.tolist())
+
+    def column(self, name: str) -> np.ndarray:
+        """Return the (N,) text of a column, as `Benchmark.column` does."""
+        return self.benchmark.column(name)
+
+
+def read_ensemble(settings: FusionSettings) -> Ensemble:
+    """Read and check everything that can be checked before a run is opened; checkpoints are hashed."""
+    specs = read_teachers(settings.teachers, sorted(settings.weights), Clahe.of(settings))
+    benchmark, precision = read_rows(settings), settings.precision
+    checkpoints, selection, names = hash_checkpoints(specs), benchmark.selection_sha256, benchmark.classes.names
+    how = {name: spec.preprocessing for name, spec in specs.items()}
+    configuration = Configuration(settings.weights, settings.space, settings.dtype, precision, how)
+    keys = {name: content_key(spec, checkpoints[name], selection, names, precision) for name, spec in specs.items()}
+    return Ensemble(benchmark, configuration, specs, checkpoints, keys, settings)
+
+
+def read_rows(settings: BenchmarkSettings | ManifestRowsSettings, classes: tuple[str, ...] = FER7.names) -> Benchmark:
+    """Read the rows that settings select, with labels of `classes` where the settings name no file of them."""
+    return read_benchmark(
+        settings.manifest or "",
+        read_classes(settings.classes, classes),
+        root=settings.root,
+        split=settings.split,
+        limit=settings.limit,
+        verify_paths=settings.verify_paths,
+    )
+
+
+@dataclass
+class Gathered:
+    """Every teacher's own soft labels, and where they are from."""
+
+    ensemble: Ensemble
+    cache: Path = field(default_factory=cache_folder)  # for work in progress
+    started_s: float = field(default_factory=time.time)  # when their logits were first looked for
+    teachers: dict[str, SoftLabels] = field(default_factory=dict)  # by name, in float32
+    run_ids: dict[str, str] = field(default_factory=dict)  # teacher name -> the run that has its soft labels
+    computed: list[str] = field(default_factory=list)  # names of the teachers that no run had before
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the teachers whose soft labels are not there yet."""
+        return [name for name in self.ensemble.specs if name not in self.teachers]
+
+    def reuse(self, client) -> None:
+        """Take the missing soft labels from finished teacher runs that verify and fit; warn where one does not."""
+        ensemble, missing = self.ensemble, self.missing
+        runs = find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
+        for name, run in ((each, run) for each in missing for run in runs[ensemble.keys[each]]):
+            if name in self.teachers:
+                continue
+            try:
+                teacher = fetch_bundle(client, run, self.cache)
+                check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
+            except BundleError as error:
+                warn(f"teacher {name} is not reused: {error}")
+                continue
+            changed = [] if ensemble.image_sha256 is None else changed_rows(teacher, ensemble.image_sha256)
+            if changed:
+                first = name_rows(changed[:1], ensemble.benchmark.paths)
+                what = f"{len(changed)} images changed since run {run.info.run_id}, {first} first"
+                warn(f"teacher {name} predicts again: {what}")
+                continue
+            self.teachers[name], self.run_ids[name] = teacher, run.info.run_id
+
+    def compute(self, progress: Progress) -> None:
+        """Run the forward pass for the missing teachers, where kept shards do not spare it."""
+        ensemble, how, self.computed = self.ensemble, self.ensemble.settings, self.missing
+        benchmark = ensemble.benchmark
+        predicted = compute_logits(
+            benchmark,
+            {name: ensemble.specs[name] for name in self.computed},
+            ensemble.keys,
+            ForwardSettings(how.precision, how.compile, how.device, how.batch_size, how.workers),
+            self.cache,
+            image_sha256=(lambda: ensemble.image_sha256) if how.verify_paths else None,
+            skip_unreadable=how.on_bad_image == "skip",
+            progress=progress,
+            warn=warn,
+        )
+        for name, each in predicted.items():
+            checkpoint, verified = ensemble.checkpoints[name], how.verify_paths
+            self.teachers[name] = soft_labels_of_teacher(
+                benchmark, name, each, checkpoint, how.precision, images_verified=verified
+            )
+
+    def fused(self, configuration: Configuration | None = None) -> SoftLabels:
+        """Return the soft labels of the ensemble, or of another configuration of its teachers, in memory."""
+        ensemble = self.ensemble
+        verified, configuration = ensemble.settings.verify_paths, configuration or ensemble.configuration
+        return fuse_ensemble(ensemble.benchmark, self.teachers, configuration, images_verified=verified)
+
+    def keep(self, soft_labels: SoftLabels, key: str) -> SoftLabels:
+        """Write the soft labels of a key to where they are until the tracking store has them."""
+        return soft_labels.write(self.cache / "bundles" / key / FOLDER)
+
+    def publish(self, run: TrackedRun, params: Mapping[str, str]) -> None:
+        """Log every teacher that was computed as a run of its own, for every later ensemble to reuse."""
+        for name in self.computed:
+            key, teacher = self.ensemble.keys[name], self.teachers[name]
+            bundle = self.keep(teacher, key)
+            with run.sibling(teacher.configuration.name, self.started_s) as teacher_run:
+                teacher_run.log_params({**params, **teacher.configuration.options})
+                publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
+            self.run_ids[name] = teacher_run.run_id
+
+    def forget(self) -> None:
+        """Remove from the cache what the tracking store now has."""
+        for key in [self.ensemble.key, *(self.ensemble.keys[name] for name in self.computed)]:
+            ShardStore(self.cache, key).clear()
+            shutil.rmtree(self.cache / "bundles" / key, ignore_errors=True)
+
+
+@contextmanager
+def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progress) -> Iterator[Gathered]:
+    """Give every teacher's soft labels for a block: from finished runs, from kept shards, and computed.
+
+    Teachers that no run has stay locked for the block, so that it can publish them; another process that wants
+    them waits, and then finds their runs.
+    """
+    gathered = Gathered(ensemble)
+    gathered.reuse(client)
+    keys = [ensemble.keys[name] for name in gathered.missing]
+    with held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)) as waited:
+        if waited:
+            gathered.reuse(client)
+        if gathered.missing:
+            gathered.compute(progress)
+        if ensemble.settings.on_bad_image == "fail":
+            for teacher in gathered.teachers.values():
+                if unreadable := teacher.report["unreadable"]:
+                    raise ImageError(unreadable_message([Unreadable(**bad) for bad in unreadable]))
+        yield gathered
+
+
+def fuse_and_track(
+    ensemble: Ensemble, run: TrackedRun, params: Mapping[str, str], progress: Progress
+) -> tuple[SoftLabels, Gathered]:
+    """Return an ensemble's soft labels, in memory, and its teachers'; those that no run has are logged beside `run`."""
+    with gathered_teachers(ensemble, run.client, progress) as gathered:
+        gathered.publish(run, params)
+        bundle = gathered.fused()
+        gathered.forget()
+    return bundle, gathered
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -64,7 +264,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
                     "run the same command again to upload it, nothing is computed twice"
                 ) from error
             gathered.forget()
-    _warn(bundle)
+    _warn_of(bundle)
     return ExportResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -98,7 +298,7 @@ def _check_out(folder: str | None, ensemble: Ensemble) -> Path | None:
     return out
 
 
-def _warn(bundle: SoftLabels) -> None:
+def _warn_of(bundle: SoftLabels) -> None:
     """Log what a user should know of a bundle: checks that warn, rows that were left out, rows without a label."""
     for check in bundle.report["checks"]:
         if check["verdict"] == "warn":
@@ -108,3 +308,31 @@ def _warn(bundle: SoftLabels) -> None:
     benchmark = bundle.report["benchmark"]
     if bundle.metrics and (unlabelled := benchmark["rows"] - benchmark["labelled_rows"]):
         warn(f"{unlabelled:,} rows have no label; the metrics are of the other {benchmark['labelled_rows']:,}")
+
+
+def log_export(
+    run: TrackedRun,
+    soft_labels: SoftLabels,
+    key: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    *,
+    nested: bool = False,
+) -> str:
+    """Log soft labels as an export run beside a run, or below it, and return its id."""
+    with (
+        run.sibling(soft_labels.configuration.name, time.time(), nested=nested) as exported,
+        tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder,
+    ):
+        exported.log_params(params)
+        publish_bundle(exported, soft_labels.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
+    return exported.run_id
+
+
+def copy_bundle(bundle: SoftLabels, out: Path) -> SoftLabels:
+    """Copy a verified bundle, whole or not at all, and return it as the one in `out`."""
+    assert bundle.folder is not None  # one in memory is written
+    with written_folder(out) as temporary:
+        for path in bundle.folder.iterdir():
+            shutil.copyfile(path, temporary / path.name)
+    return replace(bundle, folder=out)

@@ -23,8 +23,8 @@ from fer_mlflow.tracking.bundles import bundle_digest, download_files, downloade
 from fer_mlflow.tracking.runs import joined_run
 from fer_mlflow.tracking.selection import choose_run
 from fer_mlflow.tracking.store import connect
-from fer_mlflow.workflows import RunResult, SoftLabelsResult, workflow
-from fer_mlflow.workflows.ensemble import copy_bundle, read_rows, warn
+from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
+from fer_mlflow.workflows.export import copy_bundle, read_rows
 from fer_mlflow.workflows.sources import Source
 
 

@@ -1,6 +1,5 @@
 """`manifest build`, `merge`, `check`, `split`: files in, files and a report out; `track` builds or merges in a run."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings import manifests, params_of
 from fer_mlflow.tables import Cell, Section, Table, report_markdown
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows import RunResult, logger, workflow
 
 _SHOWN, _SIZES_SHOWN = 10, 8
 _VERDICTS = {
@@ -31,7 +30,6 @@ _VERDICTS = {
     "superset": "a superset of the other: it has all of its rows",
     "different": "different benchmarks",
 }
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)

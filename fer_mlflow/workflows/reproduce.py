@@ -27,7 +27,7 @@ from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, workflow
 from fer_mlflow.workflows.configurations import Configurations, count_configurations, read_weightings
-from fer_mlflow.workflows.teacher_sets import Benchmarks, SearchInput
+from fer_mlflow.workflows.sources import Benchmarks, SearchInput
 
 _PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
 

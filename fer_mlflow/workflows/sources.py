@@ -1,7 +1,7 @@
-"""Sources of soft labels: a run, a folder, or an ensemble whose soft labels are fused when they are needed."""
+"""What workflows start from: stored soft labels or an ensemble, and, for a search, teachers' logits on benchmarks."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,16 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from fer_mlflow.data.manifest import read_column
-from fer_mlflow.errors import BundleError, ContractError, FerError
+from fer_mlflow.data.merge_split import parse_input
+from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress
-from fer_mlflow.settings import params_of
+from fer_mlflow.search.teacher_logits import TeacherLogits
+from fer_mlflow.settings import params_of, split_names
 from fer_mlflow.settings.groups import SourceSettings
+from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.rows import check_same_rows
+from fer_mlflow.teachers.spec import read_teacher_names
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
 from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking.selection import describe_selections, is_bad, newest_of_each, runs_on
 from fer_mlflow.tracking.store import TEACHER_RUN, connect
-from fer_mlflow.workflows.ensemble import Ensemble, fuse_and_track, read_ensemble, warn
+from fer_mlflow.workflows import warn
+from fer_mlflow.workflows.export import Ensemble, Gathered, fuse_and_track, read_ensemble
 
 _FILES = ("manifest", "root", "split", "teachers")
 
@@ -149,3 +157,172 @@ def source_run(
         run.log_benchmark(bundle.benchmark, bundle)
         run.set_tags(source.tags())
         yield run, source
+
+
+@dataclass(frozen=True)
+class TeacherSet:
+    """Every teacher's logits on one benchmark, under one preprocessing.
+
+    `bundle` has soft labels of these rows, whatever their weights: index, labels, classes and digests are the
+    teachers' too. `gathered` is what the logits were taken from, where soft labels can be exported.
+    """
+
+    bundle: SoftLabels
+    logits: dict[str, np.ndarray]  # teacher name -> (N, C) float32, sorted by name
+    run_ids: dict[str, str]  # teacher name -> the run that has them
+    gathered: Gathered | None = None
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return self.bundle.benchmark
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers' names, sorted."""
+        return tuple(self.logits)
+
+    @property
+    def configuration(self) -> Configuration:
+        """Equal weights, with the precision and preprocessing of these logits."""
+        own, K = self.bundle.configuration, len(self.logits)
+        preprocessing = dict.fromkeys(self.names, next(iter(own.preprocessing.values())))
+        weights = dict.fromkeys(self.names, 1 / K)
+        return Configuration(weights, precision=own.precision, preprocessing=preprocessing)
+
+    @property
+    def variant(self) -> str:
+        """Preprocessing or precision that is not the default: `clahe`, `clahe 3/4`, `bf16`; empty for the defaults."""
+        return self.bundle.configuration.mark
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) bool, the rows with a label."""
+        return self.bundle.labelled
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) class numbers of the labelled rows."""
+        return self.bundle.labels[self.labelled]
+
+    def labelled_logits(self, groups: np.ndarray | None = None) -> TeacherLogits:
+        """Return the logits of the labelled rows, ready to be fused; `groups` are of these rows."""
+        return TeacherLogits([each[self.labelled] for each in self.logits.values()], self.labels, groups)
+
+
+# Benchmark -> variant -> the teachers' logits.
+Benchmarks = Mapping[str, Mapping[str, TeacherSet]]
+
+
+@dataclass(frozen=True)
+class SearchInput:
+    """What the settings name, read and checked, before a run is opened."""
+
+    found: Sequence[TeacherSet | Ensemble]  # stored runs' logits, or the ensembles whose logits are still to be had
+    teachers: tuple[str, ...]  # names, sorted
+    classes: tuple[str, ...]
+    variants: int  # under how many preprocessings teachers predicted, or will
+
+    @classmethod
+    def read(cls, settings: SearchSettings) -> "SearchInput":
+        """Read what the settings name."""
+        if settings.benchmark:
+            sets = [each for name in settings.benchmark for each in _stored_sets(name, settings)]
+            _check(sets)
+            return cls(sets, sets[0].names, sets[0].bundle.classes, len({each.variant for each in sets}))
+        names = sorted(settings.members or read_teacher_names(settings.teachers or ""))
+        weights = dict.fromkeys(names, 1 / len(names))
+        ensembles = [
+            read_ensemble(fusion)
+            for manifest, split in _manifests(settings)
+            for fusion in settings.fusions(manifest, split, weights)
+        ]
+        for each in ensembles:
+            _check_labels(each.benchmark.name, each.labels)
+        variants = len({each.settings.clahe for each in ensembles})
+        return cls(ensembles, tuple(names), ensembles[0].benchmark.classes.names, variants)
+
+    def gather(self, run: TrackedRun, settings: SearchSettings, progress: Progress) -> Benchmarks:
+        """Return the logits: from teacher runs, which are made where they lack."""
+        sets = []
+        for each in self.found:
+            if isinstance(each, Ensemble):
+                bundle, gathered = fuse_and_track(each, run, params_of(settings) | params_of(each.settings), progress)
+                logits = {name: gathered.teachers[name].logits for name in self.teachers}
+                each = TeacherSet(bundle, logits, gathered.run_ids, gathered)
+            sets.append(each)
+        return _check(sets)
+
+
+def _check_labels(benchmark: str, labels: np.ndarray) -> None:
+    if not (labels >= 0).any():
+        raise ContractError(f"{benchmark}: no row has a label, so there is nothing to score")
+
+
+def _manifests(settings: SearchSettings) -> Iterator[tuple[str, str | None]]:
+    """Yield manifest and split of each benchmark: `A.csv:val,B.csv`, where --split is for those without one."""
+    manifest = settings.manifest or ""
+    for text in [manifest] if Path(manifest).exists() else split_names(manifest):
+        named = parse_input(text)
+        for split in [named.split] if named.split else settings.splits or [None]:
+            yield str(named.path), split
+
+
+def _stored_sets(name: str, settings: SearchSettings) -> list[TeacherSet]:
+    """Return the logits that the tracking server has on a benchmark, one set for each preprocessing."""
+    client, cache = connect(), cache_folder()
+    runs = [run for run in runs_on(client, name) if run.data.tags["fer.kind"] == "teacher" and not is_bad(run)]
+    if not runs:
+        raise RunError(f"benchmark {name}: no teacher's run on it that is not bad; name --manifest and --teachers")
+    if len({run.data.tags["fer.selection_sha256"] for run in runs}) > 1:
+        raise RunError(f"benchmark {name} means different rows: {describe_selections(runs)}; name one by its digest")
+    found: dict[str, TeacherSet] = {}
+    there: set[str] = set()
+    for run in newest_of_each(runs):
+        bundle = fetch_bundle(client, run, cache)
+        (teacher,), (preprocessing,) = bundle.checkpoints, bundle.configuration.preprocessing.values()
+        there.add(teacher)
+        is_member = not settings.members or teacher in settings.members
+        if not is_member or settings.clahe not in ("both", "true" if preprocessing.clahe else "false"):
+            continue
+        own = TeacherSet(bundle, {teacher: bundle.logits}, {teacher: run.info.run_id})
+        first = found.setdefault(own.variant, own)
+        if first is not own and teacher in first.logits:
+            warn(f"teacher {teacher} has several runs on {name}; the newest is used, {first.run_ids[teacher][:8]}")
+        elif first is not own:
+            check_same_rows({", ".join(first.names): first.bundle, teacher: bundle})
+            first.logits[teacher], first.run_ids[teacher] = bundle.logits, run.info.run_id
+    if unknown := [teacher for teacher in settings.members if teacher not in there]:
+        raise ContractError(
+            f"--members: no teacher {', '.join(unknown)} on {name}; there are {', '.join(sorted(there))}"
+        )
+    if not found:
+        how, names = "without" if settings.clahe == "true" else "with", ", ".join(sorted(there))
+        raise RunError(f"benchmark {name}: the logits of its teachers ({names}) are {how} CLAHE only; see --clahe")
+    for each in found.values():
+        _check_labels(each.benchmark, each.bundle.labels)
+    return [replace(each, logits=dict(sorted(each.logits.items()))) for each in found.values()]
+
+
+def _check(sets: list[TeacherSet]) -> Benchmarks:
+    """Return sets by benchmark once they go together: the same teachers and classes, the same rows of a benchmark."""
+    first, *others = sets
+    for each in others:
+        if each.names != first.names:
+            names = (" · ".join(filter(None, (s.benchmark, s.variant))) + f" has {', '.join(s.names)}" for s in sets)
+            raise ContractError(
+                f"teachers on different benchmarks: {'; '.join(names)}; export the missing ones, or name by --members "
+                "those that are everywhere"
+            )
+        if each.bundle.classes != first.bundle.classes:
+            raise ContractError(
+                f"{each.benchmark} has the classes {', '.join(each.bundle.classes)}, and {first.benchmark} has "
+                f"{', '.join(first.bundle.classes)}"
+            )
+    found: dict[str, dict[str, TeacherSet]] = {}
+    for each in sets:
+        found.setdefault(each.benchmark, {})[each.variant] = each
+    for own, *variants in (list(of_benchmark.values()) for of_benchmark in found.values()):
+        for other in variants:
+            check_same_rows({f"{s.benchmark} · {s.variant}": s.bundle for s in (own, other)})
+    return found

@@ -1,6 +1,5 @@
 """Students: their plans, the soft labels that they learn from, and their scores on other rows."""
 
-import logging
 import re
 import tempfile
 import time
@@ -23,7 +22,8 @@ from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.selection import choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.training.loop import Epoch
-from fer_mlflow.workflows.ensemble import gathered_teachers, read_ensemble
+from fer_mlflow.workflows import logger
+from fer_mlflow.workflows.export import gathered_teachers, read_ensemble
 from fer_mlflow.workflows.sources import Source, read_run_source
 from fer_mlflow.workflows.train import FOLDER, Plan, read_plan, read_training_rows, run_plan
 
@@ -31,7 +31,6 @@ KIND = "student"
 # What a student's run has of other rows, and which of it follows from counts.
 SCORES = tuple(metric_names(having=lambda metric: metric.test))
 COUNTED = tuple(metric_names(having=lambda metric: metric.test and metric.from_counts))
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows import RunResult, warn, workflow
 from fer_mlflow.workflows.configurations import (
     Configurations,
     count_configurations,
@@ -39,8 +39,7 @@ from fer_mlflow.workflows.configurations import (
     log_choice,
     read_weightings,
 )
-from fer_mlflow.workflows.ensemble import warn
-from fer_mlflow.workflows.teacher_sets import Benchmarks, SearchInput, TeacherSet
+from fer_mlflow.workflows.sources import Benchmarks, SearchInput, TeacherSet
 
 _PANELS = 4  # that a figure has room for
 

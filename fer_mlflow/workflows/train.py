@@ -1,6 +1,5 @@
 """`train`: train a teacher on a manifest's split, and log its best checkpoint."""
 
-import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from fer_mlflow.settings.training import TrainingRowsSettings, TrainSettings
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.training import loop
-from fer_mlflow.workflows import RunResult, workflow
+from fer_mlflow.workflows import RunResult, logger, workflow
 
 FOLDER = "teacher"  # the artifact folder of a train run
 _WAITING = "another process trains the same; waiting for it"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
