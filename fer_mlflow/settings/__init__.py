@@ -42,7 +42,7 @@ class Option:
     ----------
     help : one sentence for `--help` and the docs
     least, most, above : limits of a number: smallest, largest, and what it must be greater than
-    none_text : the word that stands for None, such as `auto`; empty where only an empty text does
+    none_text : the word that stands for None, such as `auto`, or for no names; empty where only an empty text does
     default_text : what the help shows as the default where the field's own default says nothing
     argument : whether the command line takes it by position instead of by name
     renamed_from : a former name of the field, which works for one minor version with a warning
@@ -106,7 +106,7 @@ class Field:
 
     def text(self, value: Any) -> str:
         """Return a value's canonical text: what is typed, logged as a param, and shown as a default."""
-        if value is None:
+        if value is None or value == ():
             return self.option.none_text
         return self.form.text(value) if self.form.text else format_value(value)
 
@@ -120,6 +120,8 @@ class Field:
                 raise ValueError("a value is required")
             return self.default
         if value is None or (self.option.none_text and value == self.option.none_text):
+            if value is not None and self.base == tuple[str, ...]:
+                return ()
             if not self.optional:
                 raise ValueError("a value is required")
             return None

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Option, Settings, groups, option_name
-from fer_mlflow.settings.texts import Columns, Duration, FilePath, Number, RisingNumbers, RisingPair
+from fer_mlflow.settings.texts import Duration, FilePath, Number, RisingNumbers, RisingPair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,9 @@ class ExportSettings(groups.FusionSettings):
 class EvaluateSettings(groups.SourceSettings):
     """Settings of `evaluate`."""
 
-    by: Annotated[Columns, Option("Columns whose values are scored on their own, or none.")] = ("source",)
+    by: Annotated[
+        tuple[str, ...], Option("Columns whose values are scored on their own, or none.", none_text="none")
+    ] = ("source",)
     temperature: Annotated[Number, Option("Evaluate logits divided by this.", above=0)] = 1.0
 
 
@@ -45,7 +47,9 @@ class CalibrateSettings(groups.SourceSettings):
         Option("Else fit on all folds but one of so many, and measure on that one.", least=2, none_text="none"),
     ] = 5
     in_sample: Annotated[bool, Option("Else measure on the rows that were fitted on; the run is tagged so.")] = False
-    by: Annotated[Columns, Option("Columns whose values get their own temperature, or none.")] = ("source",)
+    by: Annotated[
+        tuple[str, ...], Option("Columns whose values get their own temperature, or none.", none_text="none")
+    ] = ("source",)
     seed: Annotated[int, Option("Assigns rows to folds.", least=0)] = 0
     export: Annotated[bool, Option("Log the calibrated soft labels as an export run.")] = False
 

@@ -170,16 +170,6 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
-def parse_columns(value: Any) -> tuple[str, ...]:
-    """Return names of columns; the word none gives no name."""
-    return () if value == "none" else split_names(value)
-
-
-def format_columns(names: tuple[str, ...]) -> str:
-    """Return names of columns as they are typed."""
-    return ",".join(names) or "none"
-
-
 def parse_inputs(value: Any) -> tuple[str, ...]:
     """Return the words of a sequence or a text; those that are no file are split at commas."""
     words = map(os.fspath, [value] if isinstance(value, str | os.PathLike) else value)
@@ -199,6 +189,5 @@ Number = Annotated[float, TextForm("number", text=format_number)]
 RisingNumbers = Annotated[tuple[float, ...], TextForm("numbers", rising_numbers, format_numbers)]
 RisingPair = Annotated[tuple[float, ...], TextForm("numbers", partial(rising_numbers, count=2), format_numbers)]
 Duration = Annotated[float, TextForm("duration", parse_duration, format_duration)]
-Columns = Annotated[tuple[str, ...], TextForm("names", parse_columns, format_columns)]
 Inputs = Annotated[tuple[str, ...], TextForm("names", parse_inputs)]
 Texts = Annotated[tuple[str, ...], TextForm("names", parse_texts)]

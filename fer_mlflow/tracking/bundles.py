@@ -1,6 +1,5 @@
 """Bundles in the tracking store: published with everything a reader compares, downloaded by name, trusted verified."""
 
-import os
 import re
 import shutil
 import tempfile
@@ -9,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import mlflow
 from filelock import FileLock
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Run, ViewType
 
 from fer_mlflow.errors import BundleError, JobError, RunError
@@ -120,9 +118,7 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
         )
     found = search_runs(client, f"attributes.run_id LIKE '{run_id}%'", view=ViewType.ALL)
     if not found:
-        raise RunError(
-            f"run {run_id}: {redact(mlflow.get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI"
-        )
+        raise RunError(f"run {run_id}: {redact(get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI")
     if len(found) > 1:
         others = ", ".join(run.info.run_id for run in found[:10])
         raise RunError(f"run {run_id}: several runs begin so ({others}); give more digits")
@@ -168,7 +164,7 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
         with tracking_errors(f"downloading {FOLDER}/{name} of run {run_id}"):
             path = Path(client.download_artifacts(run_id, f"{FOLDER}/{name}", dst_path=str(into)))
         _check_size(run_id, name, path.stat().st_size)
-        os.replace(path, into / name)
+        path.replace(into / name)
     shutil.rmtree(into / FOLDER, ignore_errors=True)
     return list(sizes)
 

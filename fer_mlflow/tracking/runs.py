@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow import MlflowClient, MlflowException
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from fer_mlflow.data.manifest import Benchmark
@@ -71,7 +69,7 @@ def metric_keys(values: Mapping[str, Any], *path: str) -> dict[str, float]:
 class TrackedRun:
     """One MLflow run that is being written."""
 
-    client: MlflowClient
+    client: mlflow.MlflowClient
     run_id: str
     experiment_id: str
 
@@ -164,7 +162,7 @@ class TrackedRun:
                 experiment_id or self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
             )
         other = TrackedRun(self.client, run.info.run_id, run.info.experiment_id)
-        with _ended(other, partial(self.client.set_terminated, other.run_id), heartbeat=nested):
+        with _ended(other, lambda status: self.client.set_terminated(other.run_id, status), heartbeat=nested):
             yield other
 
 
@@ -215,14 +213,14 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
             yield run
 
 
-def _experiment_id(client: MlflowClient, name: str) -> str:
+def _experiment_id(client: mlflow.MlflowClient, name: str) -> str:
     """Return the id of the experiment that has a name, which is made when it is missing."""
     with tracking_errors(f"opening the experiment {name}"):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
                 return client.create_experiment(name)
-            except MlflowException:  # another process made it meanwhile
+            except mlflow.MlflowException:  # another process made it meanwhile
                 if (experiment := client.get_experiment_by_name(name)) is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
@@ -233,7 +231,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
         return experiment.experiment_id
 
 
-def _outer_run(client: MlflowClient) -> TrackedRun | None:
+def _outer_run(client: mlflow.MlflowClient) -> TrackedRun | None:
     """Return the run that a new one belongs to: the active one, or one that `mlflow run` opened for a caller."""
     if (active := mlflow.active_run()) is not None:
         return TrackedRun(client, active.info.run_id, active.info.experiment_id)

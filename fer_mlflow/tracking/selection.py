@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import mlflow
-from mlflow import MlflowClient, MlflowException
+from mlflow import MlflowClient, MlflowException, get_tracking_uri
 from mlflow.entities import Run
 
 from fer_mlflow.errors import ContractError, RunError, TrackingError, listed
@@ -147,7 +146,7 @@ def runs_on(client: MlflowClient, benchmark: str) -> list[Run]:
         found = [run for run in search_soft_labels(client) if run.data.tags.get("fer.benchmark") == benchmark]
     if found:
         return found
-    everything, uri = search_soft_labels(client), redact(mlflow.get_tracking_uri())
+    everything, uri = search_soft_labels(client), redact(get_tracking_uri())
     if not everything:
         raise RunError(f"{uri} has no finished runs with soft labels; export some, or look at MLFLOW_TRACKING_URI")
     counts = Counter(run.data.tags.get("fer.benchmark", "(no name)") for run in everything)

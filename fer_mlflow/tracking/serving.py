@@ -1,10 +1,8 @@
 """A student as an MLflow model that takes image files: what `mlflow models serve` and `predict` run."""
 
 import base64
-import binascii
 import json
 import tempfile
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,10 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PythonModel
 from mlflow.types.schema import ColSpec, Schema, TensorSpec
 from scipy.special import softmax
 
-import fer_mlflow
 from fer_mlflow.data.images import prepare_image
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ImageError
@@ -74,11 +70,11 @@ def image_bytes(value: Any) -> bytes:
         return bytes(value)
     try:
         return base64.b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
+    except (TypeError, ValueError) as error:
         raise ImageError("neither bytes nor base64 text of an image file") from error
 
 
-def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: bytes) -> str:
+def log_student(run: TrackedRun, onnx: Path, card: dict[str, Any], example: bytes) -> str:
     """Log an ONNX student as the run's model, and return its address.
 
     The card has `classes`, `img_size` and `clahe` (its settings, or None); the example is an image file's bytes.
@@ -89,17 +85,17 @@ def log_student(run: TrackedRun, onnx: Path, card: Mapping[str, Any], example: b
     with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
         code, described = Path(folder) / "served_student.py", Path(folder) / "card.json"
         code.write_text(_CODE, encoding="utf-8")
-        described.write_text(json.dumps(dict(card), indent=2), encoding="utf-8")
+        described.write_text(json.dumps(card, indent=2), encoding="utf-8")
         with tracking_errors("logging the student as a model"):
-            logged = Model.log(
+            logged = mlflow.models.Model.log(
                 artifact_path=None,
                 name=NAME,
                 flavor=mlflow.pyfunc,
                 run_id=run.run_id,
                 python_model=str(code),
-                code_paths=[str(Path(fer_mlflow.__file__).parent)],
+                code_paths=[str(Path(__file__).parents[1])],
                 artifacts={"onnx": str(onnx), "card": str(described)},
-                signature=ModelSignature(inputs=inputs, outputs=outputs),
+                signature=mlflow.models.ModelSignature(inputs=inputs, outputs=outputs),
                 input_example=pd.DataFrame({IMAGE: [example]}),
                 pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
             )

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import mlflow
 from filelock import FileLock
-from mlflow import MlflowClient, MlflowException
+from mlflow import MlflowClient, MlflowException, get_tracking_uri
 from mlflow.entities import Run, RunTag, ViewType
 
 from fer_mlflow.errors import Interrupted, TrackingError
@@ -91,7 +90,7 @@ def tracking_errors(doing: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:500]
         # How long MLflow tries is up to MLFLOW_HTTP_REQUEST_MAX_RETRIES and _TIMEOUT: minutes, by default.
         tried = f"; tried for {time.monotonic() - began:.0f} s" if _server() else ""
-        uri = mlflow.get_tracking_uri()
+        uri = get_tracking_uri()
         raise TrackingError(redact(f"tracking server {uri}: {doing} failed ({reason}{tried})")) from error
     finally:
         HELD.depth -= is_main
@@ -206,13 +205,13 @@ def record_failure(
 
 def _server() -> str | None:
     """Return the address of the tracking server without credentials, None where the store is none."""
-    uri = mlflow.get_tracking_uri()
+    uri = get_tracking_uri()
     return redact(uri.rstrip("/")) if uri.startswith(("http://", "https://")) else None
 
 
 def _sqlite_path() -> Path | None:
     """Return the file of a SQLite store, None for another store."""
-    uri = mlflow.get_tracking_uri()
+    uri = get_tracking_uri()
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
 
 
@@ -232,7 +231,7 @@ def ui_address(experiment_id: str) -> str:
 def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
     """Return the command, or for a server the address, that shows a run in MLflow's UI."""
     path = _sqlite_path()
-    store = f"{_SQLITE}{path}" if path else redact(mlflow.get_tracking_uri())
+    store = f"{_SQLITE}{path}" if path else redact(get_tracking_uri())
     return run_address(experiment_id, run_id) or f"mlflow ui --backend-store-uri {store}"
 
 
@@ -266,23 +265,9 @@ def _note(leaderboard: str) -> str:
 
 
 def _view(metric: str, before: str) -> str:
-    """Return the saved view as MLflow's menu of views takes it; `before` is the one that is there."""
-    state = _state(metric)
-    try:
-        there = json.loads(before)
-        if there["state"] == state:
-            return before
-        made = int(there["createdAt"])
-    except (ValueError, KeyError, TypeError):
-        made = 0
-    now = int(time.time() * 1000)
-    return json.dumps({"name": VIEW, "createdAt": made or now, "updatedAt": now, "state": state})
-
-
-def _state(metric: str) -> str:
-    """Return the state of MLflow's run table: good runs, best first, with the columns that tell them apart."""
+    """Return the saved view as MLflow's menu of views takes it: good runs, best first; `before` is the one there."""
     order = f"metrics.`{metric}`"
-    return json.dumps(
+    state = json.dumps(
         {
             "searchFilter": "tags.`triage.status` = 'good' AND tags.`fer.bundle_sha256` LIKE '%'",
             "orderByKey": order,
@@ -293,3 +278,12 @@ def _state(metric: str) -> str:
             "selectedColumns": list(dict.fromkeys([*VIEW_COLUMNS, order])),
         }
     )
+    try:
+        there = json.loads(before)
+        if there["state"] == state:
+            return before
+        made = int(there["createdAt"])
+    except (ValueError, KeyError, TypeError):
+        made = 0
+    now = int(time.time() * 1000)
+    return json.dumps({"name": VIEW, "createdAt": made or now, "updatedAt": now, "state": state})

@@ -4,7 +4,6 @@ import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
-import mlflow
 import numpy as np
 import pytest
 from conftest import Workplace, new_workplace
@@ -12,6 +11,7 @@ from mlflow import MlflowClient
 from toys import draw_logits, publish, write_bundle
 
 from fer_mlflow.errors import BundleError, JobError, RunError
+from fer_mlflow.tracking import bundles
 from fer_mlflow.tracking.bundles import (
     bundle_digest,
     derived_params,
@@ -92,7 +92,7 @@ def test_a_run_that_is_not_one_is_refused(client, name, expected):
 
 def test_the_store_that_was_searched_is_named_without_its_password(place, monkeypatch):
     client = MlflowClient(place.uri)
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://ann:secret@host:5000")
+    monkeypatch.setattr(bundles, "get_tracking_uri", lambda: "https://ann:secret@host:5000")
     with pytest.raises(RunError) as caught:
         read_run(client, "ffff")
     assert str(caught.value) == "run ffff: https://***@host:5000 has no such run; look at MLFLOW_TRACKING_URI"
