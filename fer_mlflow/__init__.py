@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fer_mlflow.softlabels.bundle import SoftLabels as SoftLabels
     from fer_mlflow.student.dataset import SoftLabelDataset as SoftLabelDataset
     from fer_mlflow.student.losses import dkd_loss as dkd_loss, kd_loss as kd_loss
-    from fer_mlflow.tracking.selection import fetch_soft_labels as fetch_soft_labels
+    from fer_mlflow.tracking.records import fetch_soft_labels as fetch_soft_labels
     from fer_mlflow.workflows.calibrate import calibrate as calibrate
     from fer_mlflow.workflows.distill import distill as distill
     from fer_mlflow.workflows.evaluate import compare as compare, evaluate as evaluate, inspect as inspect
@@ -34,7 +34,7 @@ _HOMES = {
     "SoftLabels": "softlabels.bundle",
     "SoftLabelDataset": "student.dataset",
     **dict.fromkeys(("dkd_loss", "kd_loss"), "student.losses"),
-    "fetch_soft_labels": "tracking.selection",
+    "fetch_soft_labels": "tracking.records",
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
     **dict.fromkeys(("evaluate", "inspect", "compare"), "workflows.evaluate"),
     **dict.fromkeys(("fetch", "verify"), "workflows.fetch"),

@@ -17,8 +17,8 @@ from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking.bundles import find_results, find_runs
+from fer_mlflow.tracking.records import find_best
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.selection import find_best
 from fer_mlflow.workflows import Workflow
 from fer_mlflow.workflows.export import Ensemble, read_ensemble
 from fer_mlflow.workflows.leaderboards import read_leaderboard

@@ -20,8 +20,8 @@ from fer_mlflow.softlabels.rows import Alignment, align, reordered
 from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
 from fer_mlflow.teachers.spec import read_teachers
 from fer_mlflow.tracking.bundles import bundle_digest, download_files, downloaded_bundle, open_if_sound, read_run
+from fer_mlflow.tracking.records import choose_run
 from fer_mlflow.tracking.runs import joined_run
-from fer_mlflow.tracking.selection import choose_run
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
 from fer_mlflow.workflows.export import copy_bundle, read_rows

@@ -22,8 +22,8 @@ from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.rows import check_same_rows
 from fer_mlflow.teachers.spec import read_teacher_names
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
+from fer_mlflow.tracking.records import describe_selections, is_bad, newest_of_each, runs_on
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.selection import describe_selections, is_bad, newest_of_each, runs_on
 from fer_mlflow.tracking.store import TEACHER_RUN, connect
 from fer_mlflow.workflows import warn
 from fer_mlflow.workflows.export import Ensemble, Gathered, fuse_and_track, read_ensemble

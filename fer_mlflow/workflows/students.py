@@ -18,8 +18,8 @@ from fer_mlflow.settings.training import DistillSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.distillation import SoftObjective, make_targets
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, fetch_checkpoint, find_runs, publish_bundle
+from fer_mlflow.tracking.records import choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.tracking.selection import choose_run, is_bad, search_soft_labels
 from fer_mlflow.tracking.store import connect
 from fer_mlflow.training.loop import Epoch
 from fer_mlflow.workflows import logger

@@ -5,7 +5,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from fer_mlflow.errors import ContractError, RunError
-from fer_mlflow.tracking.selection import choose_run, find_best
+from fer_mlflow.tracking.records import choose_run, find_best
 
 RAF, OTHER, FER = "aa11" * 16, "aa22" * 16, "bb33" * 16
 # name -> benchmark, its digest, params, metrics, other tags; in the order of their age
