@@ -17,17 +17,8 @@ from fer_mlflow.files import cache_folder, sha256_of_file, written_folder
 from fer_mlflow.softlabels import files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.tracking import store
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
-from fer_mlflow.tracking.store import (
-    BAD,
-    STATUS,
-    TEACHER_RUN,
-    is_by_person,
-    redact,
-    search_finished,
-    search_runs,
-    tracking_errors,
-)
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -66,8 +57,11 @@ def describe_run(bundle: SoftLabels, tags: Mapping[str, str], experiment_id: str
     metrics = "\n".join(f"| {name.replace('|', ' ')} | {value:.4f} |" for name, value in bundle.metrics.items())
     parts = [f"**{protocol['benchmark']}**, {protocol['rows']} rows", f"| setting | |\n| --- | --- |\n{settings}"]
     parts += [f"| metric | |\n| --- | ---: |\n{metrics}"] if metrics else []
-    runs = {tag.removeprefix(TEACHER_RUN): text for tag, text in sorted(tags.items()) if tag.startswith(TEACHER_RUN)}
-    links = [f"[{name}](#/experiments/{experiment_id}/runs/{run_id})" for name, run_id in runs.items()]
+    links = [
+        f"[{tag.removeprefix(store.TEACHER_RUN)}](#/experiments/{experiment_id}/runs/{run_id})"
+        for tag, run_id in sorted(tags.items())
+        if tag.startswith(store.TEACHER_RUN)
+    ]
     parts += ["Teachers: " + ", ".join(links)] if links else []
     return "\n\n".join(parts)
 
@@ -98,16 +92,16 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
     """
     found: dict[str, list[Run]] = {key: [] for key in config_keys}
     (prefix,) = {key.partition(".")[0] for key in found}
-    for run in search_finished(client, kind, f"tags.`fer.config_key` LIKE '{prefix}.%'"):
+    for run in store.search_finished(client, kind, f"tags.`fer.config_key` LIKE '{prefix}.%'"):
         tags = run.data.tags
-        if tags["fer.config_key"] in found and not (tags.get(STATUS) == BAD and is_by_person(tags)):
+        if tags["fer.config_key"] in found and not (tags.get(store.STATUS) == store.BAD and store.is_by_person(tags)):
             found[tags["fer.config_key"]].append(run)
     return found
 
 
 def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> list[Run]:
     """Return the finished runs of a kind that have these params, newest first."""
-    return search_finished(client, kind, *(f"params.`{name}` = '{text}'" for name, text in params.items()))
+    return store.search_finished(client, kind, *(f"params.`{name}` = '{text}'" for name, text in params.items()))
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
@@ -116,9 +110,9 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
         raise RunError(
             f"run {run_id!r}: a run id is 4 to 32 digits of 0-9a-f; copy it from a command's output or the UI"
         )
-    found = search_runs(client, f"attributes.run_id LIKE '{run_id}%'", view=ViewType.ALL)
+    found = store.search_runs(client, f"attributes.run_id LIKE '{run_id}%'", view=ViewType.ALL)
     if not found:
-        raise RunError(f"run {run_id}: {redact(get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI")
+        raise RunError(f"run {run_id}: {store.redact(get_tracking_uri())} has no such run; look at MLFLOW_TRACKING_URI")
     if len(found) > 1:
         others = ", ".join(run.info.run_id for run in found[:10])
         raise RunError(f"run {run_id}: several runs begin so ({others}); give more digits")
@@ -149,7 +143,7 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
     store, where MLflow would hand out the originals. Nothing is verified.
     """
     run_id = run.info.run_id
-    with tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
+    with store.tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
         listed = {each.path: each.file_size or 0 for each in client.list_artifacts(run_id, FOLDER) if not each.is_dir}
     sizes = {name: listed[f"{FOLDER}/{name}"] for name in files.FILES if f"{FOLDER}/{name}" in listed}
     for name, size in sizes.items():
@@ -161,7 +155,7 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
             "make room"
         )
     for name in sizes:
-        with tracking_errors(f"downloading {FOLDER}/{name} of run {run_id}"):
+        with store.tracking_errors(f"downloading {FOLDER}/{name} of run {run_id}"):
             path = Path(client.download_artifacts(run_id, f"{FOLDER}/{name}", dst_path=str(into)))
         _check_size(run_id, name, path.stat().st_size)
         path.replace(into / name)
@@ -236,7 +230,7 @@ def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
 
 def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: str) -> Path:
     """Download the checkpoint of a training run into a folder; a RunError where it is not the one that is tagged."""
-    with tracking_errors(f"downloading {artifact} of run {run_id}"):
+    with store.tracking_errors(f"downloading {artifact} of run {run_id}"):
         expected = client.get_run(run_id).data.tags.get("fer.checkpoint_sha256")
         path = Path(client.download_artifacts(run_id, artifact, dst_path=str(folder)))
     if sha256_of_file(path) != expected:
@@ -247,6 +241,6 @@ def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: 
 def adopt_run(parent: TrackedRun, run: Run) -> None:
     """Show a finished run below this one, unless it is below another that finished too, or was opened for itself."""
     before = run.data.tags.get(PARENT)
-    with tracking_errors("looking for a run's parent"):
+    with store.tracking_errors("looking for a run's parent"):
         if before and parent.client.get_run(before).info.status != "FINISHED":
             parent.client.set_tag(run.info.run_id, PARENT, parent.run_id)

@@ -374,8 +374,7 @@ def _search_where(client: MlflowClient, where: str) -> list[Run]:
 def search_soft_labels(client: MlflowClient, condition: str = "") -> list[Run]:
     """Return the finished runs of every experiment that have a bundle and fulfil a condition."""
     conditions = [condition] if condition else []
-    kinds = (
-        store.search_finished(client, kind, *conditions) for kind in store.TEACHING_KINDS
-    )  # MLflow's filters have no OR
+    # MLflow's filters have no OR.
+    kinds = (store.search_finished(client, kind, *conditions) for kind in store.TEACHING_KINDS)
     needed = {"fer.bundle_sha256", "fer.selection_sha256"}
     return [run for runs in kinds for run in runs if needed <= run.data.tags.keys()]

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -38,12 +38,12 @@ class Context:
 
     now_ms: int
     stale_after_s: float
-    runs: Mapping[str, RunRecord] = field(default_factory=dict)
-    evidence: Mapping[str, Evidence] = field(default_factory=dict)
-    usual_rows: Mapping[str, str] = field(default_factory=dict)
-    usual_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    selections_of: Mapping[str, set[str]] = field(default_factory=dict)
-    majority: Mapping[str, float] = field(default_factory=dict)
+    runs: Mapping[str, RunRecord]
+    evidence: Mapping[str, Evidence]
+    usual_rows: Mapping[str, str]
+    usual_classes: Mapping[str, tuple[str, ...]]
+    selections_of: Mapping[str, set[str]]
+    majority: Mapping[str, float]
 
     def sound_evidence(self, run: RunRecord) -> Evidence | None:
         """Return what a run's bundle contains, where it was read and verifies."""
