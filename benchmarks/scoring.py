@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
 
-from fer_mlflow.calibration.temperature import fit_temperature
+from fer_mlflow.calibration import fit_temperature
 from fer_mlflow.scoring.evaluation import evaluate
 from fer_mlflow.scoring.significance import bootstrap_intervals, paired_differences
 

@@ -98,7 +98,7 @@ def calibrate(result) -> Iterator[str]:
 
 def _temperature_lines(column: str, slices: Mapping) -> Iterator[str]:
     """Yield each slice's own temperature, and its scores before and after the common calibration."""
-    from fer_mlflow.calibration.temperature import OK
+    from fer_mlflow.calibration import OK
 
     width = max(map(len, [column, *slices]))
     names = "".join(f"  {name:>10}" for name in next(iter(slices.values()))[1] if name != "rows")

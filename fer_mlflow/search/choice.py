@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.scaling import fit_coefficients
-from fer_mlflow.calibration.temperature import OK, fit_temperature
+from fer_mlflow.calibration import OK, fit_coefficients, fit_temperature
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import is_lower_better, score
 from fer_mlflow.scoring.significance import REPLICATES, Comparison, compare_logits

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fer_mlflow.calibration.scaling import AffineFit, CoefficientsFit, PooledFit, fit_of
-from fer_mlflow.calibration.temperature import OK, TemperatureFit, crossfit, fit_temperature, stratified_folds
+from fer_mlflow import calibration
+from fer_mlflow.calibration import OK, TemperatureFit
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.figures.scores import draw_reliability
 from fer_mlflow.files import sha256_of_json
@@ -169,7 +169,7 @@ def _calibrate(
     """Fit, and measure on rows that were not fitted on unless `in_sample` is set."""
     bundle, fitted = source.bundle, (source if other is None else other).bundle
     configuration, labels, mine = bundle.configuration, bundle.labels[known], inputs[..., known, :]
-    fit_rows = fit_of(settings.method, settings.per_teacher, configuration.weights, configuration.space)
+    fit_rows = calibration.fit_of(settings.method, settings.per_teacher, configuration.weights, configuration.space)
     if other is not None:
         check_fit_source(source, other)
         theirs = fitted.labelled
@@ -182,8 +182,8 @@ def _calibrate(
     if other is None and not settings.in_sample:
         k = settings.crossfit or 0
         protocol = f"cross-fitted: fitted on {k - 1} of {k} folds, measured on the other"
-        folds = stratified_folds(labels, k, np.random.default_rng(settings.seed))
-        scaled, fits = crossfit(fit_rows, mine, labels, folds)
+        folds = calibration.stratified_folds(labels, k, np.random.default_rng(settings.seed))
+        scaled, fits = calibration.crossfit(fit_rows, mine, labels, folds)
         if fit.status == OK and scaled is None:
             fit = next(each for each in fits if each.status != OK)
     else:
@@ -225,7 +225,7 @@ def _calibrate_slice(
         if each is not None:
             numbers[f"{when}/nll"] = float(each.losses[own].mean())
             numbers[f"{when}/ece"] = expected_calibration_error(each.confidence[own], each.correct[own])
-    return fit_temperature(bundle.logits[rows], bundle.labels[rows]), numbers
+    return calibration.fit_temperature(bundle.logits[rows], bundle.labels[rows]), numbers
 
 
 def _export(
@@ -235,31 +235,31 @@ def _export(
     if result.fit.status != OK:
         raise JobError(f"--export: there is nothing to export, {result.fit.explanation} ({result.fit.status})")
     bundle = source.bundle
-    calibration = {
+    section = {
         "method": settings.method + (" per teacher" if settings.per_teacher else ""),
         **result.fitted,
         "fitted_on": result.fitted_on,
         "in_sample": not settings.fit_run,
     }
-    own = sha256_of_json({"source": bundle.sha256, "calibration": calibration})[:32]
+    own = sha256_of_json({"source": bundle.sha256, "calibration": section})[:32]
     key = f"{bundle.selection_sha256[:32]}.{own}"
-    tags = {"fer.calibration_in_sample": str(calibration["in_sample"]).lower()}
+    tags = {"fer.calibration_in_sample": str(section["in_sample"]).lower()}
     tags |= {"fer.source_run": source.run_id} if source.run_id else {}
-    return log_export(run, calibrated(bundle, result.fit.apply(inputs), calibration), key, source.inputs, tags)
+    return log_export(run, calibrated(bundle, result.fit.apply(inputs), section), key, source.inputs, tags)
 
 
-def describe_fit(fit: TemperatureFit | AffineFit | CoefficientsFit | PooledFit, bundle: SoftLabels) -> dict[str, Any]:
+def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
     """Return what was fitted as JSON-able values: temperatures, scales and biases, or coefficients."""
     if fit.status != OK:
         return {}
     teachers, classes = bundle.configuration.teachers, bundle.classes
     if isinstance(fit, TemperatureFit):
         return {"temperature": fit.temperature, "temperature_se": fit.standard_error}
-    if isinstance(fit, AffineFit):
+    if isinstance(fit, calibration.AffineFit):
         one = {"temperature": float(1 / fit.scale[0])} if (fit.scale == fit.scale[0]).all() else {}
         scale = {} if one else {"scale": dict(zip(classes, fit.scale.tolist(), strict=True))}
         return {**one, **scale, "bias": dict(zip(classes, fit.bias.tolist(), strict=True))}
-    if isinstance(fit, CoefficientsFit):
+    if isinstance(fit, calibration.CoefficientsFit):
         shares = bundle.configuration.weights
         each = dict(zip(teachers, fit.coefficients.tolist(), strict=True))
         return {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.calibration.temperature import stratified_folds
+from fer_mlflow.calibration import stratified_folds
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures.sweep import WeightMap, draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress

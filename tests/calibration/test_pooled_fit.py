@@ -6,14 +6,17 @@ import scipy.optimize
 from scipy.special import log_softmax, softmax
 from toys import draw_logits
 
-from fer_mlflow.calibration.scaling import (
+from fer_mlflow.calibration import (
+    NO_POSITIVE_OPTIMUM,
+    OK,
+    SEPARABLE,
     fit_bias_corrected_temperature,
     fit_coefficients,
     fit_of,
     fit_pool,
+    fit_temperature,
     fit_vector_scaling,
 )
-from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE, fit_temperature
 from fer_mlflow.errors import ContractError
 
 

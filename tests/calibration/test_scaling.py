@@ -5,13 +5,15 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from fer_mlflow.calibration.scaling import (
+from fer_mlflow.calibration import (
+    crossfit,
     fit_bias_corrected_temperature,
     fit_coefficients,
+    fit_temperature,
     fit_vector_scaling,
     minimise_convex,
+    stratified_folds,
 )
-from fer_mlflow.calibration.temperature import crossfit, fit_temperature, stratified_folds
 from fer_mlflow.errors import ContractError
 
 C = 5

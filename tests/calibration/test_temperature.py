@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from fer_mlflow.calibration.temperature import fit_temperature
+from fer_mlflow.calibration import fit_temperature
 from fer_mlflow.errors import ContractError
 
 

@@ -20,7 +20,7 @@ from toys import (
     write_bundle,
 )
 
-from fer_mlflow.calibration.temperature import stratified_folds
+from fer_mlflow.calibration import stratified_folds
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 TEACHERS = ("A", "B")

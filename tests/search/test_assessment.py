@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fer_mlflow.calibration.temperature import fit_temperature, stratified_folds
+from fer_mlflow.calibration import fit_temperature, stratified_folds
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import compare_logits
 from fer_mlflow.search.choice import (

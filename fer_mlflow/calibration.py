@@ -1,25 +1,131 @@
-"""Calibrations of several parameters: class biases and scales; a coefficient, or a temperature, for each teacher."""
+"""Calibrations: one temperature, class biases and scales, a coefficient or temperature per teacher; cross-fitting."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.linalg import block_diag
 from scipy.special import log_softmax
 
-from fer_mlflow.calibration import temperature
-from fer_mlflow.calibration.temperature import NO_POSITIVE_OPTIMUM, OK, SEPARABLE, fit_temperature
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import check_labels, check_logits, stack_logits
 
+OK, SEPARABLE, NO_POSITIVE_OPTIMUM = "ok", "separable", "no_positive_optimum"
+EXPLANATIONS = {
+    OK: "the likelihood has one maximum, and this is it",
+    SEPARABLE: "every row is right, so the likelihood only grows as T goes to 0: there is no best temperature",
+    NO_POSITIVE_OPTIMUM: "the logits fit the labels no better than equal probabilities, so the likelihood only grows "
+    "as T goes to infinity: there is no best temperature",
+}
+_WARM_ROWS = 20_000
+_ROUNDING = 1e-12  # a slope at 1/T = 0 this near 0, for logits of spread 1, is 0
 MOST_STEPS = 200
 _FLAT = 1e-11  # the share of the curvature at the start that is left on the way to infinity
 _STEP = 1e-10  # relative size of the last step
 _NO_SCALE = 1e-7  # of logits of spread 1: float64 does not distinguish it from a scale of 0
 
 Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """A temperature and its standard error, NaN where the status is `separable` (T -> 0) or `no_positive_optimum`."""
+
+    status: str
+    temperature: float
+    standard_error: float
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return (N, C) logits / T in float64."""
+        return np.asarray(logits, dtype=np.float64) / self.temperature
+
+    @property
+    def explanation(self) -> str:
+        """What the status means, in a sentence."""
+        return EXPLANATIONS[self.status]
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
+    """Find the T > 0 that minimises the NLL of softmax(z / T).
+
+    With b = 1 / T, f(b) = mean[logsumexp(b z) - b z_y] is convex, f' = mean[E_p z - z_y], f'' = mean Var_p(z). The
+    zero of f' is found by Newton steps in float64, kept in a bracket by the sign of f', to 1e-10 of b; there is
+    no cap. The limits decide whether there is one: f'(0+) >= 0 means that equal probabilities are as likely
+    (`no_positive_optimum`; constant logits too), f'(inf) = 0 that every label has the greatest logit of its row
+    (`separable`).
+
+    (Guo et al. 2017, On Calibration of Modern Neural Networks, sec. 4.2.) The standard error is the sandwich estimate
+    (White 1982), which does not assume that z / T is the right model.
+
+    Parameters
+    ----------
+    logits : (N, C) float, finite
+    labels : (N,) int in 0..C-1, N >= 1
+
+    Raises ContractError: shapes disagree, N = 0, a label is out of range, or a value is not finite.
+
+    Examples
+    --------
+    >>> z = np.log(np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9]]))
+    >>> fit = fit_temperature(z, np.array([0, 1, 0, 0]))  # three of four are right, so softmax(z / T) is 3/4
+    >>> fit.status, round(fit.temperature, 6)  # log 9 / log 3
+    ('ok', 2.0)
+    """
+    logits = check_logits(logits)
+    labels = check_labels(labels, *logits.shape)
+    z = logits - logits.max(axis=1, keepdims=True)
+    z_y = z[np.arange(len(z)), labels]
+    scale = float(np.sqrt(z.var(axis=1).mean()))
+    if scale == 0 or _slope_at_zero(z, z_y) >= -_ROUNDING * scale:
+        return TemperatureFit(NO_POSITIVE_OPTIMUM, np.nan, np.nan)
+    if not z_y.any():  # every label has the greatest logit, which is 0 here
+        return TemperatureFit(SEPARABLE, np.nan, np.nan)
+    z, z_y = z / scale, z_y / scale  # now 1/T is of order 1
+    start = 1.0
+    if len(z) > 2 * _WARM_ROWS:
+        part = slice(None, None, len(z) // _WARM_ROWS)
+        if _slope_at_zero(z[part], z_y[part]) < 0 and z_y[part].any():
+            start = _zero_of_slope(z[part], z_y[part], start)
+    beta = _zero_of_slope(z, z_y, start)
+    slopes, curvature = _derivatives(z, z_y, beta)
+    error = float(np.sqrt(np.square(slopes).mean() / len(z)) / curvature)  # of beta
+    return TemperatureFit(OK, float(scale / beta), float(scale * error / beta**2))
+
+
+def _slope_at_zero(z: np.ndarray, z_y: np.ndarray) -> float:
+    """Return f'(0+): how the mean logit compares with the label's."""
+    return float((z.mean(axis=1) - z_y).mean())
+
+
+def _derivatives(z: np.ndarray, z_y: np.ndarray, beta: float) -> tuple[np.ndarray, float]:
+    """Return each row's part of f' (N,), and f''."""
+    p = np.exp(beta * z)
+    p /= p.sum(axis=1, keepdims=True)
+    mean = np.einsum("nc,nc->n", p, z)
+    variance = np.einsum("nc,nc,nc->n", p, z, z) - np.square(mean)
+    return mean - z_y, float(np.maximum(variance, 0).mean())
+
+
+def _zero_of_slope(z: np.ndarray, z_y: np.ndarray, beta: float) -> float:
+    """Return the zero of f' over beta > 0, which exists, by Newton steps inside a bracket."""
+    low, high = 0.0, np.inf
+    for _ in range(2000):
+        slopes, curvature = _derivatives(z, z_y, beta)
+        slope = float(slopes.mean())
+        if slope == 0:
+            return beta
+        low, high = (beta, high) if slope < 0 else (low, beta)
+        step = -slope / curvature if curvature > 0 else np.inf
+        new = beta + step
+        if not low < new < high:
+            new = 4 * low if high == np.inf else float(np.sqrt(low * high)) if low > 0 else high / 4
+        if abs(new - beta) <= _STEP * beta:
+            return new
+        beta = new
+    return beta
 
 
 @dataclass(frozen=True)
@@ -82,7 +188,7 @@ def _fit_affine(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> A
         return unfitted(SEPARABLE, "a class without a labelled row has a bias that goes to -infinity")
     log_probs = log_softmax(logits, axis=1)
     # Where all rows are alike, biases could replace any scale.
-    if np.ptp(log_probs, axis=0).max() <= temperature.ROUNDING * np.abs(log_probs).max():
+    if np.ptp(log_probs, axis=0).max() <= _ROUNDING * np.abs(log_probs).max():
         why = "the logits are constant, or the same in every row: there is nothing to scale"
         return unfitted(NO_POSITIVE_OPTIMUM, why)
     unit = float(np.sqrt(log_probs.var(axis=1).mean()))
@@ -95,7 +201,7 @@ def _fit_affine(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> A
     scale, bias = np.broadcast_to(found[:scales] / unit, C).copy(), found[scales:] - found[scales:].mean()
     if (found[:scales] <= _NO_SCALE).all():
         return unfitted(NO_POSITIVE_OPTIMUM, "beside class biases the logits fit the labels no better than equal ones")
-    return AffineFit(OK, temperature.EXPLANATIONS[OK], scale, bias)
+    return AffineFit(OK, EXPLANATIONS[OK], scale, bias)
 
 
 def _affine_derivatives(x: np.ndarray, labels: np.ndarray, one_scale: bool) -> Derivatives:
@@ -150,14 +256,14 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
         hessian = (flat @ flat.T - mean @ mean.T) / N
         return float(-log_p[np.arange(N), labels].mean()), (mean - of_label).mean(axis=1), hessian
 
-    if (derivatives(np.zeros(K))[1] >= -temperature.ROUNDING).all():
+    if (derivatives(np.zeros(K))[1] >= -_ROUNDING).all():
         why = "no teacher's logits fit the labels better than equal probabilities: all coefficients go to 0"
         return CoefficientsFit(NO_POSITIVE_OPTIMUM, why, none)
     found = minimise_convex(derivatives, np.full(K, 1 / K), lowest=np.zeros(K))
     if found is None:
         why = "some positive combination of the teachers gets every row right, so the coefficients grow without end"
         return CoefficientsFit(SEPARABLE, why, none)
-    return CoefficientsFit(OK, temperature.EXPLANATIONS[OK], found / unit)
+    return CoefficientsFit(OK, EXPLANATIONS[OK], found / unit)
 
 
 @dataclass(frozen=True)
@@ -166,7 +272,7 @@ class PooledFit:
 
     weights: Mapping[str, float]
     temperatures: np.ndarray  # (K,), one for each teacher
-    pool: temperature.TemperatureFit  # of the fused logits
+    pool: TemperatureFit  # of the fused logits
     status: str
     explanation: str
 
@@ -208,6 +314,37 @@ def fit_of(method: str, per_teacher: bool, weights: Mapping[str, float], space: 
         return fits[space]
     methods = {"bias-corrected": fit_bias_corrected_temperature, "vector": fit_vector_scaling}
     return {"temperature": fit_temperature, **methods}[method]
+
+
+def stratified_folds(labels: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (N,) each row's fold in 0..k-1: rows of each class are assigned in turn, in a random order.
+
+    Folds of one class differ by at most one row, and so do whole folds. A class with fewer rows than folds is
+    absent from some of them. Raises ContractError: fewer than two folds, or fewer rows than folds.
+    """
+    if k < 2 or len(labels) < k:
+        raise ContractError(f"{len(labels)} labelled rows make no {k} folds; use 2 folds to as many as rows")
+    order = np.lexsort((rng.permutation(len(labels)), labels))  # by class, random within
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % k
+    return folds
+
+
+def crossfit(
+    fit: Callable[[np.ndarray, np.ndarray], Any], logits: np.ndarray, labels: np.ndarray, folds: np.ndarray
+) -> tuple[np.ndarray | None, list[Any]]:
+    """Calibrate each fold's rows, (N,) int from 0 up, with what `fit` (logits, labels) gives on all the others.
+
+    Logits are (..., N, C). Return (N, C) calibrated ones, None where some fold's status is not `ok`, and each fold's
+    fit.
+    """
+    fits = [fit(logits[..., folds != k, :], labels[folds != k]) for k in range(int(folds.max()) + 1)]
+    if any(each.status != OK for each in fits):
+        return None, fits
+    calibrated = np.empty(logits.shape[-2:])
+    for k, each in enumerate(fits):
+        calibrated[folds == k] = each.apply(logits[..., folds == k, :])
+    return calibrated, fits
 
 
 def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndarray | None = None) -> np.ndarray | None:
