@@ -88,13 +88,7 @@ class Field:
     @property
     def kind(self) -> str:
         """The kind of value, for help texts."""
-        words = {
-            bool: "true|false",
-            int: "integer",
-            float: "number",
-            tuple[str, ...]: "names",
-            tuple[float, ...]: "numbers",
-        }
+        words = {bool: "true|false", int: "integer", float: "number", tuple[str, ...]: "names"}
         return self.form.kind or "|".join(self.choices) or words.get(self.base, "text")
 
     @property

@@ -5,7 +5,6 @@ import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -17,7 +16,6 @@ from scipy.special import softmax
 from fer_mlflow.data.images import prepare_image
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ImageError
-from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.tracking.store import tracking_errors
 
 NAME = "student"  # of the model in its run
@@ -64,7 +62,7 @@ class Student(PythonModel):
         return table.assign(**{f"p/{name}": probs[:, column] for column, name in enumerate(self.classes)})
 
 
-def image_bytes(value: Any) -> bytes:
+def image_bytes(value: bytes | str) -> bytes:
     """Return an image file's bytes, of bytes or of base64 text; ImageError for anything else."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
@@ -74,8 +72,8 @@ def image_bytes(value: Any) -> bytes:
         raise ImageError("neither bytes nor base64 text of an image file") from error
 
 
-def log_student(run: TrackedRun, onnx: Path, card: dict[str, Any], example: bytes) -> str:
-    """Log an ONNX student as the run's model, and return its address.
+def log_student(run_id: str, onnx: Path, card: dict, example: bytes) -> str:
+    """Log an ONNX student as a run's model, and return its address.
 
     The card has `classes`, `img_size` and `clahe` (its settings, or None); the example is an image file's bytes.
     """
@@ -91,7 +89,7 @@ def log_student(run: TrackedRun, onnx: Path, card: dict[str, Any], example: byte
                 artifact_path=None,
                 name=NAME,
                 flavor=mlflow.pyfunc,
-                run_id=run.run_id,
+                run_id=run_id,
                 python_model=str(code),
                 code_paths=[str(Path(__file__).parents[1])],
                 artifacts={"onnx": str(onnx), "card": str(described)},

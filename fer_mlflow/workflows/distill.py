@@ -231,7 +231,7 @@ def _log_model(run: TrackedRun, trained_run: str, student: students.Student) -> 
         side = export_onnx(checkpoint, val.classes, onnx)
         check = check_onnx(onnx, checkpoint, val, clahe)
         card = {"classes": list(val.classes.names), "img_size": side, "clahe": asdict(clahe) if clahe else None}
-        uri = log_student(run, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
+        uri = log_student(run.run_id, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
     run.log_metrics(
         {"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed}
     )
