@@ -15,8 +15,8 @@ from limits import finish, verdict
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from fer_mlflow.search.choice import find_plateau, simplex_grid
-from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
+from fer_mlflow.search.choices import simplex_grid
+from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows, find_plateau
 
 ROWS, CLASSES, TEACHERS, CONFIGURATIONS = 50_000, 7, 3, 5_000
 SECONDS, MEMORY_MIB = 60, 2048

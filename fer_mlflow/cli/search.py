@@ -40,9 +40,8 @@ def _best_lines(result) -> list[str]:
 
     shown = metric_names(having=lambda metric: "sweep" in metric.shown)
     columns = [name for name in dict.fromkeys([result.metric, *shown]) if name in result.table]
-    configurations = result.configurations
     rows = [
-        [rank, *result.table[columns].iloc[m], configurations.choice(m).describe(configurations.teachers)]
+        [rank, *result.table[columns].iloc[m], result.configurations.describe(m)]
         for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1)
     ]
     header = ["rank", *columns, f"configuration   (on {result.fitted.benchmark})"]

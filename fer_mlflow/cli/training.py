@@ -65,7 +65,7 @@ def _score_lines(soft_labels) -> Iterator[str]:
 
     from fer_mlflow.scoring.significance import bootstrap_intervals
     from fer_mlflow.workflows.evaluate import SEED
-    from fer_mlflow.workflows.students import COUNTED
+    from fer_mlflow.workflows.train import COUNTED
 
     if soft_labels is None or not (known := soft_labels.labels >= 0).any():
         return
@@ -121,7 +121,7 @@ def _test_lines(grid) -> Iterator[str]:
     """Yield the scores on the test rows, and the difference between the best and its baseline."""
     import pandas as pd
 
-    from fer_mlflow.workflows.students import COUNTED, SCORES
+    from fer_mlflow.workflows.train import COUNTED, SCORES
 
     yield f"\n  on {grid.best.scored.benchmark}, {len(grid.comparison.labels):,} labelled rows"
     for what, trial in (("best", grid.best), ("baseline", grid.baseline)):

@@ -41,10 +41,9 @@ def find_subsets(splits: np.ndarray, sources: np.ndarray) -> tuple[list[Subset],
     They are all rows, each split, each source and unions of sources, over all rows and within each split; subsets
     of the same rows are there once. Both columns are (N,) text of the labelled rows.
     """
-    pairs = sorted(set(zip(splits.tolist(), sources.tolist(), strict=True)))
-    at = {pair: number for number, pair in enumerate(pairs)}
-    groups = np.array([at[pair] for pair in zip(splits.tolist(), sources.tolist(), strict=True)], dtype=np.int64)
-    counts = np.bincount(groups, minlength=len(pairs))
+    columns = np.column_stack([splits, sources]).astype(str)
+    found, groups, counts = np.unique(columns, axis=0, return_inverse=True, return_counts=True)
+    pairs = found.tolist()
     subsets: dict[bytes, Subset] = {}
     for split in (None, *sorted({pair[0] for pair in pairs})):
         for union in _unions(sorted({pair[1] for pair in pairs})):
@@ -54,7 +53,7 @@ def find_subsets(splits: np.ndarray, sources: np.ndarray) -> tuple[list[Subset],
             name = ", ".join(words[1:] if split is None and union else words)
             if chosen.any():
                 subsets.setdefault(chosen.tobytes(), Subset(name, chosen, int(counts[chosen].sum())))
-    return list(subsets.values()), groups
+    return list(subsets.values()), groups.reshape(-1)
 
 
 def _unions(sources: list[str]) -> Iterator[tuple[str, ...] | None]:
@@ -98,11 +97,7 @@ class Target:
 class BenchmarkCounts:
     """M configurations' count tables of one benchmark, at the target's temperature, or 1 where that is not known.
 
-    Attributes
-    ----------
-    subsets : the first is all rows
-    labels, groups : (N,) int
-    fused : gives a configuration's (N, C) logits, T = 1
+    `subsets` begins with all rows, `labels` and `groups` are (N,) int, and `fused` gives one configuration's logits.
     """
 
     counts: CountTables
@@ -137,19 +132,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a search found.
+    """What a search for a target found.
 
     Attributes
     ----------
     matches : the nearest first
     nearest : the nearest of all, match or not
-    reference : all rows of the first benchmark under the reference configuration; None where they lack a class of the
-        target
+    reference : all rows of the first benchmark under the reference configuration; None where they lack a class
     changes : what is changed -> the nearest candidate that differs from the reference in nothing else
     reachable : metric -> least and greatest value over all candidates
     sought : candidates whose temperature was sought, and how many could have been
     """
 
+    target: Target
     matches: list[Candidate]
     nearest: Candidate
     reference: Candidate | None
@@ -193,6 +188,7 @@ def search_candidates(
     ordered = list(best.values())
     reference, changes = search.changes(reference_m, related)
     return Reproduction(
+        target=target,
         matches=[each for each in ordered if each.is_match],
         nearest=min(ordered, key=_DISTANCE),
         reference=reference,
@@ -209,7 +205,7 @@ class _Search:
         self.target, self.benchmarks, self.classes = target, benchmarks, classes
         self.scored: list[Candidate] = []
         self.reachable: dict[str, tuple[float, float]] = {}
-        self.scores: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        self.scores: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # of benchmark and subset
         self.to_fit: list[tuple[float, str, Subset, int]] = []
 
     def score_subset(self, benchmark: str, subset: Subset) -> None:

@@ -4,9 +4,9 @@ Every metric but the 99th percentile follows from sums over rows. So sums are ta
 source, a split, a fold), and the metrics of a union of groups cost an addition.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,15 +47,11 @@ class CountTables:
     @classmethod
     def concatenated(cls, tables: "Sequence[CountTables]") -> "CountTables":
         """Return the count tables of several lists of configurations as those of one list."""
-        return cls(**{each.name: np.concatenate([getattr(t, each.name) for t in tables]) for each in fields(cls)})
+        return cls(**{name: np.concatenate([vars(each)[name] for each in tables]) for name in vars(tables[0])})
 
     def of(self, chosen: slice | np.ndarray) -> "CountTables":
         """Return the count tables of some of the configurations."""
-        return CountTables(**{name: values[chosen] for name, values in self.arrays().items()})
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the sums by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return CountTables(**{name: values[chosen] for name, values in vars(self).items()})
 
     def confusions(self, groups: np.ndarray | None = None) -> np.ndarray:
         """Return (M, C, C) counts of label against prediction in a union of groups, (G,) bool; None means all rows."""
@@ -110,18 +106,13 @@ class TeacherLogits:
 
     def __init__(self, logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None):
         stack = metrics.stack_logits(logits)
-        _, self.rows, self.n_classes = stack.shape
+        self.teachers, self.rows, self.n_classes = stack.shape
         self.labels = metrics.check_labels(labels, self.rows, self.n_classes)
         self.groups = np.zeros(self.rows, np.int64) if groups is None else np.asarray(groups, dtype=np.int64)
         self.n_groups = int(self.groups.max()) + 1
         self._logits = np.ascontiguousarray(stack.transpose(0, 2, 1))  # (K, C, N)
         self._transformed: dict[str, np.ndarray] = {}
         self._prepared: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, np.ndarray | None]] = {}
-
-    @property
-    def teachers(self) -> int:
-        """K."""
-        return len(self._logits)
 
     def of_rows(self, rows: np.ndarray) -> "TeacherLogits":
         """Return the logits of some rows, (N,) bool or positions, in one group."""
@@ -299,6 +290,35 @@ def standard_errors(metric: str, classes: tuple[str, ...], counts: CountTables) 
     else:
         variance = (confusion * _cell_influences(metric, classes, confusion) ** 2).sum(axis=(1, 2)) / rows
     return np.sqrt(np.maximum(variance, 0) / rows)
+
+
+def find_plateau(
+    metric: str,
+    classes: tuple[str, ...],
+    counts: CountTables,
+    labels: np.ndarray,
+    scores_of: Callable[[int], RowScores],
+) -> tuple[int, np.ndarray]:
+    """Return the best of M configurations, and (M,) bool which ones are within one paired standard error of it.
+
+    The error of a difference is at most the sum of both errors, which follow from counts; so only configurations that
+    are near by that measure are fused again, to pair their rows with the best one's.
+
+    Parameters
+    ----------
+    labels : (N,) int, of the rows that were counted
+    scores_of : gives a configuration's scores of each row
+    """
+    errors = standard_errors(metric, classes, counts)
+    best, values = counts.best(metric, classes)
+    behind = np.abs(values - values[best])
+    of_best = row_influences(metric, classes, labels, scores_of(best))
+    within = np.zeros(len(values), dtype=bool)
+    for m in np.flatnonzero(behind <= errors + errors[best]).tolist():
+        own = row_influences(metric, classes, labels, scores_of(m))
+        within[m] = behind[m] <= (own - of_best).std() / np.sqrt(len(labels))
+    within[best] = True
+    return best, within
 
 
 def _cell_influences(metric: str, classes: tuple[str, ...], confusion: np.ndarray) -> np.ndarray:

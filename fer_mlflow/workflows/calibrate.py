@@ -71,14 +71,9 @@ class CalibrateResult(SoftLabelsResult):
 def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> CalibrateResult:
     """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on.
 
-    Raises
-    ------
-    FerError
-        the soft labels cannot be had, no row has a label, or `fit_run` has another ensemble or the same rows
-    JobError
-        nothing could be fitted, and the calibrated soft labels were to be exported
-    TrackingError
-        the server cannot be reached
+    Raises FerError: the soft labels cannot be had, no row has a label, or `fit_run` has another ensemble or the
+    same rows. JobError: nothing could be fitted, and the calibrated soft labels were to be exported. TrackingError:
+    the server cannot be reached.
     """
     found = read_source(settings)
     other = read_run_or_folder(settings.fit_run) if settings.fit_run else None
@@ -279,6 +274,6 @@ def _metrics(result: Calibration) -> dict[str, float]:
         metrics |= {f"{when}/{name}": value for name, value in named.items() if not name.startswith("ci95/")}
     for column, values in result.by_slice.items():
         for value, (fit, numbers) in values.items():
-            own = {"temperature": fit.temperature, "temperature_se": fit.standard_error} if fit.status == OK else {}
+            own = {"temperature": fit.temperature, "temperature_se": fit.standard_error}  # NaN where there is none
             metrics |= metric_keys(numbers | own, column, value or "none")
     return metrics

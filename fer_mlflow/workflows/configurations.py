@@ -16,8 +16,8 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder, sha256_of_json, written_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.scoring.evaluation import evaluate
-from fer_mlflow.search.choice import Choice, Variants, count_weightings, finest_step, simplex_grid, steps_in
-from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
+from fer_mlflow.search.choices import Choice, Variants, count_weightings, finest_step, simplex_grid, steps_in
+from fer_mlflow.search.teacher_logits import CountTables, TeacherLogits, count_rows
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.settings.texts import parse_weights
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -71,13 +71,13 @@ class Configurations:
         """Return one of them."""
         return Choice(str(self.variants[m]), str(self.spaces[m]), self.weights[m])
 
+    def describe(self, m: int) -> str:
+        """Return one of them in a few words."""
+        return self.choice(m).describe(self.teachers)
+
     def fused(self, variants: Variants, m: int) -> np.ndarray:
         """Return the (N, C) logits of one of them."""
         return self.choice(m).fused(variants)
-
-    def row_scores(self, variants: Variants, m: int) -> RowScores:
-        """Return one configuration's predictions and losses on the rows of teachers' logits."""
-        return variants[self.variants[m]].row_scores(str(self.spaces[m]), self.weights[m])
 
     def describe_weights(self, chosen: np.ndarray) -> str:
         """Return each teacher's least and greatest share in some of the configurations."""
@@ -91,6 +91,31 @@ class Configurations:
         """Return one row for each configuration: preprocessing, space, a weight for each teacher, and its scores."""
         weights = {f"w/{name}": self.weights[:, k] for k, name in enumerate(self.teachers)}
         return pd.DataFrame({"preprocessing": self.variants, "space": self.spaces, **weights, **scores})
+
+    def count(self, variants: Variants, benchmark: str, progress: Progress, temperature: float = 1.0) -> CountTables:
+        """Return their count tables on a benchmark at a temperature.
+
+        Those of a search that was stopped are reused. What is kept is named by the hash of everything that it follows
+        from, and removed when all is done.
+        """
+        tables, places, folders = [], [], []
+        with progress(f"scoring on {benchmark}", len(self)) as count:
+            for name, logits in variants.items():
+                for space in sorted(set(self.spaces)):
+                    chosen = np.flatnonzero((self.variants == name) & (self.spaces == space))
+                    # Weightings of the same teachers follow each other, since each set of teachers is prepared once.
+                    used = (self.weights[chosen] > 0) @ (1 << np.arange(logits.teachers))
+                    chosen = chosen[np.argsort(used, kind="stable")]
+                    folder = cache_folder() / "sweeps" / _digest(logits, space, self.weights[chosen], temperature)
+                    folders.append(folder)
+                    for start in range(0, len(chosen), _CHUNK):
+                        rows, path = chosen[start : start + _CHUNK], folder / f"{start}.npz"
+                        tables.append(_count_chunk(logits, space, self.weights[rows], temperature, path))
+                        places.append(rows)
+                        count(len(rows))
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        return CountTables.concatenated(tables).of(np.argsort(np.concatenate(places)))
 
 
 def read_weightings(settings: SearchSettings, names: Sequence[str], variants: int) -> np.ndarray:
@@ -144,46 +169,13 @@ def _read_list(path: Path, names: Sequence[str]) -> np.ndarray:
     return np.array(rows)
 
 
-def count_configurations(
-    variants: Variants,
-    configurations: Configurations,
-    benchmark: str,
-    progress: Progress,
-    temperature: float = 1.0,
-) -> CountTables:
-    """Return the count tables of configurations at a temperature.
-
-    Those of a search that was stopped are reused. What is kept is named by the hash of everything that it follows
-    from, and removed when all is done.
-    """
-    tables, places, folders = [], [], []
-    with progress(f"scoring on {benchmark}", len(configurations)) as count:
-        for name, logits in variants.items():
-            for space in sorted(set(configurations.spaces)):
-                chosen = np.flatnonzero((configurations.variants == name) & (configurations.spaces == space))
-                # Weightings of the same teachers follow each other, since each set of teachers is prepared once.
-                used = (configurations.weights[chosen] > 0) @ (1 << np.arange(logits.teachers))
-                chosen = chosen[np.argsort(used, kind="stable")]
-                folder = cache_folder() / "sweeps" / _digest(logits, space, configurations.weights[chosen], temperature)
-                folders.append(folder)
-                for start in range(0, len(chosen), _CHUNK):
-                    rows = chosen[start : start + _CHUNK]
-                    path = folder / f"{start}.npz"
-                    tables.append(_count_chunk(logits, space, configurations.weights[rows], temperature, path))
-                    places.append(rows)
-                    count(len(rows))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    return CountTables.concatenated(tables).of(np.argsort(np.concatenate(places)))
-
-
 def _count_chunk(logits: TeacherLogits, space: str, weights: np.ndarray, temperature: float, path: Path) -> CountTables:
     if path.exists():
         with np.load(path, allow_pickle=False) as arrays:
             return CountTables(**arrays)
     found = count_rows(logits, space, weights, np.full(len(weights), temperature), workers=os.cpu_count() or 1)
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **found.arrays())
+    np.savez(buffer, allow_pickle=False, **vars(found))
     with written_file(path) as file:
         file.write(buffer.getvalue())
     return found

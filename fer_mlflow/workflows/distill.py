@@ -27,9 +27,8 @@ from fer_mlflow.tracking.bundles import adopt_run, find_runs
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.tracking.serving import log_student
 from fer_mlflow.training.loop import Epoch
-from fer_mlflow.workflows import RunResult, logger, students, workflow
+from fer_mlflow.workflows import RunResult, logger, train as training, workflow
 from fer_mlflow.workflows.evaluate import SEED
-from fer_mlflow.workflows.train import checkpoint_location, copy_checkpoint, read_split
 
 _OF_LOSS = ("softlabels", "target", *(name for name in LossSettings.__dataclass_fields__ if name != "loss"))
 KEYS = ("loss", *_OF_LOSS, *RecipeSettings.__dataclass_fields__)
@@ -58,7 +57,7 @@ class DistillResult(RunResult):
     model : its MLflow model; None where none was wanted
     """
 
-    student: students.Student
+    student: training.Student
     best: Epoch
     checkpoint: str
     scored: SoftLabels | None
@@ -76,7 +75,7 @@ class Trial:
     scored : its soft labels on the test rows, where they were computed
     """
 
-    student: students.Student
+    student: training.Student
     axes: Mapping[str, str]
     run_id: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -127,7 +126,7 @@ class GridResult:
         pairs = [(best[seed], baseline[seed]) for seed in best if seed in baseline]
         if len(pairs) < 2:
             return {}
-        shared = [name for name in students.COUNTED if all(name in a and name in b for a, b in pairs)]
+        shared = [name for name in training.COUNTED if all(name in a and name in b for a, b in pairs)]
         return {name: [a[name] - b[name] for a, b in pairs] for name in shared}
 
     def raise_failures(self) -> None:
@@ -161,48 +160,43 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     It is trained as `train` trains a teacher, and its checkpoint is a teacher's. With `grid` every combination is
     trained as a run below one parent.
 
-    Raises
-    ------
-    FerError
-        rows, recipe or soft labels cannot be used, or a package for ONNX is missing
-    JobError
-        the loss or the weights are not finite; of a grid: no student could be trained
-    TrackingError
-        the server cannot be reached
+    Raises FerError: rows, recipe or soft labels cannot be used, or a package for ONNX is missing. JobError: the
+    loss or the weights are not finite; of a grid: no student could be trained. TrackingError: the server cannot be
+    reached.
     """
     if settings.onnx:
         check_onnx_packages()
-    reader = students.StudentReader.of(settings)
+    reader = training.StudentReader(*training.read_training_rows(settings))
     if settings.grid:
         return _distill_grid(reader, settings, progress)
     student = reader.read(settings)
     if student.source is None and settings.softlabels:
         logger.warning(f"--softlabels {settings.softlabels}: --loss ce learns from labels alone and leaves them unused")
     if settings.test_split:
-        read_split(settings, settings.test_split)  # what is wrong with it is found before the first epoch
+        training.read_split(settings, settings.test_split)  # what is wrong with it is found before the first epoch
     with open_run("distill", settings.name or student.name, settings.experiment) as run:
         run.log_params(params_of(settings))
-        best = students.train_student(run, student)
+        best = training.train_student(run, student)
         scored = None
         if settings.test_split:
-            scored = students.score_student(run, student, run.run_id, student.short_name(settings.name), progress)
-            run.log_metrics(metric_keys(students.scores_of(scored.metrics), "test"))
+            scored = training.score_student(run, student, run.run_id, student.short_name(settings.name), progress)
+            run.log_metrics(metric_keys(training.scores_of(scored.metrics), "test"))
         model = _log_model(run, run.run_id, student) if settings.onnx else None
     return DistillResult(
         run_id=run.run_id,
         ui=run.ui,
         student=student,
         best=best,
-        checkpoint=checkpoint_location(run, settings),
+        checkpoint=training.checkpoint_location(run, settings),
         scored=scored,
         model=model,
     )
 
 
-def _distill_grid(reader: students.StudentReader, settings: DistillSettings, progress: Progress) -> DistillGridResult:
+def _distill_grid(reader: training.StudentReader, settings: DistillSettings, progress: Progress) -> DistillGridResult:
     """Train every student of a grid as a run below this one, and measure the best."""
     trials = plan_grid(settings, reader)
-    test = read_split(settings, settings.test_split) if settings.test_split else None
+    test = training.read_split(settings, settings.test_split) if settings.test_split else None
     name = settings.name or f"distill {settings.grid} · {reader.train.name}"
     out = Path(settings.out).absolute() if settings.out else None
     with open_run("distill", name, settings.experiment) as run:
@@ -210,8 +204,8 @@ def _distill_grid(reader: students.StudentReader, settings: DistillSettings, pro
         result = run_grid(run, trials, test, progress)
         best = result.best
         if out is not None:
-            with students.fetched_checkpoint(run.client, best.run_id, best.student) as checkpoint:
-                copy_checkpoint(checkpoint, out)
+            with training.fetched_checkpoint(run.client, best.run_id, best.student) as checkpoint:
+                training.copy_checkpoint(checkpoint, out)
         model = _log_model(run, best.run_id, best.student) if settings.onnx else None
     return DistillGridResult(
         run_id=run.run_id,
@@ -223,10 +217,10 @@ def _distill_grid(reader: students.StudentReader, settings: DistillSettings, pro
     )
 
 
-def _log_model(run: TrackedRun, trained_run: str, student: students.Student) -> OnnxModel:
+def _log_model(run: TrackedRun, trained_run: str, student: training.Student) -> OnnxModel:
     """Log a student as an MLflow model that takes images, once its ONNX file agrees with torch."""
     val, clahe = student.plan.val, Clahe.of(student.settings)
-    with students.fetched_checkpoint(run.client, trained_run, student) as checkpoint:
+    with training.fetched_checkpoint(run.client, trained_run, student) as checkpoint:
         onnx = checkpoint.with_name("student.onnx")
         side = export_onnx(checkpoint, val.classes, onnx)
         check = check_onnx(onnx, checkpoint, val, clahe)
@@ -239,7 +233,7 @@ def _log_model(run: TrackedRun, trained_run: str, student: students.Student) -> 
     return OnnxModel(uri, check)
 
 
-def plan_grid(settings: DistillSettings, reader: students.StudentReader) -> list[Trial]:
+def plan_grid(settings: DistillSettings, reader: training.StudentReader) -> list[Trial]:
     """Read and check every student of `grid` before any is trained.
 
     No two have the same key, and for every recipe one learns from labels alone; those come first.
@@ -301,7 +295,7 @@ def run_grid(run: TrackedRun, trials: list[Trial], test: Benchmark | None, progr
     if test is not None and (known := test.labels >= 0).any():
         for trial in trials:
             if trial.configuration in (best.configuration, baseline.configuration) and not trial.failure:
-                trial.scored = students.score_student(
+                trial.scored = training.score_student(
                     run, trial.student, trial.run_id, trial.student.short_name(), progress
                 )
         if baseline.scored and best.scored:
@@ -324,7 +318,7 @@ def _train(run: TrackedRun, trial: Trial) -> None:
             trial.run_id = child.run_id
             child.set_tags({"fer.kind": "distill"})
             child.log_params({name: text for name, text in params_of(settings).items() if name not in unused})
-            best = students.train_student(child, student)
+            best = training.train_student(child, student)
         trial.metrics = dict(zip(_OF_VAL, (best.number, best.val_accuracy, best.val_macro_f1), strict=True))
     except TrackingError:
         raise
@@ -364,13 +358,13 @@ def configurations_table(trials: list[Trial]) -> pd.DataFrame:
 def _test_metrics(result: GridResult, comparison: Comparison) -> dict[str, float]:
     """Return the test scores under `test/…`."""
     differences: dict[str, float] = {}
-    for name in students.SCORES:
+    for name in training.SCORES:
         each = comparison.differences[name]
         differences |= {name: each.value, f"{name}/p": each.p_value}
         differences |= {f"{name}/low": each.interval.low, f"{name}/high": each.interval.high}
     scores = {
-        "best": students.scores_of(result.best.test),
-        "baseline": students.scores_of(result.baseline.test),
+        "best": training.scores_of(result.best.test),
+        "baseline": training.scores_of(result.baseline.test),
         "difference": differences,
         "seed_difference": {name: float(np.mean(each)) for name, each in result.seed_differences().items()},
     }
@@ -385,7 +379,7 @@ def grid_table(trials: list[Trial]) -> pd.DataFrame:
             **trial.axes,
             "seed": trial.seed,
             **{name: trial.metrics.get(name, np.nan) for name in _OF_VAL},
-            **{f"test_{name}": trial.test.get(name, np.nan) for name in students.SCORES},
+            **{f"test_{name}": trial.test.get(name, np.nan) for name in training.SCORES},
             "run_id": trial.run_id,
             "failure": trial.failure,
         }

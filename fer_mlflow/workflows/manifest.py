@@ -95,10 +95,8 @@ class CheckManifestResult:
 def build_manifest(settings: manifests.BuildManifestSettings, progress: Progress = no_progress) -> ManifestResult:
     """Write the manifest of a published data set as it lies on disk.
 
-    Raises
-    ------
-    ManifestError
-        the folder is not that data set, a label file is cut short, images are missing or not under the root
+    Raises ManifestError: the folder is not that data set, a label file is cut short, images are missing or not
+    under the root.
     """
     out, classes = settings.path, read_classes(settings.classes)
     built = build(
@@ -119,10 +117,8 @@ def build_manifest(settings: manifests.BuildManifestSettings, progress: Progress
 def merge_manifests(settings: manifests.MergeManifestsSettings, progress: Progress = no_progress) -> ManifestResult:
     """Write several manifests as one: paths stay valid, each image is there once, leakage is reported.
 
-    Raises
-    ------
-    FerError
-        there is one input alone, inputs have different classes or give one image two labels, or files are missing
+    Raises FerError: there is one input alone, inputs have different classes or give one image two labels, or files
+    are missing.
     """
     roots, sources = (
         texts * len(settings.inputs) if len(texts) == 1 else texts or ("",) * len(settings.inputs)
@@ -141,10 +137,7 @@ def merge_manifests(settings: manifests.MergeManifestsSettings, progress: Progre
 def split_manifest(settings: manifests.SplitManifestSettings, progress: Progress = no_progress) -> ManifestResult:
     """Write a manifest whose rows are split by label and source, each group on one side.
 
-    Raises
-    ------
-    FerError
-        the manifest cannot be used, there are no such rows, or there are fewer groups than splits
+    Raises FerError: the manifest cannot be used, there are no such rows, or there are fewer groups than splits.
     """
     given, split, group, shares = settings.manifest, settings.split, settings.group, settings.shares
     benchmark = read_benchmark(given, read_classes(settings.classes), root=settings.from_root)
@@ -172,10 +165,7 @@ def split_manifest(settings: manifests.SplitManifestSettings, progress: Progress
 def check_manifest(settings: manifests.CheckManifestSettings, progress: Progress = no_progress) -> CheckManifestResult:
     """Check a manifest and its images, and compare it with another one.
 
-    Raises
-    ------
-    FerError
-        the file is no manifest at all, or the data set is unknown
+    Raises FerError: the file is no manifest at all, or the data set is unknown.
     """
     given, classes = parse_input(settings.manifest), read_classes(settings.classes)
     dataset = dataset_called(settings.dataset) if settings.dataset else None
@@ -204,12 +194,7 @@ def check_manifest(settings: manifests.CheckManifestSettings, progress: Progress
 def track_manifest(settings: manifests.TrackManifestSettings, progress: Progress = no_progress) -> TrackManifestResult:
     """Build or merge a manifest, and log it, its report and its benchmarks as an MLflow run.
 
-    Raises
-    ------
-    FerError
-        see `build_manifest` and `merge_manifests`
-    TrackingError
-        the server cannot be reached
+    Raises FerError: see `build_manifest` and `merge_manifests`. TrackingError: the server cannot be reached.
     """
     from fer_mlflow.tracking.runs import metric_key, open_run  # here, since the other workflows start without MLflow
 

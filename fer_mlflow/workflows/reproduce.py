@@ -11,22 +11,14 @@ import pandas as pd
 from fer_mlflow.errors import ContractError
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import metric_names
-from fer_mlflow.search.choice import equal_weights
-from fer_mlflow.search.reproduction import (
-    WITH_TEMPERATURE,
-    BenchmarkCounts,
-    Candidate,
-    Reproduction,
-    Target,
-    find_subsets,
-    search_candidates,
-)
+from fer_mlflow.search import reproduction
+from fer_mlflow.search.choices import equal_weights
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import ReproduceSettings
 from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, workflow
-from fer_mlflow.workflows.configurations import Configurations, count_configurations, read_weightings
+from fer_mlflow.workflows.configurations import Configurations, read_weightings
 from fer_mlflow.workflows.sources import Benchmarks, SearchInput
 
 _PROTOCOL = ("selection", "labelled rows", "clahe", "decoding", "image size", "precision", "ECE")
@@ -46,8 +38,8 @@ class ReproduceResult(RunResult):
     table_location : where the table is
     """
 
-    target: Target
-    search: Reproduction
+    target: reproduction.Target
+    search: reproduction.Reproduction
     configurations: Configurations
     report: tuple[Section, ...]
     table: pd.DataFrame
@@ -58,12 +50,8 @@ class ReproduceResult(RunResult):
 def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> ReproduceResult:
     """Search benchmarks, subsets of them, preprocessing, spaces, weights and temperatures for published numbers.
 
-    Raises
-    ------
-    FerError
-        the settings name no number, or nothing that can be searched
-    TrackingError
-        the server cannot be reached
+    Raises FerError: the settings name no number, or nothing that can be searched. TrackingError: the server cannot
+    be reached.
     """
     found = SearchInput.read(settings)
     target = _target(settings, found.classes)
@@ -75,7 +63,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
         variants = list(dict.fromkeys(name for sets in benchmarks.values() for name in sets))
         configurations = Configurations.product(found.teachers, variants, settings.space, weightings)
         search = _search(target, found.classes, benchmarks, configurations, progress)
-        report = tuple(_report(search, target, benchmarks, configurations, settings.show))
+        report = tuple(_report(search, benchmarks, configurations, settings.show))
         table = _table(search, configurations)
         run.log_text("reproduction.md", report_markdown(report))
         run.log_table("matches", table, csv=True)
@@ -92,18 +80,22 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
     )
 
 
-def _target(settings: ReproduceSettings, classes: tuple[str, ...]) -> Target:
+def _target(settings: ReproduceSettings, classes: tuple[str, ...]) -> reproduction.Target:
     """Return the numbers to reproduce; refuse an unknown class."""
     values = settings.target_values(metric_names(having=lambda metric: metric.direction))
     for name in settings.f1 or {}:
         if name not in classes:
             raise ContractError(f"--f1: no class {name}; there are {', '.join(classes)}")
-    return Target(values, settings.tolerance, settings.temperature, settings.rows)
+    return reproduction.Target(values, settings.tolerance, settings.temperature, settings.rows)
 
 
 def _search(
-    target: Target, classes: tuple[str, ...], benchmarks: Benchmarks, configurations: Configurations, progress: Progress
-) -> Reproduction:
+    target: reproduction.Target,
+    classes: tuple[str, ...],
+    benchmarks: Benchmarks,
+    configurations: Configurations,
+    progress: Progress,
+) -> reproduction.Reproduction:
     """Count every configuration on the subsets of every benchmark, and search."""
     searched = {}
     for benchmark, sets in benchmarks.items():
@@ -112,11 +104,11 @@ def _search(
             raise ContractError(f"{benchmark}: there are no logits with {lacking}, as there are elsewhere; see --clahe")
         first = next(iter(sets.values()))
         index = first.bundle.index[first.labelled]
-        subsets, groups = find_subsets(index["split"].to_numpy(object), index["source"].to_numpy(object))
+        subsets, groups = reproduction.find_subsets(index["split"].to_numpy(object), index["source"].to_numpy(object))
         variants = {name: each.labelled_logits(groups) for name, each in sets.items()}
-        counts = count_configurations(variants, configurations, benchmark, progress, target.temperature or 1.0)
+        counts = configurations.count(variants, benchmark, progress, target.temperature or 1.0)
         fused = partial(configurations.fused, variants)
-        searched[benchmark] = BenchmarkCounts(counts, subsets, first.labels, groups, fused)
+        searched[benchmark] = reproduction.BenchmarkCounts(counts, subsets, first.labels, groups, fused)
     reference, related = _related(configurations)
     with ExitStack() as stack:
         opened: list = []
@@ -126,7 +118,7 @@ def _search(
                 opened.append(stack.enter_context(progress("fitting temperatures", total)))
             opened[0](1)
 
-        return search_candidates(target, searched, classes, reference, related, on_sought)
+        return reproduction.search_candidates(target, searched, classes, reference, related, on_sought)
 
 
 def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]]:
@@ -145,7 +137,7 @@ def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]
     return reference, {what: places for what, places in related.items() if len(places)}
 
 
-def _table(search: Reproduction, configurations: Configurations) -> pd.DataFrame:
+def _table(search: reproduction.Reproduction, configurations: Configurations) -> pd.DataFrame:
     """Return one row for each match, or the nearest where there is none."""
     found = search.matches or [search.nearest]
     columns = ("distance", "is_match", "benchmark", "subset", "rows")
@@ -156,9 +148,10 @@ def _table(search: Reproduction, configurations: Configurations) -> pd.DataFrame
 
 
 def _report(
-    result: Reproduction, target: Target, benchmarks: Benchmarks, configurations: Configurations, shown: int
+    result: reproduction.Reproduction, benchmarks: Benchmarks, configurations: Configurations, shown: int
 ) -> list[Section]:
     """Return the report: the matches and their protocol, what they leave open, or how near the nearest comes."""
+    target = result.target
     numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
     known = [f"T = {target.temperature:g}"] if target.temperature else []
     known += [f"{target.rows:,} rows"] if target.rows else []
@@ -168,13 +161,13 @@ def _report(
     if sought < candidates:
         searched.append(f"temperatures were fitted for the nearest {sought:,} of {candidates:,} candidates")
     sections = [Section(f"target: {', '.join([numbers, *known])}, each within {target.tolerance:g}", searched)]
-    if unreachable := _out_of_reach(result, target):
+    if unreachable := _out_of_reach(result):
         sections.append(Section("out of reach, whatever the configuration", unreachable))
     if result.matches:
         title = f"{len(result.matches):,} candidate{'s give' if len(result.matches) > 1 else ' gives'} these numbers"
         more = [f"the nearest {shown}; the table has all"] if len(result.matches) > shown else []
         sections.append(_candidates(title, result.matches[:shown], configurations, more))
-        sections.append(Section("what the target leaves open", _open_questions(result, target, configurations)))
+        sections.append(Section("what the target leaves open", _open_questions(result, configurations)))
         return [*sections, _protocols(result.matches[:shown], benchmarks, configurations)]
     title = "no candidate gives these numbers; the nearest"
     sections.append(_candidates(title, [result.nearest], configurations))
@@ -183,7 +176,7 @@ def _report(
         lines = []
         for what, each in {"reference": result.reference, **result.changes}.items():
             at = f", T = {each.temperature:.4g}" if each.temperature != 1 else ""
-            words = f"{_describe(each, configurations)} on {each.benchmark}, {each.subset}{at}"
+            words = f"{configurations.describe(each.configuration)} on {each.benchmark}, {each.subset}{at}"
             lines.append(f"{what:<12} distance {each.distance:.2f}   {words}")
         closest = next(iter(result.changes), None)
         if closest is not None and result.changes[closest].distance < result.reference.distance:
@@ -195,19 +188,19 @@ def _report(
     return sections
 
 
-def _out_of_reach(result: Reproduction, target: Target) -> list[str]:
+def _out_of_reach(result: reproduction.Reproduction) -> list[str]:
     """Return the numbers that no candidate gives, even alone."""
-    lines = []
+    lines, target = [], result.target
     for name, value in target.values.items():
         low, high = result.reachable[name]
-        at_any_temperature = target.seeks_temperature and name in WITH_TEMPERATURE
+        at_any_temperature = target.seeks_temperature and name in reproduction.WITH_TEMPERATURE
         if not at_any_temperature and not low - target.tolerance <= value <= high + target.tolerance:
             lines.append(f"{name} {value:g}: all candidates are from {low:.4f} to {high:.4f}")
     return lines
 
 
 def _candidates(
-    title: str, found: list[Candidate], configurations: Configurations, more: Sequence[str] = ()
+    title: str, found: list[reproduction.Candidate], configurations: Configurations, more: Sequence[str] = ()
 ) -> Section:
     """Return the table of candidates."""
     metrics = list(found[0].scores)
@@ -219,41 +212,33 @@ def _candidates(
             f"{each.temperature:.4g}",
             each.benchmark,
             f"{each.subset} ({each.rows:,})",
-            _describe(each, configurations),
+            configurations.describe(each.configuration),
         ]
         for each in found
     ]
     return Section(title, more, Table(header, rows))
 
 
-def _describe(each: Candidate, configurations: Configurations) -> str:
-    return configurations.choice(each.configuration).describe(configurations.teachers)
-
-
-def _open_questions(result: Reproduction, target: Target, configurations: Configurations) -> list[str]:
+def _open_questions(result: reproduction.Reproduction, configurations: Configurations) -> list[str]:
     """Return in what the matches differ."""
-    chosen = np.array([each.configuration for each in result.matches])
+    chosen, table = np.array([each.configuration for each in result.matches]), _table(result, configurations)
     lines = []
-    for what, values in (
-        ("benchmark", [each.benchmark for each in result.matches]),
-        ("rows", [each.subset for each in result.matches]),
-        ("CLAHE", [variant or "default" for variant in configurations.variants[chosen]]),
-        ("space", configurations.spaces[chosen]),
-    ):
-        found, counts = np.unique(np.array(values, dtype=str), return_counts=True)
-        if len(found) > 1:
-            lines.append(f"{what}: " + ", ".join(f"{v} ({n:,})" for v, n in zip(found, counts, strict=True)))
+    columns = {"benchmark": "benchmark", "rows": "subset", "CLAHE": "preprocessing", "space": "space"}
+    for what, column in columns.items():
+        counts = table[column].replace("", "default").value_counts().sort_index()
+        if len(counts) > 1:
+            lines.append(f"{what}: {', '.join(f'{value} ({count:,})' for value, count in counts.items())}")
     if np.ptp(configurations.weights[chosen], axis=0).any():
         lines.append(f"weights: {configurations.describe_weights(chosen)}")
     temperatures = [temperature for each in result.matches for temperature in each.temperatures]
-    if target.temperature is None and not target.seeks_temperature:
+    if result.target.temperature is None and not result.target.seeks_temperature:
         lines.append("temperature: accuracy and F1 do not depend on it")
     elif min(temperatures) < max(temperatures):
         lines.append(f"temperature: {min(temperatures):.3g} to {max(temperatures):.3g}")
     return lines or ["nothing"]
 
 
-def _protocols(found: list[Candidate], benchmarks: Benchmarks, configurations: Configurations) -> Section:
+def _protocols(found: list[reproduction.Candidate], benchmarks: Benchmarks, configurations: Configurations) -> Section:
     """Return how the benchmarks and logits of candidates were made."""
     rows = []
     for benchmark, name in dict.fromkeys((s.benchmark, str(configurations.variants[s.configuration])) for s in found):

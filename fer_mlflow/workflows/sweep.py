@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,14 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.figures.sweep import WeightMap, draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names, metric_of
-from fer_mlflow.search.choice import (
-    BASELINES,
-    Assessment,
-    Choice,
-    Variants,
-    assess_crossfitted,
-    assess_on,
-    choose_greedily,
-    choose_likeliest,
-    find_plateau,
-    pareto_front,
-)
-from fer_mlflow.search.teacher_logits import check_metric
+from fer_mlflow.search import choices
+from fer_mlflow.search.teacher_logits import check_metric, find_plateau
 from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.workflows import RunResult, warn, workflow
-from fer_mlflow.workflows.configurations import (
-    Configurations,
-    count_configurations,
-    export_choice,
-    log_choice,
-    read_weightings,
-)
+from fer_mlflow.workflows.configurations import Configurations, export_choice, log_choice, read_weightings
 from fer_mlflow.workflows.sources import Benchmarks, SearchInput, TeacherSet
 
 _PANELS = 4  # that a figure has room for
@@ -75,8 +57,8 @@ class SweepResult(RunResult):
     axes: tuple[str, ...]
     front: np.ndarray
     chosen_by: str
-    choice: Choice
-    assessment: Assessment
+    choice: choices.Choice
+    assessment: choices.Assessment
     protocol: str
     is_in_sample: bool
     nested: tuple[str, ...] = ()
@@ -114,12 +96,7 @@ class SweepResult(RunResult):
 def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepResult:
     """Score every weighting of teachers in each space, choose one, and measure the choice on other rows.
 
-    Raises
-    ------
-    FerError
-        the settings name nothing that can be searched
-    TrackingError
-        the server cannot be reached
+    Raises FerError: the settings name nothing that can be searched. TrackingError: the server cannot be reached.
     """
     found = SearchInput.read(settings)
     _check(settings, found.classes)
@@ -171,24 +148,25 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
     K = settings.crossfit or 0 if report is fit and not settings.in_sample else 0
     folds = stratified_folds(first.labels, K, np.random.default_rng(settings.seed)) if K else None
     configurations = Configurations.product(first.names, list(fit), settings.space, weightings)
-    logits: dict[str, Variants] = {}
+    logits: dict[str, choices.Variants] = {}
     all_counts, tables = {}, {}
     for benchmark, sets in benchmarks.items():
         groups = folds if sets is fit else None
         logits[benchmark] = {name: each.labelled_logits(groups) for name, each in sets.items()}
-        all_counts[benchmark] = count_configurations(logits[benchmark], configurations, benchmark, progress)
+        all_counts[benchmark] = configurations.count(logits[benchmark], benchmark, progress)
         tables[benchmark] = configurations.table(all_counts[benchmark].scores(classes))
     variants, counts = logits[first.benchmark], all_counts[first.benchmark]
-    scores_of = partial(configurations.row_scores, variants)
-    best, plateau = find_plateau(metric, classes, counts, first.labels, scores_of)
+    best, plateau = find_plateau(
+        metric, classes, counts, first.labels, lambda m: configurations.choice(m).row_scores(variants)
+    )
 
     with progress("choosing weights", K + 1) as count:
 
-        def choose(held: int | None, others: Variants) -> Choice:
+        def choose(held: int | None, others: choices.Variants) -> choices.Choice:
             if settings.optimize == "nll":
-                choice = choose_likeliest(others, settings.space)
+                choice = choices.choose_likeliest(others, settings.space)
             elif settings.optimize:
-                choice = choose_greedily(others, settings.space, settings.optimize, workers=os.cpu_count() or 1)
+                choice = choices.choose_greedily(others, settings.space, settings.optimize, workers=os.cpu_count() or 1)
             else:
                 groups = None if held is None else np.arange(K) != held
                 choice = configurations.choice(counts.best(metric, classes, groups)[0])
@@ -197,10 +175,10 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
 
         choice = choose(None, variants)
         if folds is not None:
-            assessment = assess_crossfitted(variants, choose, folds, chosen_by, classes, rng)
+            assessment = choices.assess_crossfitted(variants, choose, folds, chosen_by, classes, rng)
             protocol = f"cross-fitted: chosen on {K - 1} folds of {K}, measured on the other"
         else:
-            assessment = assess_on(variants, logits[reported.benchmark], choice, chosen_by, classes, rng)
+            assessment = choices.assess_on(variants, logits[reported.benchmark], choice, chosen_by, classes, rng)
             protocol = "chosen and measured on the same rows"
     if report is not fit:
         protocol = f"chosen on {first.benchmark}, measured on {reported.benchmark}"
@@ -221,7 +199,7 @@ def _search(benchmarks: Benchmarks, weightings: np.ndarray, settings: SweepSetti
         best=best,
         plateau=plateau,
         axes=settings.pareto,
-        front=pareto_front(values, np.array([is_lower_better(name) for name in settings.pareto])),
+        front=choices.pareto_front(values, np.array([is_lower_better(name) for name in settings.pareto])),
         chosen_by=chosen_by,
         choice=choice,
         assessment=assessment,
@@ -324,7 +302,7 @@ def _metrics(result: SweepResult) -> dict[str, float]:
     assessment = result.assessment
     values: dict[str, Any] = {"configurations": len(result.configurations), "plateau": float(result.plateau.sum())}
     values |= assessment.metrics["chosen"]
-    for baseline in BASELINES:
+    for baseline in choices.BASELINES:
         words = baseline.replace(" ", "_")
         difference = assessment.differences[baseline].differences[result.chosen_by]
         values[words] = assessment.metrics[baseline]

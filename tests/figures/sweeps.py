@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 
 from fer_mlflow.figures.sweep import WeightMap, draw_weight_map
-from fer_mlflow.search.choice import pareto_front
+from fer_mlflow.search.choices import pareto_front
 
 NAMES = ("RN18", "RN50", "ViT", "B0", "CNX")
 AWKWARD = ("$x_1$", "$", "怒り", "悲しみ", "a_very_long_name " * 5, "a\tb\nc", "", "\\frac{", "Ärger ☺", "\ud800")

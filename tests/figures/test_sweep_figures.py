@@ -9,7 +9,7 @@ from sweeps import AWKWARD, NAMES, PANELS, simplex, sweep, trade, weight_map
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
 from fer_mlflow.figures.sweep import CORNERS, draw_pareto, outline
-from fer_mlflow.search.choice import pareto_front
+from fer_mlflow.search.choices import pareto_front
 
 pytestmark = pytest.mark.usefixtures("coarse_figures")
 

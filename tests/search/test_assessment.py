@@ -6,7 +6,7 @@ import pytest
 from fer_mlflow.calibration import fit_temperature, stratified_folds
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.significance import compare_logits
-from fer_mlflow.search.choice import (
+from fer_mlflow.search.choices import (
     Choice,
     assess_crossfitted,
     assess_on,

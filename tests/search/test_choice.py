@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from fer_mlflow.scoring.metrics import score
-from fer_mlflow.search.choice import (
+from fer_mlflow.search.choices import (
     Choice,
     choose_best,
     choose_greedily,

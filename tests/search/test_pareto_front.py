@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fer_mlflow.search.choice import pareto_front
+from fer_mlflow.search.choices import pareto_front
 
 NAN = float("nan")
 

@@ -5,8 +5,15 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.search.choice import find_plateau, simplex_grid
-from fer_mlflow.search.teacher_logits import TeacherLogits, check_metric, count_rows, row_influences, standard_errors
+from fer_mlflow.search.choices import simplex_grid
+from fer_mlflow.search.teacher_logits import (
+    TeacherLogits,
+    check_metric,
+    count_rows,
+    find_plateau,
+    row_influences,
+    standard_errors,
+)
 
 CLASSES = ("Angry", "Happy", "Sad", "Fear")
 METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "f1/Sad")

@@ -5,7 +5,7 @@ import pytest
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import score
-from fer_mlflow.search.choice import simplex_grid
+from fer_mlflow.search.choices import simplex_grid
 from fer_mlflow.search.reproduction import BenchmarkCounts, Target, find_subsets, search_candidates
 from fer_mlflow.search.teacher_logits import TeacherLogits, count_rows
 

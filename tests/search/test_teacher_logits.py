@@ -7,7 +7,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.search import teacher_logits
-from fer_mlflow.search.choice import simplex_grid
+from fer_mlflow.search.choices import simplex_grid
 from fer_mlflow.search.teacher_logits import CountTables, TeacherLogits, count_rows
 
 
@@ -84,8 +84,8 @@ def test_threads_and_blocks_change_no_bit(monkeypatch):
     weights = simplex_grid(3, 5)
     one = count_rows(TeacherLogits(layers, labels), "prob", weights)
     two = count_rows(TeacherLogits(layers, labels), "prob", weights, workers=2)
-    for name, values in one.arrays().items():
-        assert np.array_equal(values, two.arrays()[name]), name
+    for name, values in vars(one).items():
+        assert np.array_equal(values, vars(two)[name]), name
     monkeypatch.setattr(teacher_logits, "_BLOCK", 64)
     small = TeacherLogits(layers, labels)
     assert np.array_equal(small.fused("prob", weights[7]), TeacherLogits(layers, labels).fused("prob", weights[7]))
@@ -98,7 +98,7 @@ def test_lists_of_configurations_are_joined_and_taken_apart():
     whole = count_rows(TeacherLogits(layers, labels), "logit", weights)
     again = CountTables.concatenated([whole.of(slice(0, 3)), whole.of(np.array([3, 4, 5, 6]))])
     assert len(again) == 7
-    assert all(np.array_equal(values, again.arrays()[name]) for name, values in whole.arrays().items())
+    assert all(np.array_equal(values, vars(again)[name]) for name, values in vars(whole).items())
 
 
 def test_the_pool_of_some_rows_is_the_pool_of_those_rows():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.search.choice import count_weightings, finest_step, simplex_grid, steps_in
+from fer_mlflow.search.choices import count_weightings, finest_step, simplex_grid, steps_in
 
 
 @pytest.mark.parametrize(("teachers", "steps"), [(1, 10), (2, 1), (2, 20), (3, 10), (4, 5), (6, 3)])

@@ -16,14 +16,7 @@ from fer_mlflow.calibration import OK, fit_coefficients, fit_temperature
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import is_lower_better, score
 from fer_mlflow.scoring.significance import REPLICATES, Comparison, compare_logits
-from fer_mlflow.search.teacher_logits import (
-    CountTables,
-    RowScores,
-    TeacherLogits,
-    count_rows,
-    row_influences,
-    standard_errors,
-)
+from fer_mlflow.search.teacher_logits import CountTables, RowScores, TeacherLogits, count_rows
 
 _GREEDY_ROUNDS = 50
 _EM_STEPS = 20_000
@@ -61,10 +54,9 @@ class Choice:
         """Return (N, C) float64 logits of the configuration."""
         return variants[self.variant].fused(self.space, self.weights, self.temperature)
 
-    def nll(self, variants: Variants) -> float:
-        """Return the NLL of the configuration, nats."""
-        scores = variants[self.variant].row_scores(self.space, self.weights, self.temperature)
-        return float(scores.loss.mean())
+    def row_scores(self, variants: Variants) -> RowScores:
+        """Return the predictions of the configuration and the losses of each row."""
+        return variants[self.variant].row_scores(self.space, self.weights, self.temperature)
 
     def shares(self, teachers: Sequence[str]) -> dict[str, float]:
         """Return the teachers that it uses and their weights, to 6 digits, as they are shown and exported."""
@@ -177,7 +169,7 @@ def choose_likeliest(variants: Variants, spaces: Sequence[str]) -> Choice:
     weights are equal and T is 1, and the choice says why. In probability space T is 1.
     """
     choices = [_likeliest(name, space, logits) for name, logits in variants.items() for space in spaces]
-    return min(choices, key=lambda each: (bool(each.note), each.nll(variants)))
+    return min(choices, key=lambda each: (bool(each.note), each.row_scores(variants).loss.mean()))
 
 
 def _likeliest(name: str, space: str, logits: TeacherLogits) -> Choice:
@@ -193,27 +185,21 @@ def _likeliest(name: str, space: str, logits: TeacherLogits) -> Choice:
 
 
 def likeliest_mixture(log_probs: np.ndarray) -> np.ndarray:
-    """Return the weights w of K distributions that minimise mean -log sum_k w_k p_k(y), by expectation maximisation.
+    """Return the (K,) weights w of distributions that minimise mean -log sum_k w_k p_k(y), by expectation maximisation.
 
     Each step is w_k <- w_k mean[p_k(y) / sum_j w_j p_j(y)]. The NLL is convex in w, falls at every step, and is within
-    log max_k mean[p_k(y) / sum_j w_j p_j(y)] of its minimum: at 1e-9 nats the search stops.
+    log max_k mean[p_k(y) / sum_j w_j p_j(y)] of its minimum (by Jensen's inequality): at 1e-9 nats the search stops.
+
+    >>> likeliest_mixture(np.log([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]])).round(6).tolist()
+    [1.0, 0.0]
 
     Parameters
     ----------
     log_probs : (K, N) float64, log p_k of each row's label; may be -inf for some teachers of a row, not for all
 
-    Returns
-    -------
-    (K,) float64, summing to 1
-
     References
     ----------
-    Dempster, Laird & Rubin 1977; the bound follows from Jensen's inequality.
-
-    Examples
-    --------
-    >>> likeliest_mixture(np.log([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]])).round(6).tolist()
-    [1.0, 0.0]
+    Dempster, Laird & Rubin 1977.
     """
     likelihood = np.ascontiguousarray(np.exp(log_probs - log_probs.max(axis=0)))  # a row's factor changes nothing
     weights = equal_weights(len(likelihood))
@@ -256,7 +242,7 @@ def find_baselines(variants: Variants, choice: Choice, metric: str) -> dict[str,
     """Return equal weights and the best single teacher, in the variant and space of a choice.
 
     Where a choice has a temperature, each baseline has its own best one on the same rows, so that a difference is one
-    of weights. The metric is named as for `choose_best`.
+    of weights.
     """
     logits = variants[choice.variant]
     alone = np.eye(logits.teachers)
@@ -265,7 +251,7 @@ def find_baselines(variants: Variants, choice: Choice, metric: str) -> dict[str,
         best = choose_best(variants, {(choice.variant, choice.space): alone}, metric)
         return {"equal weights": equal, "best teacher": best}
     teachers = [_with_temperature(variants, replace(equal, weights=own)) for own in alone]
-    best = min(teachers, key=lambda each: each.nll(variants))
+    best = min(teachers, key=lambda each: each.row_scores(variants).loss.mean())
     return {"equal weights": _with_temperature(variants, equal), "best teacher": best}
 
 
@@ -340,49 +326,13 @@ def _assess(parts: Iterable[_Part], labels, metric, classes, rng, replicates) ->
     return Assessment(choices, baselines, scores, differences)
 
 
-def find_plateau(
-    metric: str,
-    classes: tuple[str, ...],
-    counts: CountTables,
-    labels: np.ndarray,
-    scores_of: Callable[[int], RowScores],
-) -> tuple[int, np.ndarray]:
-    """Return the best of M configurations, and (M,) bool which ones are within one paired standard error of it.
-
-    The error of a difference is at most the sum of both errors, which follow from counts; so only configurations that
-    are near by that measure are fused again, to pair their rows with the best one's.
-
-    Parameters
-    ----------
-    labels : (N,) int, of the rows that were counted
-    scores_of : gives a configuration's scores of each row
-    """
-    errors = standard_errors(metric, classes, counts)
-    best, values = counts.best(metric, classes)
-    behind = np.abs(values - values[best])
-    of_best = row_influences(metric, classes, labels, scores_of(best))
-    within = np.zeros(len(values), dtype=bool)
-    for m in np.flatnonzero(behind <= errors + errors[best]).tolist():
-        own = row_influences(metric, classes, labels, scores_of(m))
-        within[m] = behind[m] <= (own - of_best).std() / np.sqrt(len(labels))
-    within[best] = True
-    return best, within
-
-
 def pareto_front(values: np.ndarray, lower_is_better: np.ndarray) -> np.ndarray:
-    """Return which rows are on the Pareto front: no other row is as good in both columns and better in one.
+    """Return which of M rows are on the Pareto front: no other row is as good in both columns and better in one.
+
+    A row with a NaN is never on it; equal rows are on it together or not at all.
 
     >>> pareto_front(np.array([[0.8, 0.3], [0.7, 0.2], [0.7, 0.3], [0.9, np.nan]]), np.array([False, True])).tolist()
     [True, True, False, False]
-
-    Parameters
-    ----------
-    values : (M, 2) float, infinite ones too; a row with a NaN is never on the front
-    lower_is_better : (2,) bool
-
-    Returns
-    -------
-    (M,) bool; equal rows are on the front together or not at all
     """
     front = np.zeros(len(values), bool)
     scored = ~np.isnan(values).any(axis=1)
