@@ -110,8 +110,8 @@ class Ours:
     def __init__(self, precision: str, compiled: bool):
         import torch
 
+        from fer_mlflow.settings.groups import ForwardSettings
         from fer_mlflow.teachers.forward import Predictor, numerics
-        from fer_mlflow.teachers.spec import ForwardSettings
 
         self.settings = ForwardSettings(precision=precision, batch_size=BATCH, workers=WORKERS, device="cpu")
         self.device, self.numerics = torch.device("cpu"), numerics
@@ -189,9 +189,10 @@ def cost() -> None:
         return
     from fer_mlflow.data.classes import FER7
     from fer_mlflow.data.manifest import read_benchmark
+    from fer_mlflow.settings.groups import ForwardSettings
     from fer_mlflow.teachers.checkpoint import load_teacher
     from fer_mlflow.teachers.forward import predict_shards
-    from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
+    from fer_mlflow.teachers.spec import read_teachers
 
     benchmark = read_benchmark(Path(data, "faces/manifest.csv"), FER7)
     paths, span = benchmark.paths.to_numpy(object), [(0, len(benchmark))]

@@ -31,19 +31,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class ManifestCheck:
-    """What a manifest holds, and what is wrong with it.
+    """What a manifest holds, and what is wrong with it."""
 
-    Attributes
-    ----------
-    benchmark : the rows that `export` would take
-    refused : rows that it would not
-    counts : index source, label; a column of rows for each split
-    """
-
-    benchmark: Benchmark
-    refused: int
+    benchmark: Benchmark  # the rows that `export` would take
+    refused: int  # rows that it would not
     findings: tuple[Finding, ...]
-    counts: pd.DataFrame
+    counts: pd.DataFrame  # index source, label; a column of rows for each split
     supports: tuple[Support, ...]
     scan: Scan
 
@@ -72,8 +65,6 @@ def run_checks(
         file's name where they have none
     decode : decode every image; without it, files are hashed only
     near : bits in which the perceptual hashes of near-duplicates may differ; None skips the search
-
-    Raises ManifestError: the file cannot be read as a manifest at all.
     """
     refused: list[tuple[ManifestError, int]] = []
     benchmark = read_benchmark(
@@ -197,31 +188,22 @@ def _gaps(frame: pd.DataFrame) -> Iterable[Finding]:
 
 @dataclass(frozen=True)
 class Relation:
-    """How a manifest stands to another one.
+    """How a manifest stands to another one: by its rows, and by the content of images where they were hashed.
 
-    Attributes
-    ----------
-    verdict : by rows of path, label, split and source: `same` benchmark, the same rows `permuted`, a `subset`, a
-        `superset`, or `different`
-    only_here, only_there : rows that the other has not
-    changed : column -> rows with the same path and another value
-    examples : where they differ
-    images_here, images_there, shared_images : different images by content; None where they were not hashed
-    shared : index split here, columns split there; images by content that both have
-    other_labels : shared images whose labels differ
-    other_label_examples : the first of them
+    The verdict is `same` (rows of path, label, split and source), `permuted` (in another order), `subset`, `superset`
+    or `different`.
     """
 
     verdict: str
-    only_here: int
+    only_here: int  # rows that the other has not
     only_there: int
-    changed: dict[str, int]
-    examples: tuple[str, ...]
-    images_here: int | None = None
+    changed: dict[str, int]  # column -> rows with the same path and another value
+    examples: tuple[str, ...]  # where they differ
+    images_here: int | None = None  # different images by content
     images_there: int | None = None
     shared_images: int | None = None
-    shared: pd.DataFrame | None = None
-    other_labels: int = 0
+    shared: pd.DataFrame | None = None  # index split here, columns split there; images that both have
+    other_labels: int = 0  # shared images whose labels differ
     other_label_examples: tuple[str, ...] = ()
 
 
@@ -230,9 +212,7 @@ def relate(
 ) -> Relation:
     """Compare two benchmarks by their rows, and by the content of their images where both were hashed.
 
-    Parameters
-    ----------
-    hashes_here, hashes_there : (N,) and (M,) bytes objects, zeros where a file cannot be read
+    Hashes are (N,) bytes objects, zeros where a file cannot be read.
     """
     own, other = (set(zip(*(each.frame[name] for name in HEADERS), strict=True)) for each in (here, there))
     only_here, only_there = len(own - other), len(other - own)

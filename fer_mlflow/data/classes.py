@@ -66,10 +66,7 @@ class ClassOrder:
 
     @classmethod
     def read(cls, path: str | Path) -> "ClassOrder":
-        """Read a YAML file: a list of names, or a mapping of each name to a list of further words for it.
-
-        Raises ManifestError: the file is missing, is not YAML, or is neither of the two.
-        """
+        """Read a YAML file: a list of names, or a mapping of each name to a list of further words for it."""
         try:
             value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:

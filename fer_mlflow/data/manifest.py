@@ -75,14 +75,9 @@ def selection_digest(frame: pd.DataFrame) -> str:
     """Return the SHA-256 of a frame's rows in order, as 64 hex digits.
 
     What is hashed is the JSON array of all rows `["path","label","split","source"]`, in UTF-8 and without blanks; a
-    missing value is an empty string. JSON's quoting keeps two different selections from giving one text.
+    missing value is an empty string. JSON's quoting keeps two different selections from giving one text. Other columns
+    do not matter.
 
-    Parameters
-    ----------
-    frame : N rows with the str columns path, label, split, source; others do not matter
-
-    Examples
-    --------
     >>> selection_digest(pd.DataFrame({"path": ["a.jpg"], "label": "Happy", "split": "test", "source": "web"}))[:12]
     'd2fe910d21e7'
     """
@@ -111,8 +106,7 @@ def read_benchmark(
     Parameters
     ----------
     root : folder of relative paths; None means the manifest's own
-    split : keep the rows whose split is this text; None keeps all
-    limit : keep the first so many of those; None keeps all
+    limit : keep the first so many of the split's rows
     verify_paths : list each folder once and check that every path is a file there that stays under `root`
     on_refused : called with what would be raised because of rows, and how many; those rows are left out then
 
@@ -165,10 +159,7 @@ def read_benchmark(
 
 
 def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -> np.ndarray:
-    """Return a column's text for (N,) paths that a `Benchmark` of this manifest and root has, (N,) str objects.
-
-    Raises ManifestError: the manifest cannot be read, has no such column or path, or several values for one.
-    """
+    """Return a column's text for (N,) paths that a `Benchmark` of this manifest and root has, (N,) str objects."""
     manifest = Path(manifest)
     raw, columns = _read_csv(manifest)
     _check_column(name, raw, manifest)
@@ -306,8 +297,6 @@ def rebase_paths(root: str | Path, folder: str | Path, paths: pd.Series) -> pd.S
     """Return (N,) paths relative to `root` for paths relative to `folder`, with `/`.
 
     Links are not resolved: a link in the root that leads to the images stays in the paths.
-
-    Raises ManifestError: `folder` is not under `root`.
     """
     root, folder = os.path.abspath(root), os.path.abspath(folder)
     between = os.path.relpath(folder, root).replace(os.sep, "/")

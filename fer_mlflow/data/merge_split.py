@@ -20,19 +20,12 @@ _TRAINED_ON = ("train", "training")
 
 @dataclass(frozen=True)
 class ManifestInput:
-    """A manifest as it is named on the command line, or one of those to be merged.
-
-    Attributes
-    ----------
-    split : take only these rows; None means all
-    root : folder of its paths; None means its own
-    source : text for its column `source`; None keeps what is there and fills gaps with the file's name
-    """
+    """A manifest as it is named on the command line, or one of those to be merged."""
 
     path: Path
-    split: str | None = None
-    root: Path | None = None
-    source: str | None = None
+    split: str | None = None  # take only these rows; None means all
+    root: Path | None = None  # folder of its paths; None means its own
+    source: str | None = None  # for its column `source`; None keeps what is there, and the file's name fills gaps
 
     @property
     def name(self) -> str:
@@ -42,20 +35,12 @@ class ManifestInput:
 
 @dataclass(frozen=True)
 class Merged:
-    """The rows of a merged manifest, and what was left out.
+    """The rows of a merged manifest, and what was left out."""
 
-    Attributes
-    ----------
-    frame : str columns path (from the root), label, split, source, then extra ones
-    rows : input -> rows that it had
-    duplicates : str columns kept, dropped, kept_split, dropped_split, kept_input, dropped_input: the same image again
-    lacking : input -> classes that others have rows of and it has not
-    """
-
-    frame: pd.DataFrame
-    rows: dict[str, int]
-    duplicates: pd.DataFrame
-    lacking: dict[str, tuple[str, ...]]
+    frame: pd.DataFrame  # str columns path (from the root), label, split, source, then extra ones
+    rows: dict[str, int]  # input -> rows that it had
+    duplicates: pd.DataFrame  # str columns kept and dropped, and of both `_split` and `_input`: the same image again
+    lacking: dict[str, tuple[str, ...]]  # input -> classes that others have rows of and it has not
 
     @property
     def leaked(self) -> pd.DataFrame:

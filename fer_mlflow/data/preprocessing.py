@@ -18,16 +18,10 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Clahe:
-    """Contrast-limited adaptive histogram equalisation of L in LAB, at the decoded size, as OpenCV does it.
+    """Contrast-limited adaptive histogram equalisation of L in LAB, at the decoded size, as OpenCV does it."""
 
-    Attributes
-    ----------
-    clip : OpenCV's clipLimit, a multiple of the mean bin height; > 0
-    tile : tiles along each side
-    """
-
-    clip: float = 2.0
-    tile: int = 8
+    clip: float = 2.0  # OpenCV's clipLimit, a multiple of the mean bin height; > 0
+    tile: int = 8  # tiles along each side
 
     def __post_init__(self):
         if not self.clip > 0 or self.tile < 1:
@@ -44,17 +38,10 @@ class Clahe:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The preprocessing of one teacher. None leaves a size, mean or std to the teacher's checkpoint.
+    """The preprocessing of one teacher. None leaves a size, mean or std to the teacher's checkpoint."""
 
-    Attributes
-    ----------
-    img_size : side of the square image in pixels
-    mean, std : of the RGB channels, for values scaled to [0, 1]
-    decode, resize, interpolation : one of the words in `CHOICES`
-    """
-
-    img_size: int | None = None
-    mean: tuple[float, float, float] | None = None
+    img_size: int | None = None  # side of the square image in pixels
+    mean: tuple[float, float, float] | None = None  # of the RGB channels, for values scaled to [0, 1]
     std: tuple[float, float, float] | None = None
     clahe: Clahe | None = None
     resize: str = CHOICES["resize"][0]
@@ -116,12 +103,9 @@ class Preprocessing:
     def parse(cls, value: str | Mapping[str, Any]) -> "Preprocessing":
         """Read a key, or a mapping of fields to JSON values; None and a missing field give the default.
 
-        `img_size` may be `[3, S, S]` or `[S, S]`, as timm writes it.
+        `img_size` may be `[3, S, S]` or `[S, S]`, as timm writes it. ContractError: an unknown field, or a value of the
+        wrong kind.
 
-        Raises ContractError: an unknown field, or a value of the wrong kind.
-
-        Examples
-        --------
         >>> Preprocessing.parse("clahe=3.0/4 img_size=96") == Preprocessing(img_size=96, clahe=Clahe(3.0, 4))
         True
         """

@@ -25,26 +25,15 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class LabelCodes:
-    """The label codes of one data set.
+    """The label codes of one data set."""
 
-    Attributes
-    ----------
-    names : classes in the order of their codes, in the data set's own words
-    stated_in : where the data set states what its codes mean
-    first : the integer that means the first of `names`; the others follow
-    not_faces : the codes after those of `names`, which stand for no expression
-    counts : split (or another subset that was published) -> images of each of `names`
-    counted_in : where the counts are from
-    also_called : other spellings of the data set's name, in lower case
-    """
-
-    names: tuple[str, ...]
-    stated_in: str
-    first: int = 0
-    not_faces: tuple[str, ...] = ()
-    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    counted_in: str = ""
-    also_called: tuple[str, ...] = ()
+    names: tuple[str, ...]  # classes in the order of their codes, in the data set's own words
+    stated_in: str  # where the data set states what its codes mean
+    first: int = 0  # the integer that means the first of `names`; the others follow
+    not_faces: tuple[str, ...] = ()  # the codes after those of `names`, which stand for no expression
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # published subset -> images of each of `names`
+    counted_in: str = ""  # where the counts are from
+    also_called: tuple[str, ...] = ()  # other spellings of the data set's name, in lower case
 
     @cached_property
     def meanings(self) -> dict[int, str | None]:
@@ -149,24 +138,16 @@ def dataset_called(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Support:
-    """The rows per class of one source and split, and the published subset that they were compared with.
-
-    Attributes
-    ----------
-    subset : such as `train` or `val + test`
-    observed, published : class -> rows
-    verdict : equal, close (within 2 % in all), permuted, or different
-    exchanged : class as labelled -> class whose published count it has, where the verdict is permuted
-    """
+    """The rows per class of one source and split, and the published subset that they were compared with."""
 
     dataset: str
     source: str
     split: str
-    subset: str
-    observed: Mapping[str, int]
+    subset: str  # such as `train` or `val + test`
+    observed: Mapping[str, int]  # class -> rows
     published: Mapping[str, int]
-    verdict: str
-    exchanged: Mapping[str, str]
+    verdict: str  # equal, close (within 2 % in all), permuted, or different
+    exchanged: Mapping[str, str]  # where permuted: class as labelled -> class whose published count it has
 
 
 def compare_support(

@@ -24,22 +24,13 @@ _MOST_PAIRS = 1 << 22  # candidate pairs that are compared at a time
 
 @dataclass(frozen=True)
 class Scan:
-    """What N files hold.
+    """What N files hold."""
 
-    Attributes
-    ----------
-    sha256 : (N,) bytes objects of 32, zeros where a file cannot be read
-    sides : (N, 2) int32 height and width; 0 where it was not decoded
-    problems : row -> why it cannot be decoded
-    is_constant : (N,) bool, all pixels are equal
-    hashes : (N,) uint64 perceptual hashes; 0 where none was computed
-    """
-
-    sha256: np.ndarray
-    sides: np.ndarray
-    problems: dict[int, str]
-    is_constant: np.ndarray
-    hashes: np.ndarray
+    sha256: np.ndarray  # (N,) bytes objects of 32, zeros where a file cannot be read
+    sides: np.ndarray  # (N, 2) int32 height and width; 0 where it was not decoded
+    problems: dict[int, str]  # row -> why it cannot be decoded
+    is_constant: np.ndarray  # (N,) bool, all pixels are equal
+    hashes: np.ndarray  # (N,) uint64 perceptual hashes; 0 where none was computed
 
 
 def scan_images(

@@ -23,26 +23,15 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Built:
-    """Rows that can be written as a manifest, and what became of the others.
+    """Rows that can be written as a manifest, and what became of the others."""
 
-    Attributes
-    ----------
-    frame : str columns path (from the root), label, split, source, then extra ones
-    folder : where the images lie
-    counts : index split, label; int columns expected, found, missing
-    missing : the first paths that do not exist
-    similar : folders of files with such names
-    skipped : reason -> rows that were left out on purpose
-    unlisted : images that no label file names
-    """
-
-    frame: pd.DataFrame
-    folder: Path
-    counts: pd.DataFrame
-    missing: tuple[str, ...]
-    similar: tuple[str, ...]
-    skipped: Mapping[str, int]
-    unlisted: int
+    frame: pd.DataFrame  # str columns path (from the root), label, split, source, then extra ones
+    folder: Path  # where the images lie
+    counts: pd.DataFrame  # index split, label; int columns expected, found, missing
+    missing: tuple[str, ...]  # the first paths that do not exist
+    similar: tuple[str, ...]  # folders of files with such names
+    skipped: Mapping[str, int]  # reason -> rows that were left out on purpose
+    unlisted: int  # images that no label file names
 
 
 def build(

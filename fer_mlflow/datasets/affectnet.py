@@ -9,7 +9,6 @@ import pandas as pd
 from fer_mlflow.data.manifest import find_unusable
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
-from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 from fer_mlflow.progress import track
 
@@ -21,7 +20,7 @@ _ENDING = "_exp.npy"
 _TRIED = 2000  # paths of a CSV that are looked for in each folder that may hold its images
 
 
-def list_rows(request: Request) -> Listing:
+def list_rows(request: listing.Request) -> listing.Listing:
     """List the rows of `train_set/` and `val_set/`, or of `training.csv` and `validation.csv`.
 
     Codes 8 to 10 are no faces and are left out; so is contempt unless the classes have it.
@@ -33,7 +32,7 @@ def list_rows(request: Request) -> Listing:
     return _list_tables(folder)
 
 
-def _list_sets(folder: Path, request: Request) -> Listing:
+def _list_sets(folder: Path, request: listing.Request) -> listing.Listing:
     """List the layout with ID_exp.npy files."""
     parts, unlisted = [], 0
     for name, split in _SETS.items():
@@ -52,7 +51,7 @@ def _list_sets(folder: Path, request: Request) -> Listing:
         paths = [f"{prefix}/{there.get(stem, f'{stem}.jpg')}" for stem in stems]
         unlisted += len(there.keys() - set(stems))
         parts.append(pd.DataFrame({"path": paths, "label": words, "split": split}))
-    return Listing(pd.concat(parts, ignore_index=True), folder, unlisted=unlisted)
+    return listing.Listing(pd.concat(parts, ignore_index=True), folder, unlisted=unlisted)
 
 
 def _word_in(path: Path) -> str | None:
@@ -66,7 +65,7 @@ def _word_in(path: Path) -> str | None:
     return CODES["affectnet"].parse(str(value.item()), str(path))
 
 
-def _list_tables(folder: Path) -> Listing:
+def _list_tables(folder: Path) -> listing.Listing:
     """List the layout with CSV files."""
     lists = folder / _LISTS if (folder / _LISTS).is_dir() else folder
     parts = []
@@ -82,4 +81,4 @@ def _list_tables(folder: Path) -> Listing:
     images, _ = listing.fullest((each, tried) for each in dict.fromkeys(folders))
     if find_unusable(tried, images)[0].all() and len(folders) > 2:
         images = folders[2]
-    return Listing(rows, images)
+    return listing.Listing(rows, images)

@@ -8,14 +8,13 @@ import pandas as pd
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.folder import list_classes
-from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 
 _LABELS, _FRAMES = ("Emotion", "Emotion_labels"), ("cohn-kanade-images", "extended-cohn-kanade-images")
 _ENDING = "_emotion.txt"
 
 
-def list_rows(request: Request) -> Listing:
+def list_rows(request: listing.Request) -> listing.Listing:
     """List the peak (last) frame of every labelled sequence, or all images of class-named folders.
 
     The column `identity` holds the subject. There are no splits.
@@ -30,7 +29,7 @@ def list_rows(request: Request) -> Listing:
     return replace(found, rows=found.rows.assign(identity=subjects))
 
 
-def _list_sequences(folder: Path, labels: Path) -> Listing:
+def _list_sequences(folder: Path, labels: Path) -> listing.Listing:
     """List the layout with one _emotion.txt for each labelled sequence."""
     files = sorted(labels.rglob(f"*{_ENDING}"))
     if not files:
@@ -46,7 +45,7 @@ def _list_sequences(folder: Path, labels: Path) -> Listing:
     sequences = {path.relative_to(frames).as_posix() for path in frames.glob("S*/*") if path.is_dir()}
     unlabelled = sequences - {path.rpartition("/")[0] for path in rows["path"]}
     skipped = {"sequences without a label file": len(unlabelled)} if unlabelled else {}
-    return Listing(rows, frames, skipped=skipped)
+    return listing.Listing(rows, frames, skipped=skipped)
 
 
 def _folder_of_frames(folder: Path) -> Path:

@@ -9,13 +9,12 @@ import pandas as pd
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
-from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ImageError, ManifestError
 
 _LIST = "label.lst"
 
 
-def list_rows(request: Request) -> Listing:
+def list_rows(request: listing.Request) -> listing.Listing:
     """List the faces of `label.lst`; a line is image, face id, top, left, right, bottom, confidence, label.
 
     Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` hold the photograph and the box's
@@ -29,7 +28,7 @@ def list_rows(request: Request) -> Listing:
     photos, _ = listing.fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
     unlisted = max(len(listing.image_names(photos)) - rows["photo"].nunique(), 0)
     write = partial(_write_crops, boxes=boxes, photos=photos, request=request)
-    return Listing(rows, request.images, searched=photos, tried="photo", unlisted=unlisted, write=write)
+    return listing.Listing(rows, request.images, searched=photos, tried="photo", unlisted=unlisted, write=write)
 
 
 def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
@@ -55,7 +54,7 @@ def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     return frame, np.array(boxes, np.int64)
 
 
-def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: Request) -> dict[int, str]:
+def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: listing.Request) -> dict[int, str]:
     """Write crops, each photograph decoded once; return the faces that have none, and why."""
 
     def crop(group: tuple[str, pd.Series]) -> dict[int, str]:

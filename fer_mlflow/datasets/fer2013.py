@@ -10,7 +10,6 @@ import pandas as pd
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.folder import list_classes
-from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 
 TABLES = ("fer2013.csv", "icml_face_data.csv")
@@ -19,7 +18,7 @@ SIDE = 48
 _BLOCK = 1000  # rows whose pixels are in memory at a time
 
 
-def list_rows(request: Request) -> Listing:
+def list_rows(request: listing.Request) -> listing.Listing:
     """List the rows of `fer2013.csv` or `icml_face_data.csv`, or the images of `train/` and `test/`."""
     folder = listing.find_inside(request.folder, [*TABLES, "train"], "FER2013")
     table = find_table(folder)
@@ -29,7 +28,7 @@ def list_rows(request: Request) -> Listing:
     words = listing.parse_codes(listing.read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
     paths = [f"{split}/fer{number:07d}.png" for number, split in enumerate(splits)]
     rows = pd.DataFrame({"path": paths, "label": words, "split": splits})
-    return Listing(rows, request.images, write=partial(write_pixels, table, len(rows), request))
+    return listing.Listing(rows, request.images, write=partial(write_pixels, table, len(rows), request))
 
 
 def find_table(folder: Path) -> Path | None:
@@ -49,7 +48,7 @@ def read_usages(table: Path) -> pd.Series:
     return usages
 
 
-def write_pixels(table: Path, total: int, request: Request, found: pd.DataFrame) -> dict[int, str]:
+def write_pixels(table: Path, total: int, request: listing.Request, found: pd.DataFrame) -> dict[int, str]:
     """Write the images of some of a CSV's `total` rows as PNG files; those found have their row, from 0, as index.
 
     No row is without an image. Raises ManifestError: a row's pixels are not 48 × 48 values from 0 to 255.

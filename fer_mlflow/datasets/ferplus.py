@@ -9,7 +9,6 @@ import pandas as pd
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.fer2013 import USAGES, find_table, read_usages, write_pixels
-from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 
 _TABLE = "fer2013new.csv"
@@ -17,7 +16,7 @@ _VOTES = [*CODES["ferplus"].names, *CODES["ferplus"].not_faces]  # the columns o
 _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
-def list_rows(request: Request) -> Listing:
+def list_rows(request: listing.Request) -> listing.Listing:
     """List the rows of `fer2013new.csv` with the class that most votes are for, and its share as `agreement`.
 
     Rows that FER+ removed (no image name), with a tie, with less than the least agreement, and with a majority for
@@ -46,10 +45,10 @@ def list_rows(request: Request) -> Listing:
     pixels = find_table(folder) or find_table(folder.parent)
     if pixels is None:
         folders = (folder, folder / "images", folder / "Images", folder / "data")
-        return Listing(rows, listing.fullest((each, rows["path"]) for each in folders)[0], skipped=skipped)
+        return listing.Listing(rows, listing.fullest((each, rows["path"]) for each in folders)[0], skipped=skipped)
     _check_same_rows(usages, path, pixels)
     write = partial(write_pixels, pixels, len(table), request)
-    return Listing(rows, request.images, skipped=skipped, write=write)
+    return listing.Listing(rows, request.images, skipped=skipped, write=write)
 
 
 def _count_votes(table: pd.DataFrame, path: Path) -> tuple[pd.Series, pd.Series, pd.Series]:

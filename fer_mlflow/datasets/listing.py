@@ -28,20 +28,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Request:
-    """What a builder is given.
+    """What a builder is given."""
 
-    Attributes
-    ----------
-    folder : where the data set lies
-    classes : the classes of the manifest, for what else than `build` needs them
-    images : folder for images that must be written first (pixels of a CSV, crops)
-    min_agreement : least share of the votes for the label, where there are votes
-    """
-
-    folder: Path
-    classes: ClassOrder
-    images: Path
-    min_agreement: float
+    folder: Path  # where the data set lies
+    classes: ClassOrder  # of the manifest, for what else than `build` needs them
+    images: Path  # folder for images that must be written first (pixels of a CSV, crops)
+    min_agreement: float  # least share of the votes for the label, where there are votes
     progress: Progress
 
 

@@ -4,13 +4,12 @@ import pandas as pd
 
 from fer_mlflow.data.published import CODES
 from fer_mlflow.datasets import listing
-from fer_mlflow.datasets.listing import Listing, Request
 from fer_mlflow.errors import ManifestError
 
 _LIST = "EmoLabel/list_patition_label.txt"
 
 
-def list_rows(request: Request) -> Listing:
+def list_rows(request: listing.Request) -> listing.Listing:
     """List the rows of `EmoLabel/list_patition_label.txt`; images are `Image/aligned/…_aligned.jpg`, or one deeper."""
     folder = listing.find_inside(request.folder, [_LIST], "RAF-DB")
     entries = []
@@ -27,4 +26,4 @@ def list_rows(request: Request) -> Listing:
     aligned = halves[0] + "_aligned." + halves[2]
     folders = listing.nested(folder / "Image", "aligned") or [folder / "Image" / "aligned"]
     images, paths = listing.fullest([(each, names) for each in folders for names in (aligned, rows["path"])])
-    return Listing(rows.assign(path=paths), images, unlisted=len(set(listing.image_names(images)) - set(paths)))
+    return listing.Listing(rows.assign(path=paths), images, unlisted=len(set(listing.image_names(images)) - set(paths)))

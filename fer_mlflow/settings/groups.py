@@ -59,6 +59,13 @@ class ComputeSettings(DeviceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForwardSettings(ComputeSettings):
+    """How a forward pass runs; of these only the precision is meant to change the logits."""
+
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(Settings):
     """Which rows."""
 
@@ -91,7 +98,7 @@ class EnsembleSettings(ClaheSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionSettings(RunSettings, ComputeSettings, EnsembleSettings, BenchmarkSettings):
+class FusionSettings(RunSettings, ForwardSettings, EnsembleSettings, BenchmarkSettings):
     """Everything that an ensemble's soft labels are made from."""
 
 

@@ -14,11 +14,12 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import fuse, stored
 from fer_mlflow.scoring.metrics import score
 from fer_mlflow.scoring.sanity import Check, check_statistics
+from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.files import HASHES, METRICS, Reading, label_columns
 from fer_mlflow.softlabels.rows import Alignment, name_rows
 from fer_mlflow.teachers.computation import compute_logits
-from fer_mlflow.teachers.spec import TOLERANCE, ForwardSettings, TeacherSpec, hash_checkpoints
+from fer_mlflow.teachers.spec import TOLERANCE, TeacherSpec, hash_checkpoints
 
 _METRIC_TOLERANCE = 1e-6  # another NumPy sums in another order
 _FROM_NUMBERS = ("agreement", "blocks", "assignment", "support")  # what a bundle's own logits and labels decide
@@ -208,7 +209,8 @@ def _predict_again(
     for name, spec in specs.items():  # as reported, but for what teachers.yaml declares
         own = {key: getattr(spec.preprocessing, key) for key in ("img_size", "mean", "std")}
         declared[name] = replace(spec, preprocessing=replace(configuration.preprocessing[name], **own))
-    forward = ForwardSettings(precision=configuration.precision, compile="false", device=device, workers=0)
+    precision: Any = configuration.precision
+    forward = ForwardSettings(precision=precision, compile="false", device=device, workers=0)
     with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as scratch:  # no kept shard is read
         predicted = compute_logits(subset, declared, {name: name for name in specs}, forward, Path(scratch))
     differ = []

@@ -95,13 +95,7 @@ class SoftLabelDataset(Dataset):
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[Any, int, Tensor]:
-        """Return (image, label, logits) of a row.
-
-        Raises
-        ------
-        ImageError
-            the image cannot be read or decoded
-        """
+        """Return (image, label, logits) of a row; ImageError where the image cannot be read or decoded."""
         return self.read_image(row), int(self.labels[row]), self.logits[row]
 
     def read_image(self, row: int) -> Any:

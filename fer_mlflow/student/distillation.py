@@ -26,20 +26,12 @@ TARGETS = ("logit", "prob", "mixture")
 
 @dataclass(frozen=True, eq=False)
 class SoftTargets:
-    """The targets of N rows.
+    """The targets of N rows."""
 
-    Attributes
-    ----------
-    logits : (N, C) float32; softmax(logits / temperature) is the target, at this temperature
-    kind : `logit`, `prob` or `mixture`
-    temperature : T, which the student's logits are divided by too
-    effective_temperature : what the teachers' own logits are divided by: T times the temperature of a calibration
-    """
-
-    logits: np.ndarray
-    kind: str
-    temperature: float
-    effective_temperature: float
+    logits: np.ndarray  # (N, C) float32; softmax(logits / temperature) is the target, at this temperature
+    kind: str  # `logit`, `prob` or `mixture`
+    temperature: float  # T, which the student's logits are divided by too
+    effective_temperature: float  # of the teachers' own logits: T times the temperature of a calibration
 
     @property
     def sharpness(self) -> float:
@@ -104,11 +96,7 @@ def make_targets(
 class SoftObjective(LabelObjective):
     """ce_weight · CE + warm-up · (alpha KD, or DKD with alpha and beta).
 
-    Rows without soft labels have the cross-entropy alone.
-
-    Attributes
-    ----------
-    missing : how many of the N training rows have no soft labels
+    The `missing` ones of the N training rows, which have no soft labels, have the cross-entropy alone.
     """
 
     def __init__(
@@ -123,8 +111,8 @@ class SoftObjective(LabelObjective):
     ):
         """Join the targets of a bundle's rows to the rows of a training part.
 
-        Raises FerError: classes or rows differ (`align`); or rows have no soft labels and may not, or would have no
-        loss.
+        Classes and rows must agree (`align`); rows without soft labels are refused unless they may be missing, or would
+        have no loss.
         """
         if loss.loss == "ce":
             raise ContractError("loss ce learns from labels alone; use kd or dkd")

@@ -33,24 +33,15 @@ DEFAULT_SIZE = 224
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A model with its weights, in evaluation mode on the CPU.
-
-    Attributes
-    ----------
-    preprocessing : complete, size, mean and std too
-    columns : (C,) int; `logits[:, columns]` is in the project's class order
-    description : the teacher in the alignment report
-    assumed : what neither `teachers.yaml` nor the checkpoint gives
-    trained_on : sorted `image_prefixes` of the images it was trained on, None if unknown
-    """
+    """A model with its weights, in evaluation mode on the CPU."""
 
     name: str
     model: nn.Module
-    preprocessing: Preprocessing
-    columns: np.ndarray
-    description: dict[str, Any]
-    assumed: tuple[str, ...]
-    trained_on: np.ndarray | None = None
+    preprocessing: Preprocessing  # complete, size, mean and std too
+    columns: np.ndarray  # (C,) int; `logits[:, columns]` is in the project's class order
+    description: dict[str, Any]  # the teacher in the alignment report
+    assumed: tuple[str, ...]  # what neither `teachers.yaml` nor the checkpoint gives
+    trained_on: np.ndarray | None = None  # sorted `image_prefixes` of the images it was trained on, None if unknown
 
 
 def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
@@ -78,11 +69,10 @@ def load_teacher(spec: TeacherSpec, classes: ClassOrder) -> Teacher:
         preprocessing = replace(preprocessing, img_size=DEFAULT_SIZE)
         assumed.append(f"img_size {DEFAULT_SIZE}")
     model = build_model(arch, preprocessing.side, len(columns), where)
-    for key in ("mean", "std"):
+    for key, usual in usual_channels(arch).items():
         if getattr(preprocessing, key) is None:
-            usual: Any = {key: usual_channels(arch, key)}
-            preprocessing = replace(preprocessing, **usual)
-            assumed.append(f"{key} {list(usual[key])} (timm's for {arch})")
+            preprocessing = replace(preprocessing, **{key: usual})
+            assumed.append(f"{key} {list(usual)} (timm's for {arch})")
     _load_state(model, state, arch, where)
     return Teacher(
         name=spec.name,
@@ -180,10 +170,10 @@ def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tenso
     )
 
 
-def usual_channels(arch: str, key: str) -> tuple[float, ...]:
-    """Return the mean or std of timm's configuration of an architecture, ImageNet's where it has none."""
-    usual = IMAGENET_DEFAULT_MEAN if key == "mean" else IMAGENET_DEFAULT_STD
-    return tuple(float(number) for number in getattr(timm.get_pretrained_cfg(arch), key, usual))
+def usual_channels(arch: str) -> dict[str, Any]:
+    """Return mean and std of timm's configuration of an architecture, ImageNet's where it has none."""
+    config, usual = timm.get_pretrained_cfg(arch), {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    return {key: tuple(map(float, getattr(config, key, default))) for key, default in usual.items()}
 
 
 def _merge_fields(

@@ -9,8 +9,9 @@ import numpy as np
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import ImageError
 from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.shards import SHARD_ROWS, PredictedLogits, ShardStore, row_ranges, unreadable_message
-from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec
+from fer_mlflow.teachers.spec import TeacherSpec
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,7 @@ def compute_logits(
     settings: ForwardSettings,
     cache: Path,
     *,
-    image_sha256: Callable[[], np.ndarray] | None = None,
-    skip_unreadable: bool = False,
+    image_sha256: Callable[[], np.ndarray | None] = lambda: None,
     shard_rows: int = SHARD_ROWS,
     progress: Progress = no_progress,
     warn: Callable[[str], None] = lambda message: None,
@@ -36,8 +36,7 @@ def compute_logits(
     ----------
     specs, keys : teacher name -> description, content key
     image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
-        image that changed since is computed again; None trusts what was kept
-    skip_unreadable : leave rows out that cannot be decoded; otherwise they are an error
+        image that changed since is computed again, or None to trust what was kept
     warn : called with each sentence that a user should read
 
     Raises ImageError: images cannot be decoded, all that the shard at hand has. TeacherError: a checkpoint cannot be
@@ -47,13 +46,13 @@ def compute_logits(
     stores = {name: ShardStore(cache, keys[name]) for name in specs}
     read = {(name, span): store.read(*span) for name, store in stores.items() for span in ranges}
     kept = {place: shard for place, shard in read.items() if shard is not None}
-    if image_sha256 is not None and kept:
-        current = image_sha256()
+    current = image_sha256() if kept else None
+    if current is not None:
         for (name, span), shard in list(kept.items()):
             if (shard.image_sha256 != current[shard.rows]).any():
                 warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} predicted them; predicting again")
                 del kept[name, span]
-    if not skip_unreadable:
+    if settings.on_bad_image == "fail":
         for name in specs:
             if unreadable := [bad for (own, _), shard in kept.items() if own == name for bad in shard.unreadable]:
                 raise ImageError(unreadable_message(unreadable))
@@ -85,7 +84,6 @@ def compute_logits(
                     [teachers[name] for name in names],
                     settings,
                     compiled=compiled,
-                    skip_unreadable=skip_unreadable,
                     on_rows=count,
                 )
                 for span, found in zip(spans, shards, strict=True):

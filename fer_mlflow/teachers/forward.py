@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 from fer_mlflow.data.images import image_prefixes, prepare_images, read_image_bytes
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError, ImageError, JobError
+from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.checkpoint import Teacher
 from fer_mlflow.teachers.shards import PredictedLogits, Unreadable, unreadable_message
-from fer_mlflow.teachers.spec import TOLERANCE, ForwardSettings
+from fer_mlflow.teachers.spec import TOLERANCE
 
 RECHECKED = 2  # rows of each shard that are predicted again, alone
 # `--compile auto` compiles where a benchmark has more rows than compiling costs; measured by benchmarks/export.py.
@@ -207,7 +208,6 @@ def predict_shards(
     settings: ForwardSettings,
     *,
     compiled: bool = False,
-    skip_unreadable: bool = False,
     on_rows: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, PredictedLogits]]:
     """Yield each teacher's logits, by name, for each range of rows, in order.
@@ -220,7 +220,6 @@ def predict_shards(
     paths : (N,) paths under `root`
     ranges : (start, stop) with 0 <= start < stop <= N
     compiled : compile each model for the one shape of a full batch; shorter batches are padded
-    skip_unreadable : leave rows out that cannot be decoded
     on_rows : called with the number of rows done, batch by batch
 
     Raises ImageError: images of a range cannot be decoded, all that it has. JobError: a logit is not finite, a row
@@ -237,40 +236,38 @@ def predict_shards(
     predictors = [Predictor(teacher, device, settings, compiled) for teacher in teachers]
     for start, stop in ranges:
         with numerics(device, settings.precision):
-            shard = _compute_shard(start, stop, loaded, dataset, predictors, skip_unreadable, on_rows)
+            shard = _compute_shard(stop - start, loaded, dataset, predictors, on_rows)
             _check_shard(start, stop, shard, dataset, predictors)
         yield shard
 
 
 def _compute_shard(
-    start: int,
-    stop: int,
+    count: int,
     batches: Iterator[dict[str, Any]],
     dataset: ImageBatches,
     predictors: Sequence[Predictor],
-    skip_unreadable: bool,
     on_rows: Callable[[int], object],
 ) -> dict[str, PredictedLogits]:
-    """Take a shard's batches from the loader, and predict with every teacher."""
+    """Take the batches of a shard's `count` rows from the loader, and predict with every teacher."""
+    skips_unreadable = predictors[0].settings.on_bad_image == "skip"
     rows, digests, unreadable = [], [], []
     logits: dict[str, list[np.ndarray]] = {predictor.name: [] for predictor in predictors}
-    taken = 0
-    while taken < stop - start:
+    while count > 0:
         batch = _next_batch(batches)
-        count = len(batch["rows"]) + len(batch["unreadable"])
-        taken += count
+        taken = len(batch["rows"]) + len(batch["unreadable"])
+        count -= taken
         unreadable += [Unreadable(row, dataset.paths[row], why, sha) for row, why, sha in batch["unreadable"]]
         rows.append(batch["rows"].numpy())
         digests.append(batch["sha256"].numpy())
-        if len(batch["rows"]) and (skip_unreadable or not unreadable):
+        if len(batch["rows"]) and (skips_unreadable or not unreadable):
             prepared: dict[Preprocessing, Tensor] = {}  # teachers of one preprocessing share a tensor
             for predictor in predictors:
                 how = predictor.teacher.preprocessing
                 if how not in prepared:
                     prepared[how] = predictor.prepare(batch["pixels"][how.pixel_key])
                 logits[predictor.name].append(predictor.predict(prepared[how]))
-        on_rows(count)
-    if unreadable and not skip_unreadable:
+        on_rows(taken)
+    if unreadable and not skips_unreadable:
         raise ImageError(unreadable_message(unreadable))
     image_sha256 = np.concatenate(digests)
     prefixes = image_prefixes(image_sha256)

@@ -1,8 +1,7 @@
 """Teachers' logits in shards on disk: what survives a kill, and what makes the next run short.
 
-A store is a folder for one content key. Each shard is one file, written to a temporary name, flushed and renamed,
-so a file that is there is whole. Work on a key is done under a lock that the system releases when its holder
-dies, however it dies.
+A store is a folder for one content key, and a shard is one file that is whole where it is there. Work on a key is done
+under a lock that the system releases when its holder dies, however it dies.
 """
 
 import errno
@@ -47,26 +46,15 @@ def unreadable_message(
 
 @dataclass(frozen=True, eq=False)
 class PredictedLogits:
-    """One teacher's logits on the readable rows of a benchmark, or of one range of its rows.
+    """One teacher's logits on the readable rows of a benchmark, or of one range of its rows."""
 
-    Attributes
-    ----------
-    rows : (N,) int64, positions in the benchmark, ascending
-    logits : (N, C) float32 in the project's class order
-    image_sha256 : (N, 32) uint8, of the bytes that were decoded
-    unreadable : the other rows of the benchmark or the range
-    teacher : the teacher's description
-    environments : device, batch size and versions of each session that computed a part
-    in_sample_rows : how many of the rows the teacher was trained on, None where that is not known
-    """
-
-    rows: np.ndarray
-    logits: np.ndarray
-    image_sha256: np.ndarray
-    unreadable: tuple[Unreadable, ...]
-    teacher: Mapping[str, Any]
-    environments: tuple[Mapping[str, Any], ...]
-    in_sample_rows: int | None = None
+    rows: np.ndarray  # (N,) int64, positions in the benchmark, ascending
+    logits: np.ndarray  # (N, C) float32 in the project's class order
+    image_sha256: np.ndarray  # (N, 32) uint8, of the bytes that were decoded
+    unreadable: tuple[Unreadable, ...]  # the other rows of the benchmark or the range
+    teacher: Mapping[str, Any]  # its description
+    environments: tuple[Mapping[str, Any], ...]  # device, batch size and versions of each session that computed a part
+    in_sample_rows: int | None = None  # how many of the rows the teacher was trained on, None where that is not known
 
     @classmethod
     def joined(cls, shards: Sequence["PredictedLogits"], n_classes: int) -> "PredictedLogits":

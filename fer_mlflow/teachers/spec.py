@@ -23,37 +23,13 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1, "fp16": 2e-2}
 
 
 @dataclass(frozen=True)
-class ForwardSettings:
-    """How a forward pass runs; of these only `precision` is meant to change the logits.
-
-    Attributes
-    ----------
-    compile : `auto`, `true` or `false`
-    device : `auto`, `cpu`, `cuda` or `cuda:N`
-    workers : processes that decode; None chooses by device
-    """
-
-    precision: str = "fp32"
-    compile: str = "auto"
-    device: str = "auto"
-    batch_size: int = 32
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher as `teachers.yaml` describes it; None where the file leaves it to the checkpoint.
-
-    Attributes
-    ----------
-    arch : a `timm` model name
-    classes : names of the model's outputs, in their order
-    """
+    """A teacher as `teachers.yaml` describes it; None where the file leaves it to the checkpoint."""
 
     name: str
     checkpoint: Path
-    arch: str | None = None
-    classes: tuple[str, ...] | None = None
+    arch: str | None = None  # a `timm` model name
+    classes: tuple[str, ...] | None = None  # names of the model's outputs, in their order
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
 

@@ -95,18 +95,20 @@ class _Demo:
         self.show(workflow.__name__, result)
         return result
 
+    def call_unless(self, is_done: bool, already: str, doing: str, workflow: Workflow, settings: Any) -> None:
+        """Announce whether a step is done already, and take it where it is not."""
+        self.announce(already if is_done else doing)
+        if not is_done:
+            self.call(workflow, settings)
+
     def call_once(self, workflow: Workflow, **given: Any) -> None:
         """Call a workflow, unless a finished run has the same params."""
         settings = workflow.settings(**given)
         params = {name: text for name, text in params_of(settings).items() if name in given}
-        options = " ".join(
-            text if name.startswith("run_") else f"{option_name(name)} {text}" for name, text in params.items()
-        )
-        if find_results(self.run.client, workflow.__name__, params):
-            self.announce(f"done already: {workflow.__name__} {options}")
-        else:
-            self.announce(f"{workflow.__name__} {options}")
-            self.call(workflow, settings)
+        options = (text if name.startswith("run_") else f"{option_name(name)} {text}" for name, text in params.items())
+        command = " ".join([workflow.__name__, *options])
+        is_done = bool(find_results(self.run.client, workflow.__name__, params))
+        self.call_unless(is_done, f"done already: {command}", command, workflow, settings)
 
     def draw_faces(self) -> None:
         """Draw the faces, and log a sheet of them."""
@@ -131,11 +133,9 @@ class _Demo:
             key = read_plan(settings, *read_training_rows(settings)).key
             finished = find_runs(self.run.client, "train", [key])[key]
             made = [each.data.tags.get("fer.checkpoint_sha256") for each in finished]
-            if out.exists() and sha256_of_file(out) in made:
-                self.announce(f"teacher {name} is there: {out}")
-            else:
-                self.announce(f"training teacher {name}: {own['arch']}")
-                self.call(train, settings)
+            is_there = out.exists() and sha256_of_file(out) in made
+            doing = f"training teacher {name}: {own['arch']}"
+            self.call_unless(is_there, f"teacher {name} is there: {out}", doing, train, settings)
         with written_file(self.teachers) as file:  # the checkpoints carry everything but their path
             file.write("".join(f"{name}: {{checkpoint: {name}.pt}}\n" for name in TEACHERS).encode())
 
@@ -192,8 +192,5 @@ class _Demo:
             own |= {"loss": loss, "epochs": epochs, "seed": self.settings.seed}
             settings = DistillSettings(manifest=str(self.manifest), name=name, **STUDENT, **own)
             key = StudentReader(*read_training_rows(settings)).read(settings).plan.key
-            if find_runs(self.run.client, "distill", [key])[key]:
-                self.announce(f"trained already: {name}")
-            else:
-                self.announce(f"distill {name}")
-                self.call(distill, settings)
+            is_trained = bool(find_runs(self.run.client, "distill", [key])[key])
+            self.call_unless(is_trained, f"trained already: {name}", f"distill {name}", distill, settings)

@@ -352,12 +352,7 @@ def write_faces(folder: Path, count: int, seed: int, on_face: Callable[[int], ob
     """Draw faces into a folder, call `on_face(1)` after each, and return the manifest's path.
 
     The manifest (path, label, split, source, identity) is written last, so where it is, all images are. A folder
-    that is complete is left as it is; one that was interrupted is completed.
-
-    Raises
-    ------
-    ManifestError
-        the folder holds faces of another count, seed or version
+    that is complete is left as it is; one that was interrupted is completed. One of other faces is refused.
     """
     wanted = {"count": count, "seed": seed, "version": VERSION}
     made, manifest = folder / "drawn.json", folder / "manifest.csv"

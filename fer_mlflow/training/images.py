@@ -1,7 +1,5 @@
 """Training rows as batches: decoded once, augmented by timm, rare classes drawn as often as the recipe says."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from PIL import Image
@@ -23,8 +21,7 @@ KEPT_PIXELS_BYTES = 2 << 30  # decoded training images up to this much stay in m
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """Return the preprocessing of a recipe, with the mean and std of timm's configuration of its architecture."""
-    channels: Any = {key: usual_channels(recipe.arch, key) for key in ("mean", "std")}
-    return Preprocessing(img_size=recipe.img_size, clahe=Clahe.of(recipe), **channels)
+    return Preprocessing(img_size=recipe.img_size, clahe=Clahe.of(recipe), **usual_channels(recipe.arch))
 
 
 def read_images(part: Benchmark, preprocessing: Preprocessing, workers: int | None):
@@ -73,8 +70,7 @@ class TrainingImages(Dataset):
             color_jitter=recipe.color_jitter,
             re_prob=recipe.random_erasing,
             re_mode="pixel",
-            mean=usual_channels(recipe.arch, "mean"),
-            std=usual_channels(recipe.arch, "std"),
+            **usual_channels(recipe.arch),
         )
         if recipe.affine:
             move = RandomAffine(recipe.affine, (0.05, 0.05), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)

@@ -25,10 +25,10 @@ from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ContractError, JobError
 from fer_mlflow.files import sha256_of_file, sha256_of_json, written_file
 from fer_mlflow.scoring.metrics import score
+from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.settings.training import Recipe, RecipeSettings
 from fer_mlflow.teachers.checkpoint import Teacher, build_model, load_weights
 from fer_mlflow.teachers.forward import choose_device, predict_shards
-from fer_mlflow.teachers.spec import ForwardSettings
 from fer_mlflow.training.images import class_weights, make_loader, preprocessing_of, read_images
 
 TRAINING_VERSION = 1  # raised when the same options would give other weights than before

@@ -27,7 +27,7 @@ from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_en
 from fer_mlflow.softlabels.rows import name_rows
 from fer_mlflow.teachers.computation import compute_logits
 from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
-from fer_mlflow.teachers.spec import ForwardSettings, TeacherSpec, content_key, hash_checkpoints, read_teachers
+from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
 from fer_mlflow.tracking.bundles import fetch_bundle, find_runs, publish_bundle
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.tracking.store import TEACHER_RUN
@@ -142,10 +142,9 @@ class Gathered:
             benchmark,
             {name: ensemble.specs[name] for name in self.computed},
             ensemble.keys,
-            ForwardSettings(how.precision, how.compile, how.device, how.batch_size, how.workers),
+            how,
             self.cache,
-            image_sha256=(lambda: ensemble.image_sha256) if how.verify_paths else None,
-            skip_unreadable=how.on_bad_image == "skip",
+            image_sha256=lambda: ensemble.image_sha256,
             progress=progress,
             warn=warn,
         )

@@ -13,10 +13,11 @@ from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, ImageError, JobError
+from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers import forward
 from fer_mlflow.teachers.checkpoint import load_teacher
 from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
-from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
+from fer_mlflow.teachers.spec import read_teachers
 
 
 def one_by_one(benchmark, name, clahe):
@@ -47,8 +48,11 @@ def teachers(toy_teachers):
     return [load_teacher(spec, FER7) for spec in read_teachers(toy_teachers, list("ABC")).values()]
 
 
+CPU = ForwardSettings(device="cpu", workers=0)
+
+
 def run(benchmark, teachers, spans=None, settings=None, **more):
-    settings = settings or ForwardSettings(device="cpu", workers=0)
+    settings = settings or CPU
     paths = benchmark.paths.to_numpy(object)
     return list(predict_shards(benchmark.root, paths, spans or [(0, len(benchmark))], teachers, settings, **more))
 
@@ -172,7 +176,7 @@ def test_all_unreadable_images_of_a_shard_are_reported_or_left_out(tmp_path, tea
     benchmark = read_benchmark(tmp_path / "faces/manifest.csv", FER7)
     with pytest.raises(ImageError, match=r'^2 images cannot be decoded: row 41 "images/f0040.jpg" .*row 42'):
         run(benchmark, teachers[:1], [(32, 64)])
-    (shard,) = run(benchmark, teachers[:2], skip_unreadable=True)
+    (shard,) = run(benchmark, teachers[:2], settings=replace(CPU, on_bad_image="skip"))
     assert [bad.row for bad in shard["A"].unreadable] == [3, 40, 41]
     assert shard["A"].rows.tolist() == [row for row in range(70) if row not in (3, 40, 41)]
     (whole,) = run(read_benchmark(toy_faces, FER7), teachers[:2])
@@ -183,7 +187,7 @@ def test_all_unreadable_images_of_a_shard_are_reported_or_left_out(tmp_path, tea
 def test_a_range_without_one_readable_image_gives_an_empty_shard(tmp_path, teachers):
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "m.csv").write_text("path\na.jpg\n")
-    (shard,) = run(read_benchmark(tmp_path / "m.csv", FER7), teachers[:1], skip_unreadable=True)
+    (shard,) = run(read_benchmark(tmp_path / "m.csv", FER7), teachers[:1], settings=replace(CPU, on_bad_image="skip"))
     assert len(shard["A"].rows) == 0
     assert len(shard["A"].unreadable) == 1
 

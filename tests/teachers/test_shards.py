@@ -11,10 +11,11 @@ from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import no_progress
+from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers import forward
 from fer_mlflow.teachers.computation import compute_logits
 from fer_mlflow.teachers.shards import PredictedLogits, ShardStore, Unreadable, held_keys
-from fer_mlflow.teachers.spec import ForwardSettings, read_teachers
+from fer_mlflow.teachers.spec import read_teachers
 
 SHARD = PredictedLogits(
     rows=np.array([0, 2]),
@@ -101,7 +102,7 @@ def predict(tmp_path, toy_faces, toy_teachers):
     shutil.copytree(toy_faces.parent, tmp_path / "faces")
     computed = []
 
-    def run(names="AB", **options):
+    def run(names="AB", on_bad_image="fail", **options):
         benchmark = read_benchmark(tmp_path / "faces/manifest.csv", FER7)
         specs = read_teachers(toy_teachers, list(names))
         computed.clear()
@@ -114,7 +115,7 @@ def predict(tmp_path, toy_faces, toy_teachers):
             benchmark,
             specs,
             {name: f"s.{name}" for name in names},
-            ForwardSettings(workers=0, device="cpu"),
+            ForwardSettings(workers=0, device="cpu", on_bad_image=on_bad_image),
             tmp_path / "cache",
             shard_rows=20,
             progress=counter,
@@ -169,7 +170,7 @@ def test_unreadable_rows_stop_the_run_and_kept_shards_stay(predict):
     with pytest.raises(ImageError, match=r'1 images cannot be decoded: row 51 "images/f0050.jpg" \(empty file\)'):
         predict("A")
     assert len(list((predict.folder / "cache/logits/s.A").iterdir())) == 2
-    found = predict("A", skip_unreadable=True)["A"]
+    found = predict("A", on_bad_image="skip")["A"]
     assert [bad.row for bad in found.unreadable] == [50]
     with pytest.raises(ImageError, match="row 51"):
         predict("A")
