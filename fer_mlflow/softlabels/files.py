@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,10 +60,10 @@ class Reading:
         self.error = self.error or error
         self.checks.append(Check(name, "fail", error) if error else Check(name, "pass", found))
 
-    def attempt(self, name: str, read: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
+    def attempt(self, name: str, describe: Callable[[Any], str], read: Callable, *arguments: Any) -> Any:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
         try:
-            value = read()
+            value = read(*arguments)
         except BrokenFileError as error:
             self.note(name, "", error.found)
             return None
@@ -81,16 +80,12 @@ def read_parts(folder: Path) -> Reading:
         raise BundleError(f"bundle {folder}: no such folder; give the folder that holds {HASHES}")
     reading = Reading()
     attempt = reading.attempt
-    hashes = reading.hashes = attempt(
-        "descriptor",
-        lambda: _read_hashes(folder),
-        lambda h: f"{FORMAT}, {len(h['files'])} files, checkpoints of {', '.join(sorted(h['checkpoints']))}",
-    )
+    hashes = reading.hashes = attempt("descriptor", _describe_hashes, _read_hashes, folder)
     for name, digest in (hashes["files"] if hashes else {}).items():
-        attempt(f"hash {name}", partial(_check_hash, folder, name, digest), lambda found: f"{found[:12]}…")
-    reading.classes = attempt("class order", lambda: _check_classes(_read_json(folder, CLASSES)), ", ".join)
-    logits = attempt("logits", lambda: _read_arrays(folder, reading.classes), lambda z: f"{z.dtype} {z.shape}")
-    reading.index = attempt("index", lambda: _read_index(folder), lambda frame: f"{len(frame):,} rows")
+        attempt(f"hash {name}", lambda found: f"{found[:12]}…", _check_hash, folder, name, digest)
+    reading.classes = attempt("class order", ", ".join, lambda: _check_classes(_read_json(folder, CLASSES)))
+    logits = attempt("logits", lambda z: f"{z.dtype} {z.shape}", _read_arrays, folder, reading.classes)
+    reading.index = attempt("index", lambda frame: f"{len(frame):,} rows", _read_index, folder)
     selection = hashes and hashes["selection_sha256"]
     for name, file, found, problem in _array_checks(reading.classes, logits, reading.index, selection):
         reading.note(name, found, f"{file}: {problem}" if problem else None)
@@ -98,8 +93,8 @@ def read_parts(folder: Path) -> Reading:
             reading.logits = logits
     reading.metrics = {}
     if METRICS in hashes["files"] if hashes else (folder / METRICS).exists():
-        reading.metrics = attempt("metrics file", lambda: _read_object(folder, METRICS), lambda m: f"{len(m)} numbers")
-    reading.report = attempt("report file", lambda: _read_object(folder, REPORT), lambda r: f"{len(r)} sections")
+        reading.metrics = attempt("metrics file", lambda found: f"{len(found)} numbers", _read_object, folder, METRICS)
+    reading.report = attempt("report file", lambda found: f"{len(found)} sections", _read_object, folder, REPORT)
     try:
         reading.environment = _read_object(folder, ENVIRONMENT)
     except BrokenFileError:
@@ -173,6 +168,10 @@ def _check_hashes(checkpoints: Any, digests: Iterable[object]) -> None:
         raise BrokenFileError(f"{HASHES}: names no checkpoints")
     if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in (*digests, *checkpoints.values())):
         raise BrokenFileError(f"{HASHES}: a value is not a SHA-256 of 64 hex digits")
+
+
+def _describe_hashes(hashes: dict) -> str:
+    return f"{FORMAT}, {len(hashes['files'])} files, checkpoints of {', '.join(sorted(hashes['checkpoints']))}"
 
 
 def _check_hash(folder: Path, name: str, expected: str) -> str:
