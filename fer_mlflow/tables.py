@@ -16,22 +16,13 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that starts so for
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns and rows of cells.
+    """Named columns and rows of cells; None is a cell without a value."""
 
-    Attributes
-    ----------
-    header : a name for each column; empty for a table without one
-    rows : texts, whole numbers, other numbers, or None where there is no value
-    align : `l` or `r` for each column; where it is empty, columns that hold only numbers end together
-    digits : decimals of numbers that are not whole
-    widths : the least width of the first columns, as text
-    """
-
-    header: Sequence[str] = ()
+    header: Sequence[str] = ()  # a name for each column; empty for a table without one
     rows: Sequence[Sequence[Cell]] = ()
-    align: str = ""
-    digits: int = 4
-    widths: Sequence[int] = ()
+    align: str = ""  # `l` or `r` for each column; where it is empty, columns that hold only numbers end together
+    digits: int = 4  # decimals of numbers that are not whole
+    widths: Sequence[int] = ()  # the least width of the first columns, as text
 
     def _cells(self) -> list[list[str]]:
         return [[format_cell(cell, self.digits) for cell in row] for row in self.rows]

@@ -20,58 +20,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextForm:
-    """How values of a type are typed and written, where the type does not say it; annotate the type with it.
+    """How values of a type are typed and written, where the type does not say it; annotate the type with it."""
 
-    Attributes
-    ----------
-    kind : the word for such values in help texts
-    parse : turns a text, or a Python value, into a value; a ValueError or FerError says what is wrong
-    text : turns a value into its canonical text
-    """
-
-    kind: str = ""
-    parse: Callable[[Any], Any] | None = None
-    text: Callable[[Any], str] | None = None
+    kind: str = ""  # the word for such values in help texts
+    parse: Callable[[Any], Any] | None = None  # turns a text or a Python value into a value, or raises ValueError
+    text: Callable[[Any], str] | None = None  # turns a value into its canonical text
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is documented and limited; annotate a field's type with it.
+    """How a field is documented and limited; annotate a field's type with it."""
 
-    Attributes
-    ----------
-    help : one sentence for `--help` and the docs
-    least, most, above : limits of a number: smallest, largest, and what it must be greater than
-    none_text : the word that stands for None, such as `auto`, or for no names; empty where only an empty text does
-    default_text : what the help shows as the default where the field's own default says nothing
-    argument : whether the command line takes it by position instead of by name
-    renamed_from : a former name of the field, which works for one minor version with a warning
-    """
-
-    help: str
+    help: str  # one sentence for `--help` and the docs
     least: float | None = None
     most: float | None = None
-    above: float | None = None
-    none_text: str = ""
-    default_text: str = ""
-    argument: bool = False
-    renamed_from: str = ""
+    above: float | None = None  # the number must be greater than this
+    none_text: str = ""  # the word for None, such as `auto`, or for no names; without one only an empty text is None
+    default_text: str = ""  # what the help shows as the default where the field's own default says nothing
+    argument: bool = False  # whether the command line takes it by position instead of by name
+    renamed_from: str = ""  # a former name of the field, which works for one minor version with a warning
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a settings class.
-
-    Attributes
-    ----------
-    base : its type without None: bool, int, float, str, a Literal, or what `form.parse` gives
-    default : `dataclasses.MISSING` where the field is required
-    """
+    """One field of a settings class."""
 
     name: str
-    base: Any
+    base: Any  # its type without None: bool, int, float, str, a Literal, or what `form.parse` gives
     optional: bool
-    default: Any
+    default: Any  # `dataclasses.MISSING` where the field is required
     option: Option
     form: TextForm
 

@@ -111,29 +111,18 @@ class Judgement:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a run's bundle contains.
+    """What a run's bundle contains."""
 
-    Attributes
-    ----------
-    problem : why the bundle cannot be trusted; empty where it can
-    is_missing : whether files are absent, rather than wrong
-    labels, predictions : (N,) int16 class columns of the labelled rows
-    losses : (N,) float32, -log p of the label in nats
-    metrics : recomputed from the logits
-    rows, selected_rows : rows of the bundle, and of the benchmark that it was made for
-    selection : the bundle's own selection digest
-    """
-
-    problem: str = ""
-    is_missing: bool = False
+    problem: str = ""  # why the bundle cannot be trusted; empty where it can
+    is_missing: bool = False  # whether files are absent, rather than wrong
     classes: tuple[str, ...] = ()
-    rows: int = 0
-    selected_rows: int = 0
-    selection: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    labels: np.ndarray = field(default_factory=lambda: _NO_ROWS)
-    predictions: np.ndarray = field(default_factory=lambda: _NO_ROWS)
-    losses: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    rows: int = 0  # of the bundle
+    selected_rows: int = 0  # of the benchmark that it was made for
+    selection: str = ""  # the bundle's own selection digest
+    metrics: Mapping[str, float] = field(default_factory=dict)  # recomputed from the logits
+    labels: np.ndarray = field(default_factory=lambda: _NO_ROWS)  # (N,) int16 class columns of the labelled rows
+    predictions: np.ndarray = field(default_factory=lambda: _NO_ROWS)  # (N,) int16 class columns
+    losses: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (N,) -log p of the label, nats
 
 
 class EvidenceStore:

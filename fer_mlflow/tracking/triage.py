@@ -25,25 +25,16 @@ NEVER_STARTED = (
 
 @dataclass(frozen=True)
 class Context:
-    """What a triage rule may read besides the run.
-
-    Attributes
-    ----------
-    runs : run id -> record, of all runs
-    evidence : run id -> what its bundle contains, of the bundles that were read
-    usual_rows, usual_classes : selection digest -> the most common row count and class order among its runs
-    selections_of : benchmark name -> selection digests of the runs on it
-    majority : selection digest -> share of the most frequent label
-    """
+    """What a triage rule may read besides the run."""
 
     now_ms: int
     stale_after_s: float
-    runs: Mapping[str, RunRecord]
-    evidence: Mapping[str, Evidence]
-    usual_rows: Mapping[str, str]
-    usual_classes: Mapping[str, tuple[str, ...]]
-    selections_of: Mapping[str, set[str]]
-    majority: Mapping[str, float]
+    runs: Mapping[str, RunRecord]  # by run id, all of them
+    evidence: Mapping[str, Evidence]  # by run id, of the bundles that were read
+    usual_rows: Mapping[str, str]  # selection digest -> the most common row count among its runs
+    usual_classes: Mapping[str, tuple[str, ...]]  # selection digest -> the most common class order
+    selections_of: Mapping[str, set[str]]  # benchmark name -> selection digests of the runs on it
+    majority: Mapping[str, float]  # selection digest -> share of the most frequent label
 
     def sound_evidence(self, run: RunRecord) -> Evidence | None:
         """Return what a run's bundle contains, where it was read and verifies."""
@@ -83,18 +74,12 @@ def _most_common(counts: Counter):
 
 @dataclass(frozen=True)
 class Rule:
-    """A triage rule.
-
-    Attributes
-    ----------
-    explanation : what it means, for the user
-    needs_bundle : whether it reads the bundle; its last reason stays where the bundle is not read again
-    """
+    """A triage rule."""
 
     name: str
     severity: str
-    explanation: str
-    needs_bundle: bool
+    explanation: str  # what it means, for the user
+    needs_bundle: bool  # its last reason stays where the bundle is not read again
     check: Callable[[RunRecord, Context], str | None]
 
 
