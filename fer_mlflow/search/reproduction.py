@@ -5,6 +5,7 @@ root of the mean of squares over all numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations
 from operator import attrgetter
@@ -159,12 +160,12 @@ def search_candidates(
     classes: tuple[str, ...],
     reference_m: int,
     related: Mapping[str, np.ndarray],
-    on_sought: Callable[[int], object] = lambda total: None,
+    progress: Callable[[int], AbstractContextManager] = lambda total: nullcontext(lambda done: None),
 ) -> Reproduction:
     """Score every configuration on every subset of every benchmark, at several temperatures where they matter.
 
     A temperature is sought for candidates whose accuracy and F1 match, or come nearest: the nearest first, and as many
-    as take some seconds. `on_sought` is called with their number, each time one is done.
+    as take some seconds. `progress` opens their report, which is called with 1 when one is done.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def search_candidates(
         raise ContractError(
             f"no subset of the benchmarks is {wanted}; subsets have {', '.join(f'{n:,}' for n in rows)} rows"
         )
-    sought = search.seek_temperatures(on_sought)
+    sought = search.seek_temperatures(progress)
     best: dict[tuple[str, str, int], Candidate] = {}
     for each in sorted(search.scored, key=lambda each: (not each.is_match, each.distance)):
         best.setdefault((each.benchmark, each.subset, each.configuration), each)
@@ -243,7 +244,7 @@ class _Search:
         both = (temperature, temperature)
         return Candidate(benchmark, subset.name, subset.rows, m, temperature, both, scores, float(distance), is_match)
 
-    def seek_temperatures(self, on_sought: Callable[[int], object]) -> tuple[int, int]:
+    def seek_temperatures(self, progress: Callable[[int], AbstractContextManager]) -> tuple[int, int]:
         """Seek the temperature of every candidate whose other numbers match, and return how many of how many.
 
         Where none of them does, it is sought for those that are nearest.
@@ -256,9 +257,11 @@ class _Search:
         else:
             rows = np.cumsum([subset.rows for _, _, subset, _ in open_ones])
             chosen = open_ones[: max(1, int(np.searchsorted(rows, _MOST_ROWS, side="right")))]
-        for _, benchmark, subset, m in chosen:
-            self.scored.append(self.at_best_temperature(benchmark, subset, m))
-            on_sought(len(chosen))
+        if chosen:
+            with progress(len(chosen)) as count:
+                for _, benchmark, subset, m in chosen:
+                    self.scored.append(self.at_best_temperature(benchmark, subset, m))
+                    count(1)
         return len(chosen), len(open_ones)
 
     def at_best_temperature(self, benchmark: str, subset: Subset, m: int) -> Candidate:

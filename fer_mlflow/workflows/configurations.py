@@ -1,7 +1,6 @@
 """Configurations that are scored: their weights, count tables (kept while they are computed), runs of the best ones."""
 
 import hashlib
-import io
 import os
 import shutil
 import time
@@ -174,10 +173,8 @@ def _count_chunk(logits: TeacherLogits, space: str, weights: np.ndarray, tempera
         with np.load(path, allow_pickle=False) as arrays:
             return CountTables(**arrays)
     found = count_rows(logits, space, weights, np.full(len(weights), temperature), workers=os.cpu_count() or 1)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **vars(found))
     with written_file(path) as file:
-        file.write(buffer.getvalue())
+        np.savez(file, allow_pickle=False, **vars(found))
     return found
 
 

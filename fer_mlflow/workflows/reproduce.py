@@ -1,7 +1,6 @@
 """`reproduce`: which configurations, rows and temperatures give the numbers of an old table."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -110,15 +109,8 @@ def _search(
         fused = partial(configurations.fused, variants)
         searched[benchmark] = reproduction.BenchmarkCounts(counts, subsets, first.labels, groups, fused)
     reference, related = _related(configurations)
-    with ExitStack() as stack:
-        opened: list = []
-
-        def on_sought(total: int) -> None:
-            if not opened:  # their number is known once the first one is done
-                opened.append(stack.enter_context(progress("fitting temperatures", total)))
-            opened[0](1)
-
-        return reproduction.search_candidates(target, searched, classes, reference, related, on_sought)
+    fitting = partial(progress, "fitting temperatures")
+    return reproduction.search_candidates(target, searched, classes, reference, related, fitting)
 
 
 def _related(configurations: Configurations) -> tuple[int, dict[str, np.ndarray]]:

@@ -1,5 +1,7 @@
 """The search for a setting, on counts of small problems whose answer is known."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -114,9 +116,15 @@ def test_temperatures_are_sought_only_where_the_other_numbers_match():
     searched = problem(8)
     truth = scores(searched, 4, 0, 2.0)
     counted = []
+
+    @contextmanager
+    def progress(total):
+        counted.append(total)
+        yield counted.append
+
     target = Target({"accuracy": truth["accuracy"], "nll": truth["nll"]}, 1e-4)
-    found = search(target, {"a": searched}, on_sought=counted.append)
+    found = search(target, {"a": searched}, progress=progress)
     same = sum(abs(scores(searched, m, k)["accuracy"] - truth["accuracy"]) <= 1e-4 for m in range(5) for k in range(3))
     assert found.sought == (same, same)
-    assert counted == [same] * same
+    assert counted == [same, *[1] * same]
     assert (4, "all rows") in {(each.configuration, each.subset) for each in found.matches}
