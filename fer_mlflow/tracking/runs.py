@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import re
 import signal
@@ -60,7 +59,7 @@ def metric_keys(values: Mapping[str, Any], *path: str) -> dict[str, float]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             keys |= metric_keys(value, *path, name or "none")
-        elif not math.isnan(value):
+        elif not pd.isna(value):
             keys[metric_key(*path, *name.split("/"))] = value
     return keys
 
