@@ -16,8 +16,7 @@ from fer_mlflow.settings import option_name, params_of
 from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
-from fer_mlflow.tracking.bundles import find_results, find_runs
-from fer_mlflow.tracking.records import find_best
+from fer_mlflow.tracking import bundles, records
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.workflows import Workflow
 from fer_mlflow.workflows.export import Ensemble, read_ensemble
@@ -107,7 +106,7 @@ class _Demo:
         params = {name: text for name, text in params_of(settings).items() if name in given}
         options = (text if name.startswith("run_") else f"{option_name(name)} {text}" for name, text in params.items())
         command = " ".join([workflow.__name__, *options])
-        is_done = bool(find_results(self.run.client, workflow.__name__, params))
+        is_done = bool(bundles.find_results(self.run.client, workflow.__name__, params))
         self.call_unless(is_done, f"done already: {command}", command, workflow, settings)
 
     def draw_faces(self) -> None:
@@ -131,7 +130,7 @@ class _Demo:
                 manifest=str(self.manifest), name=name, out=str(out), epochs=epochs, seed=seed, **RECIPE, **own
             )
             key = read_plan(settings, *read_training_rows(settings)).key
-            finished = find_runs(self.run.client, "train", [key])[key]
+            finished = bundles.find_runs(self.run.client, "train", [key])[key]
             made = [each.data.tags.get("fer.checkpoint_sha256") for each in finished]
             is_there = out.exists() and sha256_of_file(out) in made
             doing = f"training teacher {name}: {own['arch']}"
@@ -153,7 +152,7 @@ class _Demo:
             manifest=str(self.manifest), teachers=str(self.teachers), split=split, weights=weights, space=space
         )
         ensemble = read_ensemble(settings)
-        if finished := find_runs(self.run.client, "export", [ensemble.key])[ensemble.key]:
+        if finished := bundles.find_runs(self.run.client, "export", [ensemble.key])[ensemble.key]:
             self.announce(f"exported already: {ensemble.name}")
             return ensemble, finished[0].info.run_id
         self.announce(f"exporting {ensemble.name}")
@@ -183,7 +182,7 @@ class _Demo:
     def distill_students(self, val: str) -> None:
         """Train a student from labels, and one from the soft labels of what is best on the validation rows too."""
         # Bad ones too: what triage tags after the first demo must not change the second.
-        best = find_best(self.run.client, "macro_f1", val, where="tags.`fer.kind` = 'export'", even_bad=True)
+        best = records.find_best(self.run.client, "macro_f1", val, where="tags.`fer.kind` = 'export'", even_bad=True)
         params = best.run.data.params
         _, source = self.exported("train", params["ensemble"], params["ensemble/space"])
         epochs = min(self.settings.epochs, STUDENT_EPOCHS)
@@ -192,5 +191,5 @@ class _Demo:
             own |= {"loss": loss, "epochs": epochs, "seed": self.settings.seed}
             settings = DistillSettings(manifest=str(self.manifest), name=name, **STUDENT, **own)
             key = StudentReader(*read_training_rows(settings)).read(settings).plan.key
-            is_trained = bool(find_runs(self.run.client, "distill", [key])[key])
+            is_trained = bool(bundles.find_runs(self.run.client, "distill", [key])[key])
             self.call_unless(is_trained, f"trained already: {name}", f"distill {name}", distill, settings)

@@ -22,9 +22,8 @@ from fer_mlflow.settings.texts import parse_weights
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Calibration
 from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
-from fer_mlflow.tracking.bundles import derived_params, find_runs
+from fer_mlflow.tracking import bundles, store
 from fer_mlflow.tracking.runs import TrackedRun
-from fer_mlflow.tracking.store import TEACHER_RUN
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.export import log_export
 from fer_mlflow.workflows.sources import TeacherSet
@@ -205,7 +204,7 @@ def log_choice(
     metrics = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED)).named()
     with run.sibling(f"#{rank} {configuration.name}", time.time(), nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
-        own.log_params({**given, **configuration.options, **derived_params(bundle, configuration)})
+        own.log_params({**given, **configuration.options, **bundles.derived_params(bundle, configuration)})
         own.log_benchmark(teachers.benchmark, bundle)
         own.log_metrics({**metrics, **elsewhere})
         own.set_tags(
@@ -244,11 +243,11 @@ def export_choice(
         key = f"{key.partition('.')[0]}.{sha256_of_json({'of': key, 'calibration': calibration})[:32]}"
         configuration = replace(configuration, calibration=Calibration.of(calibration))
     name = configuration.name
-    if there := find_runs(run.client, "export", [key])[key]:
+    if there := bundles.find_runs(run.client, "export", [key])[key]:
         return name, there[0].info.run_id
     bundle, settings = teachers.gathered.fused(plain), ensemble.settings
     own = {"manifest": settings.manifest, "split": settings.split or "", **configuration.options}
-    tags = {f"{TEACHER_RUN}{each}": teachers.run_ids[each] for each in weights}
+    tags = {f"{store.TEACHER_RUN}{each}": teachers.run_ids[each] for each in weights}
     if is_calibrated:
         bundle = calibrated(bundle, bundle.logits / choice.temperature, calibration)
         tags["fer.calibration_in_sample"] = str(calibration["in_sample"]).lower()

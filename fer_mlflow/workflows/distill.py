@@ -23,9 +23,8 @@ from fer_mlflow.settings import fields_of, params_of
 from fer_mlflow.settings.training import DistillSettings, LossSettings, RecipeSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
-from fer_mlflow.tracking.bundles import adopt_run, find_runs
+from fer_mlflow.tracking import bundles, serving
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
-from fer_mlflow.tracking.serving import log_student
 from fer_mlflow.training.loop import Epoch
 from fer_mlflow.workflows import RunResult, logger, train as training, workflow
 from fer_mlflow.workflows.evaluate import SEED
@@ -225,7 +224,7 @@ def _log_model(run: TrackedRun, trained_run: str, student: training.Student) -> 
         side = export_onnx(checkpoint, val.classes, onnx)
         check = check_onnx(onnx, checkpoint, val, clahe)
         card = {"classes": list(val.classes.names), "img_size": side, "clahe": asdict(clahe) if clahe else None}
-        uri = log_student(run.run_id, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
+        uri = serving.log_student(run.run_id, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
     run.log_metrics(
         {"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed}
     )
@@ -280,13 +279,13 @@ def run_grid(run: TrackedRun, trials: list[Trial], test: Benchmark | None, progr
 
     The best configuration and its baseline are measured on the test rows.
     """
-    finished = find_runs(run.client, "distill", [trial.student.plan.key for trial in trials])
+    finished = bundles.find_runs(run.client, "distill", [trial.student.plan.key for trial in trials])
     for number, trial in enumerate(trials, start=1):
         title = f"\n== {number}/{len(trials)}  {trial.name}"
         if there := finished[trial.student.plan.key]:
             trial.run_id, trial.metrics = there[0].info.run_id, dict(there[0].data.metrics)
             logger.info(f"{title}: reused from run {trial.run_id}")
-            adopt_run(run, there[0])
+            bundles.adopt_run(run, there[0])
         else:
             logger.info(title)
             _train(run, trial)

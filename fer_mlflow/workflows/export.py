@@ -28,9 +28,8 @@ from fer_mlflow.softlabels.rows import name_rows
 from fer_mlflow.teachers.computation import compute_logits
 from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
 from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
-from fer_mlflow.tracking.bundles import fetch_bundle, find_runs, publish_bundle
+from fer_mlflow.tracking import bundles, store
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import TEACHER_RUN
 from fer_mlflow.workflows import SoftLabelsResult, logger, warn, workflow
 
 _WAITING = "another process computes logits of the same teachers; waiting for it"
@@ -116,12 +115,12 @@ class Gathered:
     def reuse(self, client) -> None:
         """Take the missing soft labels from finished teacher runs that verify and fit; warn where one does not."""
         ensemble, missing = self.ensemble, self.missing
-        runs = find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
+        runs = bundles.find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
         for name, run in ((each, run) for each in missing for run in runs[ensemble.keys[each]]):
             if name in self.teachers:
                 continue
             try:
-                teacher = fetch_bundle(client, run, self.cache)
+                teacher = bundles.fetch_bundle(client, run, self.cache)
                 check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
             except BundleError as error:
                 warn(f"teacher {name} is not reused: {error}")
@@ -171,7 +170,7 @@ class Gathered:
             bundle = self.keep(teacher, key)
             with run.sibling(teacher.configuration.name, self.started_s) as teacher_run:
                 teacher_run.log_params({**params, **teacher.configuration.options})
-                publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
+                bundles.publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
             self.run_ids[name] = teacher_run.run_id
 
     def forget(self) -> None:
@@ -255,8 +254,8 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
                 copy_bundle(bundle, out)
             try:
                 gathered.publish(run, params)
-                teacher_runs = {f"{TEACHER_RUN}{name}": run_id for name, run_id in gathered.run_ids.items()}
-                publish_bundle(run, bundle, ensemble.key, teacher_runs)
+                teacher_runs = {f"{store.TEACHER_RUN}{name}": run_id for name, run_id in gathered.run_ids.items()}
+                bundles.publish_bundle(run, bundle, ensemble.key, teacher_runs)
             except TrackingError as error:
                 raise TrackingError(
                     f"{error}; the finished bundle is kept in {bundle.folder}: "
@@ -324,7 +323,7 @@ def log_export(
         tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder,
     ):
         exported.log_params(params)
-        publish_bundle(exported, soft_labels.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
+        bundles.publish_bundle(exported, soft_labels.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
     return exported.run_id
 
 

@@ -19,10 +19,7 @@ from fer_mlflow.softlabels.files import FILES, HASHES, Reading, read_parts
 from fer_mlflow.softlabels.rows import Alignment, align, reordered
 from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
 from fer_mlflow.teachers.spec import read_teachers
-from fer_mlflow.tracking.bundles import bundle_digest, download_files, downloaded_bundle, open_if_sound, read_run
-from fer_mlflow.tracking.records import choose_run
-from fer_mlflow.tracking.runs import joined_run
-from fer_mlflow.tracking.store import connect
+from fer_mlflow.tracking import bundles, records, runs, store
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
 from fer_mlflow.workflows.export import copy_bundle, read_rows
 from fer_mlflow.workflows.sources import Source
@@ -56,12 +53,12 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
     Raises FerError: no such run, its bundle does not verify, the folder holds other things, or the manifest has other
     rows or images. Raises JobError: the disk has no room.
     """
-    with joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
+    with runs.joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
         if run is not None:
             run.log_params(params_of(settings))
-        client, source = connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
-        chosen = choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
-        run_id, digest = chosen.run.info.run_id, bundle_digest(chosen.run)
+        client, source = store.connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
+        chosen = records.choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
+        run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
         _warn_of(chosen.run)
         out = Path(settings.out or f"softlabels-{run_id[:8]}").absolute()
         is_there = _is_there(out, digest, settings.reorder)
@@ -103,7 +100,7 @@ def _is_there(out: Path, digest: str, reorder: bool) -> bool:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if open_if_sound(out, digest) is not None:
+    if bundles.open_if_sound(out, digest) is not None:
         return True
     if out.is_dir() and {path.name for path in out.iterdir()} <= set(FILES):
         try:
@@ -128,14 +125,14 @@ def _fetch(client, run, out: Path, is_there: bool, settings: FetchSettings) -> t
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as temporary,
-        downloaded_bundle(client, run, Path(temporary) / "original") as bundle,
+        bundles.downloaded_bundle(client, run, Path(temporary) / "original") as bundle,
     ):
         how = "fetched"
         alignment, proofs = _prove(bundle, settings)
         if alignment is not None and len(alignment.moved):
             how = "fetched and reordered"
             bundle = reordered(alignment).write(Path(temporary) / "reordered")
-        if (there := open_if_sound(out, bundle.sha256)) is not None:
+        if (there := bundles.open_if_sound(out, bundle.sha256)) is not None:
             return there, again, proofs
         return copy_bundle(bundle, out), how, proofs
 
@@ -198,7 +195,7 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     Raises FerError: there is no such run or folder, or the manifest or the teachers cannot be used.
     """
     source = settings.run_or_folder
-    with joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
+    with runs.joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
         if run is not None:
             run.log_params(params_of(settings))
         reading = read_parts(folder)
@@ -225,12 +222,12 @@ def _opened(name: str) -> Iterator[tuple[Path, Any]]:
     if Path(name).is_dir():
         yield Path(name), None
         return
-    client, cache = connect(), cache_folder()
-    run = read_run(client, name)
+    client, cache = store.connect(), cache_folder()
+    run = bundles.read_run(client, name)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verified.", dir=cache) as temporary:
-        if not download_files(client, run, Path(temporary)):
-            bundle_digest(run)  # the message says where the run is of a kind that has no bundle
+        if not bundles.download_files(client, run, Path(temporary)):
+            bundles.bundle_digest(run)  # the message says where the run is of a kind that has no bundle
         yield Path(temporary), run
 
 

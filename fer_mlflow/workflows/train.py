@@ -21,10 +21,8 @@ from fer_mlflow.settings.training import DistillSettings, TrainingRowsSettings, 
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.distillation import SoftObjective, make_targets
 from fer_mlflow.teachers.shards import held_keys
-from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, fetch_checkpoint, find_runs, publish_bundle
-from fer_mlflow.tracking.records import choose_run, is_bad, search_soft_labels
+from fer_mlflow.tracking import bundles, records, store
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import connect
 from fer_mlflow.training import loop
 from fer_mlflow.workflows import RunResult, logger, workflow
 from fer_mlflow.workflows.export import gathered_teachers, read_ensemble
@@ -246,7 +244,7 @@ def train_student(run: TrackedRun, student: Student) -> loop.Epoch:
         bundle, targets = source.bundle, objective.targets
         if objective.missing:
             logger.warning(f"{objective.missing:,} rows have no soft labels and are trained on their labels alone")
-        derived = derived_params(bundle)
+        derived = bundles.derived_params(bundle)
         run.log_params(
             {
                 **{name: derived[name] for name in derived if name not in ("benchmark", "rows")},
@@ -304,9 +302,9 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
     """
     if Path(name).is_dir():
         return Source(SoftLabels.open(name))
-    client = connect()
-    chosen = choose_run(client, name, even_bad=even_bad)
-    if is_bad(chosen.run):
+    client = store.connect()
+    chosen = records.choose_run(client, name, even_bad=even_bad)
+    if records.is_bad(chosen.run):
         logger.warning(
             f"run {chosen.run.info.run_id}: triage called it bad ({chosen.run.data.tags.get('triage.reasons', '')})"
         )
@@ -316,8 +314,8 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
     weights = chosen.run.data.params.get("ensemble", "")
     if not train.paths.isin(set(best.bundle.index["path"])).any():
         # Exports come first, then the newest.
-        runs = search_soft_labels(client, f"tags.`fer.selection_sha256` = '{train.selection_sha256}'")
-        exported = (run for run in runs if not is_bad(run) and run.data.params.get("ensemble", "") == weights)
+        runs = records.search_soft_labels(client, f"tags.`fer.selection_sha256` = '{train.selection_sha256}'")
+        exported = (run for run in runs if not records.is_bad(run) and run.data.params.get("ensemble", "") == weights)
         others = (read_run_source(run.info.run_id) for run in exported)
         found = next((other for other in others if _is_same(best.bundle, other.bundle)), None)
         if found is None:
@@ -342,7 +340,7 @@ def fetched_checkpoint(client, trained_run: str, student: Student) -> Iterator[P
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="student.", dir=cache) as folder:
-        yield fetch_checkpoint(client, trained_run, Path(folder), f"{FOLDER}/{student.settings.arch}.pt")
+        yield bundles.fetch_checkpoint(client, trained_run, Path(folder), f"{FOLDER}/{student.settings.arch}.pt")
 
 
 def score_student(run: TrackedRun, student: Student, trained_run: str, name: str, progress: Progress) -> SoftLabels:
@@ -359,15 +357,15 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
         forward = {"precision": "fp32", "batch_size": 32}  # not those of the training
         ensemble = read_ensemble(fusion_settings(settings, **own, **forward))
         key = ensemble.key
-        for there in find_runs(run.client, KIND, [key])[key]:
+        for there in bundles.find_runs(run.client, KIND, [key])[key]:
             try:
-                return fetch_bundle(run.client, there, cache)
+                return bundles.fetch_bundle(run.client, there, cache)
             except BundleError:
                 continue  # triage reports it; the logits are computed again
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.teachers[name], key)
             with run.sibling(f"{name}  on  {ensemble.benchmark.name}", time.time(), nested=True) as scored:
                 scored.log_params({"manifest": settings.manifest, "split": settings.test_split})
-                publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})
+                bundles.publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})
             gathered.forget()
     return bundle

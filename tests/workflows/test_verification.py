@@ -105,7 +105,7 @@ def test_each_fault_fails_its_own_check(folder, monkeypatch, change, again, expe
     change(folder)
     if again:
         rehash(folder)
-    monkeypatch.setattr("fer_mlflow.workflows.fetch.connect", None)  # a folder needs no store
+    monkeypatch.setattr("fer_mlflow.tracking.store.connect", None)  # a folder needs no store
     result = fer_mlflow.verify(run_or_folder=folder)
     assert failed(result) == expected
     assert (result.source, result.run_id) == (f"folder {folder}", "")
