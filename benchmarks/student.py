@@ -28,7 +28,7 @@ from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.data.scan import hash_images
 from fer_mlflow.softlabels.ensemble import soft_labels_of_teacher
-from fer_mlflow.teachers.shards import PredictedLogits
+from fer_mlflow.teachers.spec import PredictedLogits
 from fer_mlflow.tour.faces import write_faces
 
 LIMIT = 1.02

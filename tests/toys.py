@@ -270,7 +270,7 @@ def write_soft_labels(folder: Path, part, *, space: str = "logit", dtype: str = 
     from fer_mlflow.data.scan import hash_images
     from fer_mlflow.softlabels.configuration import Configuration
     from fer_mlflow.softlabels.ensemble import fuse_ensemble, soft_labels_of_teacher
-    from fer_mlflow.teachers.shards import PredictedLogits
+    from fer_mlflow.teachers.spec import PredictedLogits
 
     digests = hash_images(part.root, part.paths)
     described = teacher() | {"trained_with_clahe": None}

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
-from fer_mlflow.errors import ImageError
+from fer_mlflow.errors import ImageError, listed
 from fer_mlflow.files import is_under
 
 # A marker that begins a segment, or ends the image: not stuffing (FF 00), a restart or a fill byte.
@@ -166,3 +167,23 @@ def image_prefixes(sha256: np.ndarray) -> np.ndarray:
     Two of a million different images share one with a probability of 3e-8.
     """
     return np.ascontiguousarray(sha256[:, :8]).view(">i8").ravel().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row whose image could not be decoded: its position, path, why, and the hash of its bytes."""
+
+    row: int
+    path: str
+    reason: str
+    image_sha256: str
+
+
+def unreadable_message(
+    unreadable: Sequence[Unreadable],
+    where: str = "",
+    remedy: str = "repair them, or leave them out with --on-bad-image skip",
+) -> str:
+    """Return one line that names the first rows that could not be decoded, how many there are, and what to do."""
+    named = listed([f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable])
+    return f"{len(unreadable):,} images cannot be decoded: {named}{where}; {remedy}"

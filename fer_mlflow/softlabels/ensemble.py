@@ -19,8 +19,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import FUSION, Configuration
 from fer_mlflow.softlabels.files import INDEX_FIELDS
 from fer_mlflow.softlabels.rows import check_same_rows
-from fer_mlflow.teachers.shards import PredictedLogits
-from fer_mlflow.teachers.spec import UNKNOWN
+from fer_mlflow.teachers.spec import UNKNOWN, PredictedLogits
 
 
 class _Teacher(NamedTuple):

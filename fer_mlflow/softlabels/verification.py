@@ -18,7 +18,7 @@ from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.files import HASHES, METRICS, Reading, label_columns
 from fer_mlflow.softlabels.rows import Alignment, name_rows
-from fer_mlflow.teachers.computation import compute_logits
+from fer_mlflow.teachers.shards import compute_logits
 from fer_mlflow.teachers.spec import TOLERANCE, TeacherSpec, hash_checkpoints
 
 _METRIC_TOLERANCE = 1e-6  # another NumPy sums in another order

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError
@@ -167,7 +166,7 @@ class SoftObjective(LabelObjective):
         super().move_to(device)
         self.logits, self.has_targets = self.logits.to(device), self.has_targets.to(device)
 
-    def __call__(self, logits: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         """Return the loss; rows without soft labels count in both means, with 0 in the divergence's."""
         loss, teacher = self.loss, self.logits[rows]
         if loss.loss == "kd":

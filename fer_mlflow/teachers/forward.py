@@ -18,16 +18,14 @@ import cv2
 import numpy as np
 import timm
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fer_mlflow.data.images import image_prefixes, prepare_images, read_image_bytes
+from fer_mlflow.data.images import Unreadable, image_prefixes, prepare_images, read_image_bytes, unreadable_message
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError, ImageError, JobError
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.checkpoint import Teacher
-from fer_mlflow.teachers.shards import PredictedLogits, Unreadable, unreadable_message
-from fer_mlflow.teachers.spec import TOLERANCE
+from fer_mlflow.teachers.spec import TOLERANCE, PredictedLogits
 
 RECHECKED = 2  # rows of each shard that are predicted again, alone
 # `--compile auto` compiles where a benchmark has more rows than compiling costs; measured by benchmarks/export.py.
@@ -134,7 +132,7 @@ class Predictor:
         self.teacher, self.device, self.settings, self.compiled = teacher, device, settings, compiled
         self.columns = torch.from_numpy(teacher.columns)
         model = teacher.model.to(device)
-        self.eager: Callable[[Tensor], Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eager: Callable[[torch.Tensor], torch.Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.eager
         if compiled:  # for one input shape, the weights folded in
             self.model = torch.compile(teacher.model, dynamic=False, options={"freezing": True})
@@ -159,12 +157,12 @@ class Predictor:
             "versions": versions,
         }
 
-    def prepare(self, pixels: Tensor) -> Tensor:
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (b, 3, size, size) float32 for (b, size, size, 3) uint8 RGB pixels, on the device, channels last."""
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         return images.div_(255).sub_(self.mean).div_(self.std)
 
-    def predict(self, images: Tensor, *, eager: bool = False) -> np.ndarray:
+    def predict(self, images: torch.Tensor, *, eager: bool = False) -> np.ndarray:
         """Return (b, C) float32 logits for prepared images; JobError where memory is full, or compiling fails."""
         count, size = len(images), self.settings.batch_size
         is_compiled = self.compiled and not eager
@@ -260,7 +258,7 @@ def _compute_shard(
         rows.append(batch["rows"].numpy())
         digests.append(batch["sha256"].numpy())
         if len(batch["rows"]) and (skips_unreadable or not unreadable):
-            prepared: dict[Preprocessing, Tensor] = {}  # teachers of one preprocessing share a tensor
+            prepared: dict[Preprocessing, torch.Tensor] = {}  # teachers of one preprocessing share a tensor
             for predictor in predictors:
                 how = predictor.teacher.preprocessing
                 if how not in prepared:

@@ -1,77 +1,33 @@
-"""Teachers' logits in shards on disk: what survives a kill, and what makes the next run short.
+"""Teachers' logits on a benchmark: shards that are kept on disk are read, the others computed and kept.
 
-A store is a folder for one content key, and a shard is one file that is whole where it is there. Work on a key is done
-under a lock that the system releases when its holder dies, however it dies.
+A store is a folder for one content key, and a shard is one file that is whole where it is there: all that survives a
+kill. Work on a key is done under a lock that the system releases when its holder dies, however it dies.
 """
 
 import errno
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from fer_mlflow.errors import JobError, listed
+from fer_mlflow.data.images import Unreadable, unreadable_message
+from fer_mlflow.data.manifest import Benchmark
+from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.files import written_file
+from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.settings.groups import ForwardSettings
+from fer_mlflow.teachers.spec import PredictedLogits, TeacherSpec
 
 _ARRAYS = ("rows", "logits", "image_sha256")
 SHARD_ROWS = 512  # a minute of three large teachers on two cores: the most that a kill can cost
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A row whose image could not be decoded: its position, path, why, and the hash of its bytes."""
-
-    row: int
-    path: str
-    reason: str
-    image_sha256: str
-
-
-def unreadable_message(
-    unreadable: Sequence[Unreadable],
-    where: str = "",
-    remedy: str = "repair them, or leave them out with --on-bad-image skip",
-) -> str:
-    """Return one line that names the first rows that could not be decoded, how many there are, and what to do."""
-    named = listed([f'row {bad.row + 1} "{bad.path}" ({bad.reason})' for bad in unreadable])
-    return f"{len(unreadable):,} images cannot be decoded: {named}{where}; {remedy}"
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedLogits:
-    """One teacher's logits on the readable rows of a benchmark, or of one range of its rows."""
-
-    rows: np.ndarray  # (N,) int64, positions in the benchmark, ascending
-    logits: np.ndarray  # (N, C) float32 in the project's class order
-    image_sha256: np.ndarray  # (N, 32) uint8, of the bytes that were decoded
-    unreadable: tuple[Unreadable, ...]  # the other rows of the benchmark or the range
-    teacher: Mapping[str, Any]  # its description
-    environments: tuple[Mapping[str, Any], ...]  # device, batch size and versions of each session that computed a part
-    in_sample_rows: int | None = None  # how many of the rows the teacher was trained on, None where that is not known
-
-    @classmethod
-    def joined(cls, shards: Sequence["PredictedLogits"], n_classes: int) -> "PredictedLogits":
-        """Return a teacher's shards, in order, as its logits on the whole benchmark."""
-        environments: list[Mapping[str, Any]] = []
-        for shard in shards:
-            environments += [each for each in shard.environments if each not in environments]
-        counts = [shard.in_sample_rows for shard in shards]
-        return cls(
-            rows=np.concatenate([shard.rows for shard in shards]),
-            logits=np.concatenate([shard.logits.reshape(-1, n_classes) for shard in shards]),
-            image_sha256=np.concatenate([shard.image_sha256 for shard in shards]),
-            unreadable=tuple(bad for shard in shards for bad in shard.unreadable),
-            teacher=shards[0].teacher,
-            environments=tuple(environments),
-            in_sample_rows=None if None in counts else sum(count or 0 for count in counts),
-        )
+logger = logging.getLogger(__name__)
 
 
 class ShardStore:
@@ -150,3 +106,82 @@ def held_keys(cache: Path, keys: list[str], on_wait: Callable[[], object] | None
                 lock.acquire()
             stack.callback(lock.release)
         yield waited
+
+
+def compute_logits(
+    benchmark: Benchmark,
+    specs: Mapping[str, TeacherSpec],
+    keys: Mapping[str, str],
+    settings: ForwardSettings,
+    cache: Path,
+    *,
+    image_sha256: Callable[[], np.ndarray | None] = lambda: None,
+    shard_rows: int = SHARD_ROWS,
+    progress: Progress = no_progress,
+    warn: Callable[[str], None] = lambda message: None,
+) -> dict[str, PredictedLogits]:
+    """Return every teacher's logits on a benchmark, computing only what no shard in `cache` holds.
+
+    Where all shards are there, no checkpoint is loaded. The caller holds the keys' locks (`held_keys`).
+
+    Parameters
+    ----------
+    specs, keys : teacher name -> description, content key
+    image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
+        image that changed since is computed again, or None to trust what was kept
+    warn : called with each sentence that a user should read
+
+    Raises ImageError: images cannot be decoded, all that the shard at hand has. TeacherError: a checkpoint cannot be
+    used. JobError: the forward pass failed; finished shards are kept.
+    """
+    ranges = row_ranges(len(benchmark), shard_rows)
+    stores = {name: ShardStore(cache, keys[name]) for name in specs}
+    read = {(name, span): store.read(*span) for name, store in stores.items() for span in ranges}
+    kept = {place: shard for place, shard in read.items() if shard is not None}
+    current = image_sha256() if kept else None
+    if current is not None:
+        for (name, span), shard in list(kept.items()):
+            if (shard.image_sha256 != current[shard.rows]).any():
+                warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} predicted them; predicting again")
+                del kept[name, span]
+    if settings.on_bad_image == "fail":
+        for name in specs:
+            if unreadable := [bad for (own, _), shard in kept.items() if own == name for bad in shard.unreadable]:
+                raise ImageError(unreadable_message(unreadable))
+    lacking = {span: tuple(name for name in specs if (name, span) not in kept) for span in ranges}
+    missing = {span: names for span, names in lacking.items() if names}
+    if missing:
+        from fer_mlflow.teachers.checkpoint import load_teacher
+        from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
+
+        needed = set().union(*missing.values())
+        teachers = {name: load_teacher(spec, benchmark.classes) for name, spec in specs.items() if name in needed}
+        for name, teacher in teachers.items():
+            if teacher.assumed:
+                assumed = ", ".join(teacher.assumed)
+                warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
+        compiled = choose_compile(settings.compile, len(benchmark), choose_device(settings.device))
+        left = sum(stop - start for start, stop in missing)
+        kept_rows = f", {len(benchmark) - left:,} kept from an earlier run" if left < len(benchmark) else ""
+        doing = f"predicting with {', '.join(teachers)}"
+        logger.info("%s: %s rows%s", doing, f"{len(benchmark):,}", kept_rows)
+        with progress(doing, len(benchmark), len(benchmark) - left) as count:
+            # Ranges that lack the same teachers form one pass: usually all of them do.
+            for names in sorted(set(missing.values())):
+                spans = [span for span, lacking in missing.items() if lacking == names]
+                shards = predict_shards(
+                    benchmark.root,
+                    benchmark.paths.to_numpy(object),
+                    spans,
+                    [teachers[name] for name in names],
+                    settings,
+                    compiled=compiled,
+                    on_rows=count,
+                )
+                for span, found in zip(spans, shards, strict=True):
+                    for name in names:
+                        stores[name].write(*span, found[name])
+                        kept[name, span] = found[name]
+    return {
+        name: PredictedLogits.joined([kept[name, span] for span in ranges], len(benchmark.classes)) for name in specs
+    }

@@ -1,13 +1,14 @@
-"""Teachers as `teachers.yaml` describes them, and the key of what a teacher's logits depend on."""
+"""Teachers as `teachers.yaml` describes them, their logits, and the key of what those depend on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from fer_mlflow.data.images import clahe_pattern
+from fer_mlflow.data.images import Unreadable, clahe_pattern
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ContractError, TeacherError
 from fer_mlflow.files import sha256_of_file, sha256_of_json
@@ -138,3 +139,33 @@ def content_key(
     settings: dict[str, Any] = {name: value for name, value in declared.items() if value}
     settings |= {"numerics": NUMERICS_VERSION, "checkpoint": checkpoint_sha256, "classes": list(classes)}
     return f"{selection_sha256[:32]}.{sha256_of_json(settings)[:32]}"
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedLogits:
+    """One teacher's logits on the readable rows of a benchmark, or of one range of its rows."""
+
+    rows: np.ndarray  # (N,) int64, positions in the benchmark, ascending
+    logits: np.ndarray  # (N, C) float32 in the project's class order
+    image_sha256: np.ndarray  # (N, 32) uint8, of the bytes that were decoded
+    unreadable: tuple[Unreadable, ...]  # the other rows of the benchmark or the range
+    teacher: Mapping[str, Any]  # its description
+    environments: tuple[Mapping[str, Any], ...]  # device, batch size and versions of each session that computed a part
+    in_sample_rows: int | None = None  # how many of the rows the teacher was trained on, None where that is not known
+
+    @classmethod
+    def joined(cls, shards: Sequence["PredictedLogits"], n_classes: int) -> "PredictedLogits":
+        """Return a teacher's shards, in order, as its logits on the whole benchmark."""
+        environments: list[Mapping[str, Any]] = []
+        for shard in shards:
+            environments += [each for each in shard.environments if each not in environments]
+        counts = [shard.in_sample_rows for shard in shards]
+        return cls(
+            rows=np.concatenate([shard.rows for shard in shards]),
+            logits=np.concatenate([shard.logits.reshape(-1, n_classes) for shard in shards]),
+            image_sha256=np.concatenate([shard.image_sha256 for shard in shards]),
+            unreadable=tuple(bad for shard in shards for bad in shard.unreadable),
+            teacher=shards[0].teacher,
+            environments=tuple(environments),
+            in_sample_rows=None if None in counts else sum(count or 0 for count in counts),
+        )

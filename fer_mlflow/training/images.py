@@ -7,14 +7,13 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 from torchvision.transforms import Compose, InterpolationMode, RandomAffine
 
-from fer_mlflow.data.images import image_prefixes, prepare_image, read_image_bytes
+from fer_mlflow.data.images import Unreadable, image_prefixes, prepare_image, read_image_bytes, unreadable_message
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.errors import ImageError
 from fer_mlflow.settings.training import Recipe
 from fer_mlflow.teachers.checkpoint import usual_channels
 from fer_mlflow.teachers.forward import ImageBatches, load_batches, start_worker
-from fer_mlflow.teachers.shards import Unreadable, unreadable_message
 
 KEPT_PIXELS_BYTES = 2 << 30  # decoded training images up to this much stay in memory
 

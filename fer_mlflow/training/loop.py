@@ -17,8 +17,6 @@ import timm
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
-from torch import Tensor, nn
-from torch.nn import functional
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
@@ -54,7 +52,7 @@ class Epoch:
 class TrainingState:
     """What a training needs to go on after a kill: weights, optimizer, and the best epoch so far."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, images: str):
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, images: str):
         self.model, self.optimizer, self.images = model, optimizer, images
         self.history: list[Epoch] = []
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -122,9 +120,9 @@ class LabelObjective:
         if self.weight is not None:
             self.weight = self.weight.to(device)
 
-    def __call__(self, logits: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, epoch: int) -> torch.Tensor:
         """Return the mean loss of (B, C) logits with (B,) labels, of these (B,) training rows; `epoch` from 0."""
-        return functional.cross_entropy(logits, labels, weight=self.weight, label_smoothing=self.label_smoothing)
+        return torch.nn.functional.cross_entropy(logits, labels, self.weight, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_mlflow.data.classes import FER7, read_classes
+from fer_mlflow.data.images import Unreadable, unreadable_message
 from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.data.scan import hash_images
@@ -25,8 +26,7 @@ from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
 from fer_mlflow.softlabels.rows import name_rows
-from fer_mlflow.teachers.computation import compute_logits
-from fer_mlflow.teachers.shards import ShardStore, Unreadable, held_keys, unreadable_message
+from fer_mlflow.teachers.shards import ShardStore, compute_logits, held_keys
 from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
 from fer_mlflow.tracking import bundles, store
 from fer_mlflow.tracking.runs import TrackedRun, open_run

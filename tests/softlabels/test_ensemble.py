@@ -9,6 +9,7 @@ import pytest
 import toys
 
 from fer_mlflow.data.classes import FER7, ClassOrder
+from fer_mlflow.data.images import Unreadable
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.errors import BundleError, ContractError
 from fer_mlflow.scoring.fusion import fuse, stored
@@ -16,7 +17,7 @@ from fer_mlflow.scoring.metrics import score
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
-from fer_mlflow.teachers.shards import PredictedLogits, Unreadable
+from fer_mlflow.teachers.spec import PredictedLogits
 
 N = 70
 WEIGHTS = {"B": 0.7, "A": 0.3}

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from fer_mlflow.data.classes import FER7
+from fer_mlflow.data.images import Unreadable
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import ImageError, JobError
 from fer_mlflow.progress import no_progress
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers import forward
-from fer_mlflow.teachers.computation import compute_logits
-from fer_mlflow.teachers.shards import PredictedLogits, ShardStore, Unreadable, held_keys
-from fer_mlflow.teachers.spec import read_teachers
+from fer_mlflow.teachers.shards import ShardStore, compute_logits, held_keys
+from fer_mlflow.teachers.spec import PredictedLogits, read_teachers
 
 SHARD = PredictedLogits(
     rows=np.array([0, 2]),
