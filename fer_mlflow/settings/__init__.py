@@ -207,11 +207,11 @@ class Settings:
     def check(self) -> None:
         """Check what concerns several fields; settings with such rules override it."""
 
-
-def params_of(settings: Settings) -> dict[str, str]:
-    """Return name -> canonical text of the fields that have a value: what a run logs as its params."""
-    texts = {field.name: field.text(getattr(settings, field.name)) for field in fields_of(type(settings))}
-    return {name: text for name, text in texts.items() if text}
+    @property
+    def params(self) -> dict[str, str]:
+        """Name -> canonical text of the fields that have a value: what a run logs as its params."""
+        texts = {field.name: field.text(getattr(self, field.name)) for field in fields_of(type(self))}
+        return {name: text for name, text in texts.items() if text}
 
 
 def option_name(field: str) -> str:

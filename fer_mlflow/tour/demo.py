@@ -12,7 +12,7 @@ import pandas as pd
 from fer_mlflow import calibrate, compare, distill, evaluate, export, inspect, reproduce, sweep, train, triage
 from fer_mlflow.files import sha256_of_file, written_file
 from fer_mlflow.progress import Progress
-from fer_mlflow.settings import option_name, params_of
+from fer_mlflow.settings import option_name
 from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
@@ -52,7 +52,7 @@ def run_demo(
     show : called with the name of a workflow and its result
     """
     with open_run("demo", "demo") as run:
-        run.log_params(params_of(settings))
+        run.log_params(settings.params)
         demo = _Demo(settings, run, announce, show, progress)
         demo.draw_faces()
         demo.train_teachers()
@@ -103,7 +103,7 @@ class _Demo:
     def call_once(self, workflow: Workflow, **given: Any) -> None:
         """Call a workflow, unless a finished run has the same params."""
         settings = workflow.settings(**given)
-        params = {name: text for name, text in params_of(settings).items() if name in given}
+        params = {name: text for name, text in settings.params.items() if name in given}
         options = (text if name.startswith("run_") else f"{option_name(name)} {text}" for name, text in params.items())
         command = " ".join([workflow.__name__, *options])
         is_done = bool(bundles.find_results(self.run.client, workflow.__name__, params))

@@ -19,7 +19,7 @@ from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, FerError, JobError, TrackingError
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.significance import Comparison, compare_logits
-from fer_mlflow.settings import fields_of, params_of
+from fer_mlflow.settings import fields_of
 from fer_mlflow.settings.training import DistillSettings, LossSettings, RecipeSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
@@ -174,7 +174,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     if settings.test_split:
         training.read_split(settings, settings.test_split)  # what is wrong with it is found before the first epoch
     with open_run("distill", settings.name or student.name, settings.experiment) as run:
-        run.log_params(params_of(settings))
+        run.log_params(settings.params)
         best = training.train_student(run, student)
         scored = None
         if settings.test_split:
@@ -199,7 +199,7 @@ def _distill_grid(reader: training.StudentReader, settings: DistillSettings, pro
     name = settings.name or f"distill {settings.grid} · {reader.train.name}"
     out = Path(settings.out).absolute() if settings.out else None
     with open_run("distill", name, settings.experiment) as run:
-        run.log_params({**params_of(settings), "benchmark": reader.train.name, "rows": len(reader.train)})
+        run.log_params({**settings.params, "benchmark": reader.train.name, "rows": len(reader.train)})
         result = run_grid(run, trials, test, progress)
         best = result.best
         if out is not None:
@@ -316,7 +316,7 @@ def _train(run: TrackedRun, trial: Trial) -> None:
         with run.sibling(student.name, time.time(), nested=True) as child:
             trial.run_id = child.run_id
             child.set_tags({"fer.kind": "distill"})
-            child.log_params({name: text for name, text in params_of(settings).items() if name not in unused})
+            child.log_params({name: text for name, text in settings.params.items() if name not in unused})
             best = training.train_student(child, student)
         trial.metrics = dict(zip(_OF_VAL, (best.number, best.val_accuracy, best.val_macro_f1), strict=True))
     except TrackingError:

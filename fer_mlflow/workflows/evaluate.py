@@ -14,7 +14,6 @@ from fer_mlflow.scoring import evaluation as scoring
 from fer_mlflow.scoring.evaluation import Evaluation, Sharpness
 from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.scoring.significance import Comparison, Interval, compare_logits
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
@@ -263,7 +262,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
     with open_run("compare", settings.name or f"compare · {a.name}  with  {b.name}", settings.experiment) as run:
         differ = [label for label in protocols[0] if protocols[0][label] != protocols[1][label]]
         sides = zip("ab", protocols, strict=True)
-        run.log_params(params_of(settings) | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
+        run.log_params(settings.params | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
         if shared.is_comparable:
             comparison, table = _compare(run, a, b, shared)

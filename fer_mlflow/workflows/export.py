@@ -19,7 +19,6 @@ from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import BundleError, ContractError, ImageError, TrackingError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.groups import BenchmarkSettings, FusionSettings
 from fer_mlflow.settings.scoring import ExportSettings, ManifestRowsSettings
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
@@ -245,7 +244,7 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     """
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
-    params = params_of(settings)
+    params = settings.params
     with open_run("export", settings.name or ensemble.configuration.name, settings.experiment) as run:
         run.log_params(params)
         with gathered_teachers(ensemble, run.client, progress) as gathered:

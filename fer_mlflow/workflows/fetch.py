@@ -12,7 +12,6 @@ from fer_mlflow.errors import BundleError, ContractError, FerError, JobError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.sanity import Check
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import FetchSettings, VerifySettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.files import FILES, HASHES, Reading, read_parts
@@ -55,7 +54,7 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
     """
     with runs.joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
         if run is not None:
-            run.log_params(params_of(settings))
+            run.log_params(settings.params)
         client, source = store.connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
         chosen = records.choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
         run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
@@ -197,7 +196,7 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     source = settings.run_or_folder
     with runs.joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
         if run is not None:
-            run.log_params(params_of(settings))
+            run.log_params(settings.params)
         reading = read_parts(folder)
         checks = tuple(_all_checks(folder, verified, reading, settings))
         bundle = SoftLabels.open(folder) if _is_usable(reading, checks) else None

@@ -18,7 +18,7 @@ from fer_mlflow.datasets import Built, build
 from fer_mlflow.errors import ContractError
 from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.settings import manifests, params_of
+from fer_mlflow.settings import manifests
 from fer_mlflow.tables import Cell, Section, Table, report_markdown
 from fer_mlflow.workflows import RunResult, logger, workflow
 
@@ -204,7 +204,7 @@ def track_manifest(settings: manifests.TrackManifestSettings, progress: Progress
         return read_benchmark(settings.out, classes, root=settings.root, split=split, verify_paths=False)
 
     with open_run("manifest", settings.name or f"{settings.action} {settings.path.stem}", settings.experiment) as run:
-        run.log_params(params_of(settings))
+        run.log_params(settings.params)
         if settings.action == "build":
             result = build_manifest.of(settings.of(manifests.BuildManifestSettings), progress=progress)
         else:

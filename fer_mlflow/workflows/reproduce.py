@@ -12,7 +12,6 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.search import reproduction
 from fer_mlflow.search.choices import equal_weights
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import ReproduceSettings
 from fer_mlflow.tables import Section, Table, report_markdown
 from fer_mlflow.tracking.runs import open_run
@@ -57,7 +56,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
     weightings = read_weightings(settings, found.teachers, found.variants)
     numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
     with open_run("reproduce", settings.name or f"reproduce · {numbers}", settings.experiment) as run:
-        run.log_params(params_of(settings))
+        run.log_params(settings.params)
         benchmarks = found.gather(run, settings, progress)
         variants = list(dict.fromkeys(name for sets in benchmarks.values() for name in sets))
         configurations = Configurations.product(found.teachers, variants, settings.space, weightings)

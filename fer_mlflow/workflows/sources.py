@@ -14,7 +14,7 @@ from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.search.teacher_logits import TeacherLogits
-from fer_mlflow.settings import params_of, split_names
+from fer_mlflow.settings import split_names
 from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -143,7 +143,7 @@ def source_run(
 
     An ensemble's soft labels are fused from teacher runs, which are made where they lack.
     """
-    params = params_of(settings)
+    params = settings.params
     with open_run(kind, settings.name or f"{kind} · {found.name}{suffix}", settings.experiment) as run:
         if isinstance(found, Source):
             source = found
@@ -247,7 +247,7 @@ class SearchInput:
         sets = []
         for each in self.found:
             if isinstance(each, Ensemble):
-                bundle, gathered = fuse_and_track(each, run, params_of(settings) | params_of(each.settings), progress)
+                bundle, gathered = fuse_and_track(each, run, settings.params | each.settings.params, progress)
                 logits = {name: gathered.teachers[name].logits for name in self.teachers}
                 each = TeacherSet(bundle, logits, gathered.run_ids, gathered)
             sets.append(each)

@@ -15,7 +15,6 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names, metric_of
 from fer_mlflow.search import choices
 from fer_mlflow.search.teacher_logits import check_metric, find_plateau
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
@@ -102,7 +101,7 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
     _check(settings, found.classes)
     weightings = read_weightings(settings, found.teachers, found.variants)
     name = settings.name or f"sweep · {', '.join(found.teachers)} · {' and '.join(settings.space)}"
-    params = params_of(settings)
+    params = settings.params
     with open_run("sweep", name, settings.experiment) as run:
         run.log_params(params)
         benchmarks = found.gather(run, settings, progress)

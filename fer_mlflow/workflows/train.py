@@ -15,7 +15,6 @@ from fer_mlflow.errors import BundleError, ContractError, JobError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file, written_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import metric_names
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.groups import fusion_settings
 from fer_mlflow.settings.training import DistillSettings, TrainingRowsSettings, TrainSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -75,7 +74,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
     plan = read_plan(settings, *read_training_rows(settings))
     name = settings.name or f"{settings.arch} · {settings.img_size} px · {plan.train.name}"
     with open_run("train", name, settings.experiment) as run:
-        run.log_params(params_of(settings))
+        run.log_params(settings.params)
         best = run_plan(run, plan)
     return TrainResult(
         run_id=run.run_id,

@@ -11,7 +11,6 @@ import pandas as pd
 from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress, no_progress, track
-from fer_mlflow.settings import params_of
 from fer_mlflow.settings.scoring import TriageSettings
 from fer_mlflow.tracking import store, triage as rules
 from fer_mlflow.tracking.bundles import read_run
@@ -216,7 +215,7 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
         "bad_runs.csv": leaderboards.bad_runs_csv(runs, result.judgements),
     }
     with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
-        run.log_params(params_of(settings))
+        run.log_params(settings.params)
         counts = Counter(judgement.status for judgement in result.judgements.values())
         run.log_metrics({f"runs/{status}": float(counts[status]) for status in store.STATUSES})
         for name, text in files.items():

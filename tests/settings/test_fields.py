@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fer_mlflow.cli.options import settings_command
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.fusion import SPACES
-from fer_mlflow.settings import Option, Settings, params_of
+from fer_mlflow.settings import Option, Settings
 from fer_mlflow.settings.groups import SpaceWord
 from fer_mlflow.settings.texts import parse_duration, rising_numbers
 from fer_mlflow.workflows import workflow
@@ -39,7 +39,7 @@ def command(settings):
 def test_texts_are_parsed_and_python_values_are_taken_as_they_are():
     typed = Example(source="a", space="prob", rows="8", share="0.25", check_all="true", folds="3")
     assert typed == Example(source="a", space="prob", rows=8, share=0.25, check_all=True, folds=3)
-    assert params_of(typed) == {
+    assert typed.params == {
         "source": "a",
         "space": "prob",
         "rows": "8",
@@ -52,8 +52,8 @@ def test_texts_are_parsed_and_python_values_are_taken_as_they_are():
 def test_an_empty_text_gives_the_default_and_the_word_none_gives_none():
     assert Example(source="a", rows="", folds="", name="") == Example(source="a")
     assert Example(source="a", folds="none").folds is Example(source="a", folds=None).folds is None
-    assert params_of(Example(source="a", folds=None))["folds"] == "none"
-    assert "name" not in params_of(Example(source="a"))
+    assert Example(source="a", folds=None).params["folds"] == "none"
+    assert "name" not in Example(source="a").params
 
 
 @pytest.mark.parametrize(
