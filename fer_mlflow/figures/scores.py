@@ -11,8 +11,7 @@ from scipy.stats import binomtest
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.figures import style
-from fer_mlflow.scoring.evaluation import Sharpness, expected_calibration_error
-from fer_mlflow.scoring.metrics import ECE_BINS, equal_width_bins, is_lower_better
+from fer_mlflow.scoring import evaluation, metrics
 
 MOST_IMAGES = 36
 SIGNIFICANT = 0.05
@@ -132,7 +131,7 @@ def draw_differences(table: pd.DataFrame, runs: tuple[str, str] | None = None) -
     values = {name: table[name].to_numpy(float) for name in ("difference", "low", "high", "p_value")}
     for name, each in values.items():
         style.check_array(name, each, (len(table),), gaps=True)
-    less = np.array([is_lower_better(name) for name in table["metric"]])
+    less = np.array([metrics.is_lower_better(name) for name in table["metric"]])
     named = pd.DataFrame(values, index=style.readable_names(table["metric"].tolist()))
     groups = [(named[less == lower], lower) for lower in (False, True) if (less == lower).any()]
     rows = [len(group) + 1.0 for group, _ in groups]  # and the columns' titles
@@ -185,14 +184,14 @@ class CalibrationBins(NamedTuple):
     high: np.ndarray
 
 
-def calibration_bins(confidence: np.ndarray, correct: np.ndarray, n_bins: int = ECE_BINS) -> CalibrationBins:
+def calibration_bins(confidence: np.ndarray, correct: np.ndarray, n_bins: int = metrics.ECE_BINS) -> CalibrationBins:
     """Return the bins, as the ECE has them, of (N,) confidence in [0, 1] and (N,) bool.
 
     >>> bins = calibration_bins(np.array([0.5, 0.6, 0.8]), np.array([True, False, True]), 2)
     >>> bins.rows.tolist(), bins.accuracy.tolist(), bins.confidence.round(12).tolist()
     ([1, 2], [1.0, 0.5], [0.5, 0.7])
     """
-    bins = equal_width_bins(confidence, n_bins)
+    bins = metrics.equal_width_bins(confidence, n_bins)
     rows, hits = (np.bincount(each, minlength=n_bins) for each in (bins, bins[correct]))
     count = np.where(rows > 0, rows, np.nan)
     confidence = np.minimum(np.bincount(bins, weights=confidence, minlength=n_bins) / count, 1.0)
@@ -203,7 +202,7 @@ def calibration_bins(confidence: np.ndarray, correct: np.ndarray, n_bins: int = 
 
 def draw_reliability(
     panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    n_bins: int = ECE_BINS,
+    n_bins: int = metrics.ECE_BINS,
     null: Mapping[str, float] | None = None,
 ) -> bytes:
     """Draw accuracy against confidence, and below it how many rows each bin has; return a PNG.
@@ -232,7 +231,7 @@ def draw_reliability(
             bins = calibration_bins(confidence, correct, n_bins)
             lines = (
                 style.shorten(style.readable(title), 45),
-                f"ECE {expected_calibration_error(confidence, correct, n_bins):.3f}{limits.get(title, '')}",
+                f"ECE {evaluation.expected_calibration_error(confidence, correct, n_bins):.3f}{limits.get(title, '')}",
                 f"accuracy {correct.mean():.3f}   mean confidence {confidence.mean():.3f}   N {len(correct):,}",
             )
             diagram.set_title("\n".join(lines), size=10.5)
@@ -269,7 +268,7 @@ def _draw_counts(axes: Axes, count: np.ndarray) -> None:
 
 
 def draw_sharpness(
-    sharpness: Sharpness,
+    sharpness: evaluation.Sharpness,
     classes: Sequence[str],
     *,
     band: tuple[float, float] = (0.5, 0.8),

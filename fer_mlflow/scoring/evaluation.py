@@ -18,28 +18,17 @@ _STRATA_PER_BIN = 64  # rows of one stratum are simulated together, as if they h
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of N labelled rows and their uncertainty.
+    """Scores of N labelled rows and their uncertainty."""
 
-    Attributes
-    ----------
-    metrics, intervals : public name -> value; 95 % interval of those that have one
-    predictions : (N,) int64, the class of the greatest logit
-    confidence : (N,) float64, its probability
-    correct : (N,) bool
-    losses : (N,) float64, -log p_y in nats
-    ece_adaptive, ece_classwise : ECE over bins of equal mass; mean ECE of each class's probability
-    ece_null_p95 : the ECE that a calibrated model of the same confidences stays below in 95 of 100 benchmarks
-    """
-
-    metrics: dict[str, float]
-    predictions: np.ndarray
-    confidence: np.ndarray
-    correct: np.ndarray
-    losses: np.ndarray
-    intervals: dict[str, Interval]
-    ece_adaptive: float
-    ece_classwise: float
-    ece_null_p95: float
+    metrics: dict[str, float]  # by public name
+    predictions: np.ndarray  # (N,) int64, the class of the greatest logit
+    confidence: np.ndarray  # (N,) float64, its probability
+    correct: np.ndarray  # (N,) bool
+    losses: np.ndarray  # (N,) float64, -log p_y in nats
+    intervals: dict[str, Interval]  # by public name, 95 %, of the metrics that have one
+    ece_adaptive: float  # the ECE over bins of equal mass
+    ece_classwise: float  # the mean ECE of each class's probability
+    ece_null_p95: float  # what the ECE of a calibrated model of these confidences is below in 95 of 100 benchmarks
 
     def named(self) -> dict[str, float]:
         """Return the numbers under their public names, intervals as `ci95/<metric>_low` and `_high`."""
@@ -169,27 +158,17 @@ def null_calibration_error(
 
 @dataclass(frozen=True)
 class Sharpness:
-    """The top probability of softmax(z / T) over N rows, at R temperatures.
+    """The top probability of softmax(z / T) over N rows, at R temperatures."""
 
-    Attributes
-    ----------
-    temperatures : (R,)
-    mean, median, p90, p99 : (R,) of the top probability, in [1/C, 1]
-    entropy : (R,) mean over rows, nats, in [0, log C]
-    nearly_sure : (R,) share of rows whose top probability is above 0.99
-    mean_by_class : (R, C) mean top probability of the rows whose top class it is, NaN for a class without
-    rows_by_class : (C,) how many those are
-    """
-
-    temperatures: np.ndarray
-    mean: np.ndarray
+    temperatures: np.ndarray  # (R,)
+    mean: np.ndarray  # (R,) of the top probability, in [1/C, 1], as are the next three
     median: np.ndarray
     p90: np.ndarray
     p99: np.ndarray
-    entropy: np.ndarray
-    nearly_sure: np.ndarray
-    mean_by_class: np.ndarray
-    rows_by_class: np.ndarray
+    entropy: np.ndarray  # (R,) mean over rows, nats, in [0, log C]
+    nearly_sure: np.ndarray  # (R,) share of rows whose top probability is above 0.99
+    mean_by_class: np.ndarray  # (R, C) mean top probability of the rows whose top class it is, NaN for a class without
+    rows_by_class: np.ndarray  # (C,) how many those are
 
 
 def measure_sharpness(logits: np.ndarray, temperatures: np.ndarray) -> Sharpness:

@@ -18,7 +18,6 @@ from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import FUSION, Configuration
 from fer_mlflow.softlabels.files import INDEX_FIELDS
-from fer_mlflow.softlabels.rows import check_same_rows
 from fer_mlflow.teachers.spec import UNKNOWN, PredictedLogits
 
 
@@ -82,6 +81,27 @@ def fuse_ensemble(
     first = chosen[configuration.teachers[0]]
     index, unreadable = first.index[list(INDEX_FIELDS)], first.report["unreadable"]
     return _assemble(benchmark, configuration, parts, index, unreadable, images_verified)
+
+
+def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
+    """Refuse soft labels, by their names, that have not all the same rows, labels, classes and images.
+
+    The BundleError names the two that differ, and the first such row.
+    """
+    (first_name, first), *others = soft_labels.items()
+    for name, each in others:
+        rows, own = first.index["row"].to_numpy(), each.index["row"].to_numpy()
+        if not np.array_equal(rows, own):
+            which = f"row {np.setxor1d(rows, own)[0] + 1} first"
+            raise BundleError(f"{first_name} and {name} have different rows, {which}; export again")
+        if (each.selection_sha256, each.classes) != (first.selection_sha256, first.classes):
+            raise BundleError(f"{first_name} and {name} have different rows, labels or classes; export again")
+        differ = np.flatnonzero((each.image_sha256 != first.image_sha256).any(axis=1))
+        if len(differ):
+            raise BundleError(
+                f"{first_name} and {name} decoded different bytes for {len(differ)} images, row {rows[differ[0]] + 1} "
+                f'"{first.index["path"].iloc[differ[0]]}" first; export again with --verify-paths true'
+            )
 
 
 def _assemble(

@@ -1,6 +1,6 @@
 """Row alignment: soft labels compared with a manifest, with each other, and with the images on disk."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,27 +153,6 @@ def reordered(alignment: Alignment) -> SoftLabels:
         checkpoints=bundle.checkpoints,
         environment=bundle.environment,
     )
-
-
-def check_same_rows(soft_labels: Mapping[str, SoftLabels]) -> None:
-    """Refuse soft labels, by their names, that have not all the same rows, labels, classes and images.
-
-    The BundleError names the two that differ, and the first such row.
-    """
-    (first_name, first), *others = soft_labels.items()
-    for name, each in others:
-        rows, own = first.index["row"].to_numpy(), each.index["row"].to_numpy()
-        if not np.array_equal(rows, own):
-            which = f"row {np.setxor1d(rows, own)[0] + 1} first"
-            raise BundleError(f"{first_name} and {name} have different rows, {which}; export again")
-        if (each.selection_sha256, each.classes) != (first.selection_sha256, first.classes):
-            raise BundleError(f"{first_name} and {name} have different rows, labels or classes; export again")
-        differ = np.flatnonzero((each.image_sha256 != first.image_sha256).any(axis=1))
-        if len(differ):
-            raise BundleError(
-                f"{first_name} and {name} decoded different bytes for {len(differ)} images, row {rows[differ[0]] + 1} "
-                f'"{first.index["path"].iloc[differ[0]]}" first; export again with --verify-paths true'
-            )
 
 
 @dataclass(frozen=True)

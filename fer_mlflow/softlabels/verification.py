@@ -11,8 +11,7 @@ import numpy as np
 from fer_mlflow.data.images import describe_preprocessing
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.fusion import fuse, stored
-from fer_mlflow.scoring.metrics import score
+from fer_mlflow.scoring import fusion, metrics
 from fer_mlflow.scoring.sanity import Check, check_statistics
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.softlabels.configuration import Configuration
@@ -59,7 +58,7 @@ def check_contents(reading: Reading, logged: Mapping[str, float] | None = None) 
         checks = [Check("metrics again", "skip", f"{METRICS} cannot be read")]
     else:
         known = labels >= 0
-        again = score(reading.logits[known], labels[known], reading.classes) if known.any() else {}
+        again = metrics.score(reading.logits[known], labels[known], reading.classes) if known.any() else {}
         source = f"{known.sum():,} labelled rows"
         checks = [_compare_metrics("metrics again", METRICS, reading.metrics, source, again)]
         if logged is not None:
@@ -220,10 +219,11 @@ def _predict_again(
         pairs |= {key: (getattr(here, key), getattr(there, key)) for key in ("img_size", "mean", "std")}
         differ += [f"{name}: {key} is {now}, was {then}" for key, (now, then) in pairs.items() if now != then]
     logits = {name: each.logits for name, each in predicted.items()}
-    fused = stored(fuse(logits, configuration.weights, configuration.space) / temperature, configuration.dtype)
+    fused = fusion.fuse(logits, configuration.weights, configuration.space) / temperature
+    again = fusion.stored(fused, configuration.dtype)
     return [
         _check("teachers", "; ".join(differ), "architecture, size, mean, std and classes as in the report"),
-        _compare_logits(alignment, rows, fused, temperature),
+        _compare_logits(alignment, rows, again, temperature),
     ]
 
 

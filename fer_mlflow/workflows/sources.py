@@ -19,7 +19,7 @@ from fer_mlflow.settings.groups import SourceSettings
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.softlabels.rows import check_same_rows
+from fer_mlflow.softlabels.ensemble import check_same_rows
 from fer_mlflow.teachers.spec import read_teacher_names
 from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
 from fer_mlflow.tracking.records import describe_selections, is_bad, newest_of_each, runs_on
