@@ -6,35 +6,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fer_mlflow import datasets
 from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets import listing
 from fer_mlflow.errors import ImageError, ManifestError
 
 _LIST = "label.lst"
 
 
-def list_rows(request: listing.Request) -> listing.Listing:
+def list_rows(request: datasets.Request) -> datasets.Listing:
     """List the faces of `label.lst`; a line is image, face id, top, left, right, bottom, confidence, label.
 
     Crops are written as `NAME_FACEID.png`. The columns `photo` and `confidence` hold the photograph and the box's
     score: faces of one photograph should stay in one split. There are no splits.
     """
-    folder = listing.find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
+    folder = datasets.find_inside(request.folder, [_LIST, f"label/{_LIST}"], "ExpW")
     path = folder / _LIST if (folder / _LIST).is_file() else folder / "label" / _LIST
     rows, boxes = _read_faces(path)
     tops = (folder, folder / "data", folder / "image", folder / "data" / "image")
-    candidates = [folder, *(each for top in tops for name in ("image", "origin") for each in listing.nested(top, name))]
-    photos, _ = listing.fullest((each, rows["photo"]) for each in dict.fromkeys(candidates))
-    unlisted = max(len(listing.image_names(photos)) - rows["photo"].nunique(), 0)
+    inner = [each for top in tops for name in ("image", "origin") for each in datasets.nested(top, name)]
+    photos, _ = datasets.fullest((each, rows["photo"]) for each in dict.fromkeys([folder, *inner]))
+    unlisted = max(len(datasets.image_names(photos)) - rows["photo"].nunique(), 0)
     write = partial(_write_crops, boxes=boxes, photos=photos, request=request)
-    return listing.Listing(rows, request.images, searched=photos, tried="photo", unlisted=unlisted, write=write)
+    return datasets.Listing(rows, request.images, searched=photos, tried="photo", unlisted=unlisted, write=write)
 
 
 def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the faces of a list, and their boxes, (N, 4) int64: top, left, right, bottom."""
     faces, boxes = [], []
-    for where, line in listing.read_lines(path):
+    for where, line in datasets.read_lines(path):
         try:
             photo, face, *box, confidence, code = line.rsplit(maxsplit=7)
             top, left, right, bottom = map(int, box)
@@ -54,7 +54,7 @@ def _read_faces(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     return frame, np.array(boxes, np.int64)
 
 
-def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: listing.Request) -> dict[int, str]:
+def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: datasets.Request) -> dict[int, str]:
     """Write crops, each photograph decoded once; return the faces that have none, and why."""
 
     def crop(group: tuple[str, pd.Series]) -> dict[int, str]:
@@ -68,11 +68,11 @@ def _write_crops(found: pd.DataFrame, boxes: np.ndarray, photos: Path, request: 
             top, left, right, bottom = boxes[row].clip(0)
             pixels = image[top:bottom, left:right]
             if pixels.size:
-                listing.write_png(request.images / path, pixels)
+                datasets.write_png(request.images / path, pixels)
             else:
                 failed[row] = "whose box lies outside its photograph"
         return failed
 
     groups = list(found.groupby("photo", sort=False)["path"])
-    results = listing.on_all_cores(crop, groups, "cropping faces", len(groups), request.progress)
+    results = datasets.on_all_cores(crop, groups, "cropping faces", len(groups), request.progress)
     return {row: reason for failed in results for row, reason in failed.items()}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fer_mlflow import datasets
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.folder import list_classes
 from fer_mlflow.errors import ManifestError
 
@@ -18,17 +18,17 @@ SIDE = 48
 _BLOCK = 1000  # rows whose pixels are in memory at a time
 
 
-def list_rows(request: listing.Request) -> listing.Listing:
+def list_rows(request: datasets.Request) -> datasets.Listing:
     """List the rows of `fer2013.csv` or `icml_face_data.csv`, or the images of `train/` and `test/`."""
-    folder = listing.find_inside(request.folder, [*TABLES, "train"], "FER2013")
+    folder = datasets.find_inside(request.folder, [*TABLES, "train"], "FER2013")
     table = find_table(folder)
     if table is None:
         return list_classes(folder, request.classes)
     splits = read_usages(table).map(USAGES)
-    words = listing.parse_codes(listing.read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
+    words = datasets.parse_codes(datasets.read_table(table, ["emotion"])["emotion"], CODES["fer2013"], table)
     paths = [f"{split}/fer{number:07d}.png" for number, split in enumerate(splits)]
     rows = pd.DataFrame({"path": paths, "label": words, "split": splits})
-    return listing.Listing(rows, request.images, write=partial(write_pixels, table, len(rows), request))
+    return datasets.Listing(rows, request.images, write=partial(write_pixels, table, len(rows), request))
 
 
 def find_table(folder: Path) -> Path | None:
@@ -38,7 +38,7 @@ def find_table(folder: Path) -> Path | None:
 
 def read_usages(table: Path) -> pd.Series:
     """Return the usage of each row: Training, PublicTest or PrivateTest."""
-    usages = listing.read_table(table, ["Usage"])["Usage"].str.strip()
+    usages = datasets.read_table(table, ["Usage"])["Usage"].str.strip()
     unknown = ~usages.isin(list(USAGES))
     if unknown.any():
         row = int(unknown.idxmax())
@@ -48,7 +48,7 @@ def read_usages(table: Path) -> pd.Series:
     return usages
 
 
-def write_pixels(table: Path, total: int, request: listing.Request, found: pd.DataFrame) -> dict[int, str]:
+def write_pixels(table: Path, total: int, request: datasets.Request, found: pd.DataFrame) -> dict[int, str]:
     """Write the images of some of a CSV's `total` rows as PNG files; those found have their row, from 0, as index.
 
     No row is without an image. Raises ManifestError: a row's pixels are not 48 × 48 values from 0 to 255.
@@ -58,9 +58,9 @@ def write_pixels(table: Path, total: int, request: listing.Request, found: pd.Da
     def write(row: tuple[int, str]) -> None:
         number, text = row
         if number in names:
-            listing.write_png(request.images / names[number], _parse_pixels(text, f"{table} line {number + 2}"))
+            datasets.write_png(request.images / names[number], _parse_pixels(text, f"{table} line {number + 2}"))
 
-    listing.on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, request.progress)
+    datasets.on_all_cores(write, _pixel_rows(table), f"writing images of {table.name}", total, request.progress)
     return {}
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fer_mlflow import datasets
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets import listing
 from fer_mlflow.datasets.fer2013 import USAGES, find_table, read_usages, write_pixels
 from fer_mlflow.errors import ManifestError
 
@@ -16,16 +16,16 @@ _VOTES = [*CODES["ferplus"].names, *CODES["ferplus"].not_faces]  # the columns o
 _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
-def list_rows(request: listing.Request) -> listing.Listing:
+def list_rows(request: datasets.Request) -> datasets.Listing:
     """List the rows of `fer2013new.csv` with the class that most votes are for, and its share as `agreement`.
 
     Rows that FER+ removed (no image name), with a tie, with less than the least agreement, and with a majority for
     "unknown" or "NF" (no face) are left out. Pixels are those of the same row of `fer2013.csv`; without that file,
     the images that FER+'s own tool writes (`FER2013Train/fer0000000.png`) are looked for.
     """
-    folder = listing.find_inside(request.folder, [_TABLE], "FER+")
+    folder = datasets.find_inside(request.folder, [_TABLE], "FER+")
     path = folder / _TABLE
-    table = listing.read_table(path, ["Usage", "Image name", *_VOTES])
+    table = datasets.read_table(path, ["Usage", "Image name", *_VOTES])
     usages, images = table["Usage"].str.strip(), table["Image name"].str.strip()
     top, agreement, is_tie = _count_votes(table, path)
     reasons = {
@@ -45,10 +45,10 @@ def list_rows(request: listing.Request) -> listing.Listing:
     pixels = find_table(folder) or find_table(folder.parent)
     if pixels is None:
         folders = (folder, folder / "images", folder / "Images", folder / "data")
-        return listing.Listing(rows, listing.fullest((each, rows["path"]) for each in folders)[0], skipped=skipped)
+        return datasets.Listing(rows, datasets.fullest((each, rows["path"]) for each in folders)[0], skipped=skipped)
     _check_same_rows(usages, path, pixels)
     write = partial(write_pixels, pixels, len(table), request)
-    return listing.Listing(rows, request.images, skipped=skipped, write=write)
+    return datasets.Listing(rows, request.images, skipped=skipped, write=write)
 
 
 def _count_votes(table: pd.DataFrame, path: Path) -> tuple[pd.Series, pd.Series, pd.Series]:

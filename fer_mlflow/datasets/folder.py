@@ -7,7 +7,7 @@ import pandas as pd
 
 from fer_mlflow.data.classes import SYNONYMS, ClassOrder
 from fer_mlflow.data.published import SPLIT_WORDS
-from fer_mlflow.datasets.listing import IMAGE_ENDINGS, Listing, Request, folders_in
+from fer_mlflow.datasets import IMAGE_ENDINGS, Listing, Request, folders_in
 from fer_mlflow.errors import ManifestError
 
 _EXPRESSIONS = frozenset(word for group in SYNONYMS for word in group)

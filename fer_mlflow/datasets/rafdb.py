@@ -2,18 +2,18 @@
 
 import pandas as pd
 
+from fer_mlflow import datasets
 from fer_mlflow.data.published import CODES
-from fer_mlflow.datasets import listing
 from fer_mlflow.errors import ManifestError
 
 _LIST = "EmoLabel/list_patition_label.txt"
 
 
-def list_rows(request: listing.Request) -> listing.Listing:
+def list_rows(request: datasets.Request) -> datasets.Listing:
     """List the rows of `EmoLabel/list_patition_label.txt`; images are `Image/aligned/…_aligned.jpg`, or one deeper."""
-    folder = listing.find_inside(request.folder, [_LIST], "RAF-DB")
+    folder = datasets.find_inside(request.folder, [_LIST], "RAF-DB")
     entries = []
-    for where, line in listing.read_lines(folder / _LIST):
+    for where, line in datasets.read_lines(folder / _LIST):
         fields = line.split()
         split, _, _ = fields[0].partition("_")
         if len(fields) != 2 or split not in ("train", "test"):
@@ -24,6 +24,7 @@ def list_rows(request: listing.Request) -> listing.Listing:
     rows = pd.DataFrame(entries, columns=["path", "label", "split"])
     halves = rows["path"].str.rpartition(".")
     aligned = halves[0] + "_aligned." + halves[2]
-    folders = listing.nested(folder / "Image", "aligned") or [folder / "Image" / "aligned"]
-    images, paths = listing.fullest([(each, names) for each in folders for names in (aligned, rows["path"])])
-    return listing.Listing(rows.assign(path=paths), images, unlisted=len(set(listing.image_names(images)) - set(paths)))
+    folders = datasets.nested(folder / "Image", "aligned") or [folder / "Image" / "aligned"]
+    images, paths = datasets.fullest([(each, names) for each in folders for names in (aligned, rows["path"])])
+    unlisted = set(datasets.image_names(images)) - set(paths)
+    return datasets.Listing(rows.assign(path=paths), images, unlisted=len(unlisted))

@@ -58,10 +58,9 @@ def test_a_builder_is_a_module_and_a_word(folder, monkeypatch):
 
     from fer_mlflow import datasets
     from fer_mlflow.data.classes import FER7
-    from fer_mlflow.datasets.listing import Listing
 
     def list_rows(request):
-        return Listing(pd.DataFrame({"path": ["1.jpg"], "label": "Sad", "split": ""}), request.folder)
+        return datasets.Listing(pd.DataFrame({"path": ["1.jpg"], "label": "Sad", "split": ""}), request.folder)
 
     planted = types.ModuleType("fer_mlflow.datasets.planted")
     planted.list_rows = list_rows
