@@ -33,22 +33,13 @@ Variants = Mapping[str, TeacherLogits]
 
 @dataclass(frozen=True)
 class Choice:
-    """One configuration, and how it came about.
+    """One configuration, and how it came about."""
 
-    Attributes
-    ----------
-    variant : name of the preprocessing; empty for the teachers' own
-    space : `logit` or `prob`
-    weights : (K,) float64 of at least 0, summing to 1
-    temperature : what fused logits are divided by
-    note : why the choice is another than was sought; empty where it is as sought
-    """
-
-    variant: str
-    space: str
-    weights: np.ndarray
-    temperature: float = 1.0
-    note: str = ""
+    variant: str  # name of the preprocessing; empty for the teachers' own
+    space: str  # `logit` or `prob`
+    weights: np.ndarray  # (K,) float64 of at least 0, summing to 1
+    temperature: float = 1.0  # what fused logits are divided by
+    note: str = ""  # why the choice is another than was sought
 
     def fused(self, variants: Variants) -> np.ndarray:
         """Return (N, C) float64 logits of the configuration."""
@@ -216,18 +207,13 @@ def likeliest_mixture(log_probs: np.ndarray) -> np.ndarray:
 class Assessment:
     """A choice beside its baselines, on rows that none of them was chosen on, unless that was wanted.
 
-    Attributes
-    ----------
-    choices : one for each fold, in order; one where all rows were assessed at once
-    baselines : the same for each baseline, by name
-    metrics : `chosen` and each baseline -> public metric name -> value
-    differences : baseline -> chosen - baseline, with intervals and p-values
+    There is one choice, and one of each baseline, for each fold; one where all rows were assessed at once.
     """
 
     choices: list[Choice]
     baselines: dict[str, list[Choice]]
-    metrics: dict[str, dict[str, float]]
-    differences: dict[str, Comparison]
+    metrics: dict[str, dict[str, float]]  # of `chosen` and each baseline, by public metric name
+    differences: dict[str, Comparison]  # chosen - baseline, by baseline
 
     def is_better(self, baseline: str, metric: str) -> bool:
         """Return whether the choice is better than a baseline by more than chance explains, at 5 %."""

@@ -68,20 +68,12 @@ def _unions(sources: list[str]) -> Iterator[tuple[str, ...] | None]:
 
 @dataclass(frozen=True)
 class Target:
-    """The numbers to reproduce.
+    """The numbers to reproduce; None where something about them is not known."""
 
-    Attributes
-    ----------
-    values : public metric name -> number
-    tolerance : how far a match may be from each
-    temperature : what logits were divided by; None where that is not known
-    rows : labelled rows that were scored; None where that is not known
-    """
-
-    values: Mapping[str, float]
-    tolerance: float
-    temperature: float | None = None
-    rows: int | None = None
+    values: Mapping[str, float]  # by public metric name
+    tolerance: float  # how far a match may be from each
+    temperature: float | None = None  # what logits were divided by
+    rows: int | None = None  # labelled rows that were scored
 
     @property
     def seeks_temperature(self) -> bool:
@@ -96,62 +88,44 @@ class Target:
 
 @dataclass(frozen=True)
 class BenchmarkCounts:
-    """M configurations' count tables of one benchmark, at the target's temperature, or 1 where that is not known.
-
-    `subsets` begins with all rows, `labels` and `groups` are (N,) int, and `fused` gives one configuration's logits.
-    """
+    """M configurations' count tables of one benchmark, at the target's temperature, or 1 where that is not known."""
 
     counts: CountTables
-    subsets: Sequence[Subset]
-    labels: np.ndarray
-    groups: np.ndarray
-    fused: Callable[[int], np.ndarray]
+    subsets: Sequence[Subset]  # the first is all rows
+    labels: np.ndarray  # (N,) int
+    groups: np.ndarray  # (N,) int
+    fused: Callable[[int], np.ndarray]  # gives a configuration's (N, C) logits, T = 1
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration on a subset of a benchmark at a temperature, and how near it comes.
-
-    Attributes
-    ----------
-    scores : metric of the target -> what this candidate gives
-    temperatures : least and greatest temperature that was found to match; both `temperature` where it was not sought
-    distance : root mean square of the differences, in tolerances
-    is_match : whether every difference is within the tolerance
-    """
+    """A configuration on a subset of a benchmark at a temperature, and how near it comes."""
 
     benchmark: str
     subset: str
     rows: int
     configuration: int
     temperature: float
-    temperatures: tuple[float, float]
-    scores: Mapping[str, float]
-    distance: float
-    is_match: bool
+    temperatures: tuple[float, float]  # least and greatest that was found to match; both the same where none was sought
+    scores: Mapping[str, float]  # by metric of the target
+    distance: float  # root mean square of the differences, in tolerances
+    is_match: bool  # whether every difference is within the tolerance
 
 
 @dataclass(frozen=True)
 class Reproduction:
     """What a search for a target found.
 
-    Attributes
-    ----------
-    matches : the nearest first
-    nearest : the nearest of all, match or not
-    reference : all rows of the first benchmark under the reference configuration; None where they lack a class
-    changes : what is changed -> the nearest candidate that differs from the reference in nothing else
-    reachable : metric -> least and greatest value over all candidates
-    sought : candidates whose temperature was sought, and how many could have been
+    The reference is all rows of the first benchmark under the reference configuration; None where they lack a class.
     """
 
     target: Target
-    matches: list[Candidate]
-    nearest: Candidate
+    matches: list[Candidate]  # the nearest first
+    nearest: Candidate  # of all, match or not
     reference: Candidate | None
-    changes: dict[str, Candidate]
-    reachable: dict[str, tuple[float, float]]
-    sought: tuple[int, int]
+    changes: dict[str, Candidate]  # what is changed -> the nearest that differs from the reference in nothing else
+    reachable: dict[str, tuple[float, float]]  # metric -> least and greatest value over all candidates
+    sought: tuple[int, int]  # candidates whose temperature was sought, and how many could have been
 
 
 def search_candidates(

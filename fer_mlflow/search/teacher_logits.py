@@ -22,24 +22,17 @@ _BLOCK = 4096  # rows whose logits stay in the processor's cache while they are 
 class CountTables:
     """Sums over the rows of G groups, for M configurations: what their metrics follow from, on any union of groups.
 
-    Attributes
-    ----------
-    confusion : (M, G, C, C) int32 counts of label against prediction
-    loss, squared_loss : (M, G) float64 sums of -log p_y and of its square, nats
-    brier, squared_brier : (M, G) float64 sums of a row's squared distance to its one-hot label, and of its square
-    confidence : (M, G) float64 sums of the predicted class's probability
-    gaps : (M, G, bins) float64 sums of confidence less hits in the equally wide bins of the ECE
-    p99_confidence : (M,) float64, the 99th percentile of confidence over all rows
+    All but the counts are float64, and (M, G) unless their shape is given.
     """
 
-    confusion: np.ndarray
-    loss: np.ndarray
+    confusion: np.ndarray  # (M, G, C, C) int32 counts of label against prediction
+    loss: np.ndarray  # -log p_y, nats
     squared_loss: np.ndarray
-    brier: np.ndarray
+    brier: np.ndarray  # a row's squared distance to its one-hot label
     squared_brier: np.ndarray
-    confidence: np.ndarray
-    gaps: np.ndarray
-    p99_confidence: np.ndarray
+    confidence: np.ndarray  # the predicted class's probability
+    gaps: np.ndarray  # (M, G, bins) confidence less hits in the equally wide bins of the ECE
+    p99_confidence: np.ndarray  # (M,) the 99th percentile over all rows
 
     def __len__(self) -> int:
         return len(self.confusion)

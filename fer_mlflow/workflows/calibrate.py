@@ -27,25 +27,17 @@ from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source
 class Calibration:
     """What was fitted, on which rows, and what it does to others.
 
-    Attributes
-    ----------
-    fit : of all rows that may be fitted on; it has `status`, `explanation` and `apply`
-    fitted : the same as JSON-able values, see `describe_fit`
-    protocol : how fitting and measuring were kept apart, in words
-    is_in_sample : whether `after` is measured on the rows that were fitted on
-    fitted_on : name, digest and number of the rows of `fit`, and how many classes they have
-    before, after : scores of the labelled rows; no `after` where there was nothing to fit
-    by_slice : column -> value -> fit of these rows alone, and how many they are with their nll and ece before and after
-        the common calibration; for columns with several values
+    By column and value, `by_slice` has the temperature of these rows alone, and how many they are, with their nll and
+    ece before and after the common calibration.
     """
 
-    fit: Any
-    fitted: dict[str, Any]
-    protocol: str
-    is_in_sample: bool
+    fit: Any  # of all rows that may be fitted on; it has `status`, `explanation` and `apply`
+    fitted: dict[str, Any]  # the same as JSON-able values
+    protocol: str  # how fitting and measuring were kept apart, in words
+    is_in_sample: bool  # whether `after` is measured on the rows that were fitted on
     fitted_on: dict[str, Any]
     before: Evaluation
-    after: Evaluation | None
+    after: Evaluation | None  # None where there was nothing to fit
     by_slice: dict[str, dict[str, tuple[TemperatureFit, dict[str, float]]]]
 
 

@@ -33,19 +33,12 @@ _CHUNK = 128  # configurations that are lost at most when a sweep is stopped
 
 @dataclass(frozen=True)
 class Configurations:
-    """M configurations of K teachers.
-
-    Attributes
-    ----------
-    teachers : K names
-    variants, spaces : (M,) text: name of the preprocessing, fusion space
-    weights : (M, K) float64
-    """
+    """M configurations of K teachers."""
 
     teachers: tuple[str, ...]
-    variants: np.ndarray
-    spaces: np.ndarray
-    weights: np.ndarray
+    variants: np.ndarray  # (M,) names of preprocessings
+    spaces: np.ndarray  # (M,) text
+    weights: np.ndarray  # (M, K) float64
 
     def __len__(self) -> int:
         return len(self.weights)

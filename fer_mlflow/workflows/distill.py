@@ -65,21 +65,14 @@ class DistillResult(RunResult):
 
 @dataclass
 class Trial:
-    """One student of a grid, and its result.
-
-    Attributes
-    ----------
-    axes : what sets it apart from the other students of the grid: option -> value as it is typed
-    failure : why it could not be trained
-    scored : its soft labels on the test rows, where they were computed
-    """
+    """One student of a grid, and its result."""
 
     student: training.Student
-    axes: Mapping[str, str]
+    axes: Mapping[str, str]  # what sets it apart from the other students: option -> value as it is typed
     run_id: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    failure: str = ""
-    scored: SoftLabels | None = None
+    failure: str = ""  # why it could not be trained
+    scored: SoftLabels | None = None  # on the test rows
 
     @property
     def seed(self) -> int:
@@ -103,18 +96,12 @@ class Trial:
 
 @dataclass
 class GridResult:
-    """All trials, the best of soft labels and of labels alone, and their difference on the test rows.
-
-    Attributes
-    ----------
-    best : of the best configuration with soft labels, the trial with the best seed; `baseline` the same of labels
-    comparison : `best` minus `baseline`; None without test rows
-    """
+    """All trials, the best of soft labels and of labels alone, and their difference on the test rows."""
 
     trials: list[Trial]
-    best: Trial
-    baseline: Trial
-    comparison: Comparison | None = None
+    best: Trial  # of the best configuration with soft labels, the one with the best seed
+    baseline: Trial  # the same of labels alone
+    comparison: Comparison | None = None  # best - baseline; None without test rows
 
     def seed_differences(self) -> dict[str, list[float]]:
         """Return best minus baseline on the test rows for each seed that both have; empty for fewer than two."""
