@@ -13,8 +13,7 @@ import fer_mlflow
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import BundleError
-from fer_mlflow.scoring.fusion import fuse, stored
-from fer_mlflow.scoring.sanity import Check, check_statistics
+from fer_mlflow.scoring import fusion, sanity
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import FUSION, Configuration
 from fer_mlflow.softlabels.files import INDEX_FIELDS
@@ -118,11 +117,11 @@ def _assemble(
         found = len(rows) + len(unreadable)
         raise BundleError(f"logits of {found:,} rows, the benchmark has {len(benchmark):,}; export again")
     teacher_logits = {name: each.logits for name, each in teachers.items()}
-    logits = stored(fuse(teacher_logits, configuration.weights, configuration.space), configuration.dtype)
+    logits = fusion.stored(fusion.fuse(teacher_logits, configuration.weights, configuration.space), configuration.dtype)
     labels, classes = benchmark.labels[rows], benchmark.classes.names
     kinds = {
         "hard": _hard_checks(len(rows), len(unreadable), len(teachers), images_verified),
-        "statistical": check_statistics(logits, labels, teacher_logits, classes),
+        "statistical": sanity.check_statistics(logits, labels, teacher_logits, classes),
         "protocol": _protocol_checks(teachers),
     }
     report = {
@@ -153,21 +152,21 @@ def _assemble(
     )
 
 
-def _hard_checks(rows: int, unreadable: int, teachers: int, images_verified: bool) -> list[Check]:
+def _hard_checks(rows: int, unreadable: int, teachers: int, images_verified: bool) -> list[sanity.Check]:
     """Return the checks that passed, or nothing would have been fused."""
     left_out = f", {unreadable} left out as unreadable" if unreadable else ""
     on_disk = "pass", "the images are the ones that the teachers decoded"
     if not images_verified:
         on_disk = "skip", "not compared (--verify-paths false)"
     return [
-        Check("rows", "pass", f"one row of logits for each of {rows:,} rows, in the manifest's order{left_out}"),
-        Check("images", "pass", f"{teachers} teacher(s) decoded the same bytes for every row"),
-        Check("recheck", "pass", "rows of every shard, predicted again alone, got the same logits"),
-        Check("images_on_disk", *on_disk),
+        sanity.Check("rows", "pass", f"one row of logits for each of {rows:,} rows, in the manifest's order{left_out}"),
+        sanity.Check("images", "pass", f"{teachers} teacher(s) decoded the same bytes for every row"),
+        sanity.Check("recheck", "pass", "rows of every shard, predicted again alone, got the same logits"),
+        sanity.Check("images_on_disk", *on_disk),
     ]
 
 
-def _protocol_checks(teachers: Mapping[str, _Teacher]) -> list[Check]:
+def _protocol_checks(teachers: Mapping[str, _Teacher]) -> list[sanity.Check]:
     """Check that teachers predict images that they were not trained on, with the CLAHE that they were trained with."""
     described = {name: each.description for name, each in teachers.items()}
     seen = [f"{name} {each['in_sample_rows']:,}" for name, each in described.items() if each["in_sample"] == "true"]
@@ -185,7 +184,7 @@ def _protocol_checks(teachers: Mapping[str, _Teacher]) -> list[Check]:
     clahe = "pass", "no checkpoint records another CLAHE"
     if other:
         clahe = "warn", f"predicted with another CLAHE than in training: {', '.join(other)}"
-    return [Check("in_sample", *in_sample), Check("clahe", *clahe)]
+    return [sanity.Check("in_sample", *in_sample), sanity.Check("clahe", *clahe)]
 
 
 def check_reusable(teacher: SoftLabels, benchmark: Benchmark, where: str) -> None:
@@ -234,7 +233,7 @@ def calibrated(bundle: SoftLabels, logits: np.ndarray, calibration: Mapping[str,
     ContractError where logits do not fit into the bundle's dtype.
     """
     return SoftLabels.of(
-        logits=stored(logits, bundle.configuration.dtype),
+        logits=fusion.stored(logits, bundle.configuration.dtype),
         index=bundle.index,
         classes=bundle.classes,
         report={**bundle.report, "calibration": {**calibration, "source_bundle_sha256": bundle.sha256}},
