@@ -10,10 +10,8 @@ from fer_mlflow.data.images import decode_image, read_image_bytes
 from fer_mlflow.errors import ContractError, ImageError
 from fer_mlflow.figures import scores as figures
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring import evaluation as scoring
-from fer_mlflow.scoring.evaluation import Evaluation, Sharpness
+from fer_mlflow.scoring import evaluation as scoring, significance
 from fer_mlflow.scoring.metrics import row_losses, score
-from fer_mlflow.scoring.significance import Comparison, Interval, compare_logits
 from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
@@ -45,7 +43,7 @@ class EvaluateResult(SoftLabelsResult):
     """
 
     temperature: float
-    evaluation: Evaluation
+    evaluation: scoring.Evaluation
     slices: dict[str, dict[str, dict[str, float]]]
     metrics: dict[str, float]
     figures: tuple[str, ...]
@@ -118,10 +116,10 @@ def read_slices(found: Source | Ensemble, column: str, known: np.ndarray) -> dic
     return parts if len(parts) > 1 else {}
 
 
-def _draw_figures(bundle: SoftLabels, result: Evaluation, known: np.ndarray) -> dict[str, bytes]:
+def _draw_figures(bundle: SoftLabels, result: scoring.Evaluation, known: np.ndarray) -> dict[str, bytes]:
     """Return the figures under the names that every run has, so that the UI lays them side by side."""
     confusion, precision, recall = scoring.class_scores(bundle.labels[known], result.predictions, len(bundle.classes))
-    of_class, none = [f"f1/{name}" for name in bundle.classes], Interval(np.nan, np.nan)
+    of_class, none = [f"f1/{name}" for name in bundle.classes], significance.Interval(np.nan, np.nan)
     scores = {
         "precision": precision,
         "recall": recall,
@@ -196,7 +194,7 @@ class InspectResult(SoftLabelsResult):
     recommended : temperatures whose mean top probability lies in the band; None where there are none
     """
 
-    sharpness: Sharpness
+    sharpness: scoring.Sharpness
     band: tuple[float, ...]
     recommended: tuple[float, float] | None
 
@@ -247,7 +245,7 @@ class CompareResult(RunResult):
     b: Source
     protocols: tuple[dict[str, str], dict[str, str]]
     verdict: str
-    comparison: Comparison | None
+    comparison: significance.Comparison | None
     table: pd.DataFrame | None
     changed_rows_location: str
 
@@ -281,12 +279,12 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
     )
 
 
-def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple[Comparison, pd.DataFrame]:
+def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple[significance.Comparison, pd.DataFrame]:
     """Compare A and B on the shared rows, and log their metrics, the differences, and the rows that changed."""
     bundle, classes, labels = a.bundle, a.bundle.classes, a.bundle.labels[shared.rows_a]
     logits_a = bundle.logits[shared.rows_a].astype(np.float64)
     logits_b = b.bundle.logits[shared.rows_b].astype(np.float64)[:, shared.columns_b]
-    comparison = compare_logits(logits_a, logits_b, labels, classes, np.random.default_rng(SEED))
+    comparison = significance.compare_logits(logits_a, logits_b, labels, classes, np.random.default_rng(SEED))
     scores_a, scores_b = (score(logits, labels, classes) for logits in (logits_a, logits_b))
     lines = [
         (name, scores_a[name], scores_b[name], each.value, each.interval.low, each.interval.high, each.p_value)

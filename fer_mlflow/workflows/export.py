@@ -19,16 +19,12 @@ from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import BundleError, ContractError, ImageError, TrackingError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.settings.groups import BenchmarkSettings, FusionSettings
-from fer_mlflow.settings.scoring import ExportSettings, ManifestRowsSettings
+from fer_mlflow.settings import groups, scoring
+from fer_mlflow.softlabels import ensemble as fusion, rows
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.softlabels.ensemble import changed_rows, check_reusable, fuse_ensemble, soft_labels_of_teacher
-from fer_mlflow.softlabels.rows import name_rows
-from fer_mlflow.teachers.shards import ShardStore, compute_logits, held_keys
-from fer_mlflow.teachers.spec import TeacherSpec, content_key, hash_checkpoints, read_teachers
-from fer_mlflow.tracking import bundles, store
-from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.teachers import shards, spec
+from fer_mlflow.tracking import bundles, runs, store
 from fer_mlflow.workflows import SoftLabelsResult, logger, warn, workflow
 
 _WAITING = "another process computes logits of the same teachers; waiting for it"
@@ -40,10 +36,10 @@ class Ensemble:
 
     benchmark: Benchmark
     configuration: Configuration
-    specs: dict[str, TeacherSpec]
+    specs: dict[str, spec.TeacherSpec]
     checkpoints: dict[str, str]  # teacher name -> SHA-256 of its checkpoint
     keys: dict[str, str]  # teacher name -> content key of its logits
-    settings: FusionSettings  # what the input was read from
+    settings: groups.FusionSettings  # what the input was read from
 
     @property
     def name(self) -> str:
@@ -72,18 +68,20 @@ class Ensemble:
         return self.benchmark.column(name)
 
 
-def read_ensemble(settings: FusionSettings) -> Ensemble:
+def read_ensemble(settings: groups.FusionSettings) -> Ensemble:
     """Read and check everything that can be checked before a run is opened; checkpoints are hashed."""
-    specs = read_teachers(settings.teachers, sorted(settings.weights), Clahe.of(settings))
-    benchmark, precision = read_rows(settings), settings.precision
-    checkpoints, selection, names = hash_checkpoints(specs), benchmark.selection_sha256, benchmark.classes.names
-    how = {name: spec.preprocessing for name, spec in specs.items()}
-    configuration = Configuration(settings.weights, settings.space, settings.dtype, precision, how)
-    keys = {name: content_key(spec, checkpoints[name], selection, names, precision) for name, spec in specs.items()}
+    specs = spec.read_teachers(settings.teachers, sorted(settings.weights), Clahe.of(settings))
+    benchmark, checkpoints = read_rows(settings), spec.hash_checkpoints(specs)
+    how = {name: each.preprocessing for name, each in specs.items()}
+    configuration = Configuration(settings.weights, settings.space, settings.dtype, settings.precision, how)
+    shared = benchmark.selection_sha256, benchmark.classes.names, settings.precision
+    keys = {name: spec.content_key(each, checkpoints[name], *shared) for name, each in specs.items()}
     return Ensemble(benchmark, configuration, specs, checkpoints, keys, settings)
 
 
-def read_rows(settings: BenchmarkSettings | ManifestRowsSettings, classes: tuple[str, ...] = FER7.names) -> Benchmark:
+def read_rows(
+    settings: groups.BenchmarkSettings | scoring.ManifestRowsSettings, classes: tuple[str, ...] = FER7.names
+) -> Benchmark:
     """Read the rows that settings select, with labels of `classes` where the settings name no file of them."""
     return read_benchmark(
         settings.manifest or "",
@@ -114,19 +112,19 @@ class Gathered:
     def reuse(self, client) -> None:
         """Take the missing soft labels from finished teacher runs that verify and fit; warn where one does not."""
         ensemble, missing = self.ensemble, self.missing
-        runs = bundles.find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
-        for name, run in ((each, run) for each in missing for run in runs[ensemble.keys[each]]):
+        found = bundles.find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
+        for name, run in ((each, run) for each in missing for run in found[ensemble.keys[each]]):
             if name in self.teachers:
                 continue
             try:
                 teacher = bundles.fetch_bundle(client, run, self.cache)
-                check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
+                fusion.check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
             except BundleError as error:
                 warn(f"teacher {name} is not reused: {error}")
                 continue
-            changed = [] if ensemble.image_sha256 is None else changed_rows(teacher, ensemble.image_sha256)
+            changed = [] if ensemble.image_sha256 is None else fusion.changed_rows(teacher, ensemble.image_sha256)
             if changed:
-                first = name_rows(changed[:1], ensemble.benchmark.paths)
+                first = rows.name_rows(changed[:1], ensemble.benchmark.paths)
                 what = f"{len(changed)} images changed since run {run.info.run_id}, {first} first"
                 warn(f"teacher {name} predicts again: {what}")
                 continue
@@ -136,7 +134,7 @@ class Gathered:
         """Run the forward pass for the missing teachers, where kept shards do not spare it."""
         ensemble, how, self.computed = self.ensemble, self.ensemble.settings, self.missing
         benchmark = ensemble.benchmark
-        predicted = compute_logits(
+        predicted = shards.compute_logits(
             benchmark,
             {name: ensemble.specs[name] for name in self.computed},
             ensemble.keys,
@@ -148,7 +146,7 @@ class Gathered:
         )
         for name, each in predicted.items():
             checkpoint, verified = ensemble.checkpoints[name], how.verify_paths
-            self.teachers[name] = soft_labels_of_teacher(
+            self.teachers[name] = fusion.soft_labels_of_teacher(
                 benchmark, name, each, checkpoint, how.precision, images_verified=verified
             )
 
@@ -156,13 +154,13 @@ class Gathered:
         """Return the soft labels of the ensemble, or of another configuration of its teachers, in memory."""
         ensemble = self.ensemble
         verified, configuration = ensemble.settings.verify_paths, configuration or ensemble.configuration
-        return fuse_ensemble(ensemble.benchmark, self.teachers, configuration, images_verified=verified)
+        return fusion.fuse_ensemble(ensemble.benchmark, self.teachers, configuration, images_verified=verified)
 
     def keep(self, soft_labels: SoftLabels, key: str) -> SoftLabels:
         """Write the soft labels of a key to where they are until the tracking store has them."""
         return soft_labels.write(self.cache / "bundles" / key / FOLDER)
 
-    def publish(self, run: TrackedRun, params: Mapping[str, str]) -> None:
+    def publish(self, run: runs.TrackedRun, params: Mapping[str, str]) -> None:
         """Log every teacher that was computed as a run of its own, for every later ensemble to reuse."""
         for name in self.computed:
             key, teacher = self.ensemble.keys[name], self.teachers[name]
@@ -175,7 +173,7 @@ class Gathered:
     def forget(self) -> None:
         """Remove from the cache what the tracking store now has."""
         for key in [self.ensemble.key, *(self.ensemble.keys[name] for name in self.computed)]:
-            ShardStore(self.cache, key).clear()
+            shards.ShardStore(self.cache, key).clear()
             shutil.rmtree(self.cache / "bundles" / key, ignore_errors=True)
 
 
@@ -189,7 +187,7 @@ def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progre
     gathered = Gathered(ensemble)
     gathered.reuse(client)
     keys = [ensemble.keys[name] for name in gathered.missing]
-    with held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)) as waited:
+    with shards.held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)) as waited:
         if waited:
             gathered.reuse(client)
         if gathered.missing:
@@ -202,7 +200,7 @@ def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progre
 
 
 def fuse_and_track(
-    ensemble: Ensemble, run: TrackedRun, params: Mapping[str, str], progress: Progress
+    ensemble: Ensemble, run: runs.TrackedRun, params: Mapping[str, str], progress: Progress
 ) -> tuple[SoftLabels, Gathered]:
     """Return an ensemble's soft labels, in memory, and its teachers'; those that no run has are logged beside `run`."""
     with gathered_teachers(ensemble, run.client, progress) as gathered:
@@ -232,8 +230,8 @@ class ExportResult(SoftLabelsResult):
     out: Path | None
 
 
-@workflow(ExportSettings)
-def export(settings: ExportSettings, progress: Progress = no_progress) -> ExportResult:
+@workflow(scoring.ExportSettings)
+def export(settings: scoring.ExportSettings, progress: Progress = no_progress) -> ExportResult:
     """Compute the teachers' logits on a benchmark, fuse them, and log the soft labels as an MLflow run.
 
     Logits that a teacher's run holds already are reused. Everything is computed and on disk before the first file is
@@ -244,15 +242,14 @@ def export(settings: ExportSettings, progress: Progress = no_progress) -> Export
     """
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
-    params = settings.params
-    with open_run("export", settings.name or ensemble.configuration.name, settings.experiment) as run:
-        run.log_params(params)
+    with runs.open_run("export", settings.name or ensemble.configuration.name, settings.experiment) as run:
+        run.log_params(settings.params)
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.fused(), ensemble.key)
             if out is not None:
                 copy_bundle(bundle, out)
             try:
-                gathered.publish(run, params)
+                gathered.publish(run, settings.params)
                 teacher_runs = {f"{store.TEACHER_RUN}{name}": run_id for name, run_id in gathered.run_ids.items()}
                 bundles.publish_bundle(run, bundle, ensemble.key, teacher_runs)
             except TrackingError as error:
@@ -308,7 +305,7 @@ def _warn_of(bundle: SoftLabels) -> None:
 
 
 def log_export(
-    run: TrackedRun,
+    run: runs.TrackedRun,
     soft_labels: SoftLabels,
     key: str,
     params: Mapping[str, object],

@@ -13,10 +13,9 @@ from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.sanity import Check
 from fer_mlflow.settings.scoring import FetchSettings, VerifySettings
+from fer_mlflow.softlabels import files, verification
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.files import FILES, HASHES, Reading, read_parts
 from fer_mlflow.softlabels.rows import Alignment, align, reordered
-from fer_mlflow.softlabels.verification import check_contents, check_digest, recompute
 from fer_mlflow.teachers.spec import read_teachers
 from fer_mlflow.tracking import bundles, records, runs, store
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
@@ -101,9 +100,9 @@ def _is_there(out: Path, digest: str, reorder: bool) -> bool:
         return False
     if bundles.open_if_sound(out, digest) is not None:
         return True
-    if out.is_dir() and {path.name for path in out.iterdir()} <= set(FILES):
+    if out.is_dir() and {path.name for path in out.iterdir()} <= set(files.FILES):
         try:
-            if sha256_of_file(out / HASHES) == digest:
+            if sha256_of_file(out / files.HASHES) == digest:
                 warn(f"--out {out}: the copy there is damaged; it is fetched again")
                 return False
             if reorder and SoftLabels.open(out).report["reordered"]["source_bundle_sha256"] == digest:
@@ -197,7 +196,7 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     with runs.joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
         if run is not None:
             run.log_params(settings.params)
-        reading = read_parts(folder)
+        reading = files.read_parts(folder)
         checks = tuple(_all_checks(folder, verified, reading, settings))
         bundle = SoftLabels.open(folder) if _is_usable(reading, checks) else None
         result = VerifyResult(
@@ -230,12 +229,13 @@ def _opened(name: str) -> Iterator[tuple[Path, Any]]:
         yield Path(temporary), run
 
 
-def _all_checks(folder: Path, run: Any, reading: Reading, settings: VerifySettings) -> Iterator[Check]:
+def _all_checks(folder: Path, run: Any, reading: files.Reading, settings: VerifySettings) -> Iterator[Check]:
     """Yield every check, those that need the whole bundle only where all its files are sound."""
     yield from reading.checks
-    digest = sha256_of_file(folder / HASHES) if (folder / HASHES).is_file() else None
-    yield check_digest(digest, run and run.data.tags.get("fer.bundle_sha256"), run.info.run_id if run else "")
-    contents = check_contents(reading, run and run.data.metrics)
+    hashes, expected = folder / files.HASHES, run and run.data.tags.get("fer.bundle_sha256")
+    digest = sha256_of_file(hashes) if hashes.is_file() else None
+    yield verification.check_digest(digest, expected, run.info.run_id if run else "")
+    contents = verification.check_contents(reading, run and run.data.metrics)
     yield from contents
     if not settings.manifest:
         return
@@ -256,9 +256,9 @@ def _all_checks(folder: Path, run: Any, reading: Reading, settings: VerifySettin
         yield Check("manifest", "pass", f"the same {len(benchmark):,} rows with the same labels in the same order")
     if settings.recompute:
         rows, seed, device = settings.recompute, settings.seed, settings.device
-        yield from recompute(alignment, specs, rows=rows, seed=seed, device=device)
+        yield from verification.recompute(alignment, specs, rows=rows, seed=seed, device=device)
 
 
-def _is_usable(reading: Reading, checks) -> bool:
+def _is_usable(reading: files.Reading, checks) -> bool:
     """Return whether a bundle opens, and its report can be relied on."""
     return reading.error is None and all(check.verdict == "pass" for check in checks if check.name == "report")

@@ -14,17 +14,13 @@ from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.search.teacher_logits import TeacherLogits
-from fer_mlflow.settings import split_names
-from fer_mlflow.settings.groups import SourceSettings
-from fer_mlflow.settings.search import SearchSettings
+from fer_mlflow.settings import groups, search, split_names
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import check_same_rows
 from fer_mlflow.teachers.spec import read_teacher_names
-from fer_mlflow.tracking.bundles import derived_params, fetch_bundle, read_run
-from fer_mlflow.tracking.records import describe_selections, is_bad, newest_of_each, runs_on
+from fer_mlflow.tracking import bundles, records, store
 from fer_mlflow.tracking.runs import TrackedRun, open_run
-from fer_mlflow.tracking.store import TEACHER_RUN, connect
 from fer_mlflow.workflows import warn
 from fer_mlflow.workflows.export import Ensemble, Gathered, fuse_and_track, read_ensemble
 
@@ -94,7 +90,7 @@ class Source:
         return next((Path(each) for each in candidates if each and Path(each).exists()), None)
 
 
-def read_source(settings: SourceSettings) -> Source | Ensemble:
+def read_source(settings: groups.SourceSettings) -> Source | Ensemble:
     """Return what the settings name, verified: soft labels that are stored, or an ensemble that is to be fused.
 
     Beside stored soft labels `manifest` and `root` say where the files that they were made from are now.
@@ -108,18 +104,18 @@ def read_source(settings: SourceSettings) -> Source | Ensemble:
 
 def read_run_source(run_id: str) -> Source:
     """Return a run's bundle, downloaded and verified."""
-    client, cache = connect(), cache_folder()
-    run = read_run(client, run_id)
-    bundle = fetch_bundle(client, run, cache)
+    client, cache = store.connect(), cache_folder()
+    run = bundles.read_run(client, run_id)
+    bundle = bundles.fetch_bundle(client, run, cache)
 
     def teacher_logits() -> dict[str, np.ndarray]:
         if len(bundle.checkpoints) == 1 and "calibration" not in bundle.report:
             return {next(iter(bundle.checkpoints)): bundle.logits}
         found = {}
-        for tag in sorted(tag for tag in run.data.tags if tag.startswith(TEACHER_RUN)):
-            teacher_run, name = run.data.tags[tag], tag.removeprefix(TEACHER_RUN)
+        for tag in sorted(tag for tag in run.data.tags if tag.startswith(store.TEACHER_RUN)):
+            teacher_run, name = run.data.tags[tag], tag.removeprefix(store.TEACHER_RUN)
             try:
-                teacher = fetch_bundle(client, read_run(client, teacher_run), cache)
+                teacher = bundles.fetch_bundle(client, bundles.read_run(client, teacher_run), cache)
                 if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
                     raise BundleError(f"run {teacher_run} has other rows or classes")
                 found[name] = teacher.logits
@@ -137,7 +133,7 @@ def read_run_or_folder(name: str) -> Source:
 
 @contextmanager
 def source_run(
-    kind: str, settings: SourceSettings, found: Source | Ensemble, progress: Progress, suffix: str = ""
+    kind: str, settings: groups.SourceSettings, found: Source | Ensemble, progress: Progress, suffix: str = ""
 ) -> Iterator[tuple[TrackedRun, Source]]:
     """Open the run of a workflow on soft labels for a block, with their params, tags and benchmark.
 
@@ -153,7 +149,7 @@ def source_run(
             files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
             source = Source(bundle, "", files, lambda: logits)
         bundle = source.bundle
-        run.log_params({**source.inputs, **derived_params(bundle), **params})
+        run.log_params({**source.inputs, **bundles.derived_params(bundle), **params})
         run.log_benchmark(bundle.benchmark, bundle)
         run.set_tags(source.tags())
         yield run, source
@@ -224,7 +220,7 @@ class SearchInput:
     variants: int  # under how many preprocessings teachers predicted, or will
 
     @classmethod
-    def read(cls, settings: SearchSettings) -> "SearchInput":
+    def read(cls, settings: search.SearchSettings) -> "SearchInput":
         """Read what the settings name."""
         if settings.benchmark:
             sets = [each for name in settings.benchmark for each in _stored_sets(name, settings)]
@@ -242,7 +238,7 @@ class SearchInput:
         variants = len({each.settings.clahe for each in ensembles})
         return cls(ensembles, tuple(names), ensembles[0].benchmark.classes.names, variants)
 
-    def gather(self, run: TrackedRun, settings: SearchSettings, progress: Progress) -> Benchmarks:
+    def gather(self, run: TrackedRun, settings: search.SearchSettings, progress: Progress) -> Benchmarks:
         """Return the logits: from teacher runs, which are made where they lack."""
         sets = []
         for each in self.found:
@@ -259,7 +255,7 @@ def _check_labels(benchmark: str, labels: np.ndarray) -> None:
         raise ContractError(f"{benchmark}: no row has a label, so there is nothing to score")
 
 
-def _manifests(settings: SearchSettings) -> Iterator[tuple[str, str | None]]:
+def _manifests(settings: search.SearchSettings) -> Iterator[tuple[str, str | None]]:
     """Yield manifest and split of each benchmark: `A.csv:val,B.csv`, where --split is for those without one."""
     manifest = settings.manifest or ""
     for text in [manifest] if Path(manifest).exists() else split_names(manifest):
@@ -268,18 +264,20 @@ def _manifests(settings: SearchSettings) -> Iterator[tuple[str, str | None]]:
             yield str(named.path), split
 
 
-def _stored_sets(name: str, settings: SearchSettings) -> list[TeacherSet]:
+def _stored_sets(name: str, settings: search.SearchSettings) -> list[TeacherSet]:
     """Return the logits that the tracking server has on a benchmark, one set for each preprocessing."""
-    client, cache = connect(), cache_folder()
-    runs = [run for run in runs_on(client, name) if run.data.tags["fer.kind"] == "teacher" and not is_bad(run)]
+    client, cache = store.connect(), cache_folder()
+    runs = [run for run in records.runs_on(client, name) if run.data.tags["fer.kind"] == "teacher"]
+    runs = [run for run in runs if not records.is_bad(run)]
     if not runs:
         raise RunError(f"benchmark {name}: no teacher's run on it that is not bad; name --manifest and --teachers")
     if len({run.data.tags["fer.selection_sha256"] for run in runs}) > 1:
-        raise RunError(f"benchmark {name} means different rows: {describe_selections(runs)}; name one by its digest")
+        rows = records.describe_selections(runs)
+        raise RunError(f"benchmark {name} means different rows: {rows}; name one by its digest")
     found: dict[str, TeacherSet] = {}
     there: set[str] = set()
-    for run in newest_of_each(runs):
-        bundle = fetch_bundle(client, run, cache)
+    for run in records.newest_of_each(runs):
+        bundle = bundles.fetch_bundle(client, run, cache)
         (teacher,), (preprocessing,) = bundle.checkpoints, bundle.configuration.preprocessing.values()
         there.add(teacher)
         is_member = not settings.members or teacher in settings.members

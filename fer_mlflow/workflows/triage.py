@@ -12,8 +12,7 @@ from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress, no_progress, track
 from fer_mlflow.settings.scoring import TriageSettings
-from fer_mlflow.tracking import store, triage as rules
-from fer_mlflow.tracking.bundles import read_run
+from fer_mlflow.tracking import bundles, store, triage as rules
 from fer_mlflow.tracking.records import ENTRY, Evidence, EvidenceStore, Judgement, RunRecord, read_records, record_of
 from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, leaderboards, workflow
@@ -74,8 +73,8 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         _write(client, changed, settings, progress)
         return TriageResult(action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
     _check_benchmark(settings.benchmark, runs)
-    bundles = EvidenceStore(client, cache_folder())
-    evidence = _read_evidence(runs, bundles, settings.deep, progress)
+    kept = EvidenceStore(client, cache_folder())
+    evidence = _read_evidence(runs, kept, settings.deep, progress)
     context = rules.build_context(runs, evidence, int(time.time() * 1000), settings.stale_after)
     judgements = rules.judge(runs, context)
     statuses = store.STATUSES if settings.even_bad else (store.GOOD,)
@@ -87,7 +86,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     shown = whole.loc[[_is_of(*each, settings.benchmark) for each in names]]
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
     if settings.deep != "false":
-        evidence |= {each: bundles.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
+        evidence |= {each: kept.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
     result = TriageResult(
         action="judge",
         dry_run=settings.dry_run,
@@ -107,7 +106,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
 def _overrule(client, settings: TriageSettings) -> TriageResult:
     """Set a run's status for a person; no rule changes it any more."""
     action: Literal["bad", "keep"] = "bad" if settings.bad else "keep"
-    run_id = read_run(client, settings.bad or settings.keep or "").info.run_id
+    run_id = bundles.read_run(client, settings.bad or settings.keep or "").info.run_id
     status = store.BAD if settings.bad else store.GOOD
     tags = {store.STATUS: status, store.WRITTEN: status, store.OVERRULED: action, store.REASONS: settings.reason}
     if not settings.dry_run:
@@ -143,10 +142,10 @@ def _is_of(selection: str, name: str, named: str | None) -> bool:
     return not named or named in names or (len(named) >= 6 and selection.startswith(named))
 
 
-def _read_evidence(runs: Sequence[RunRecord], bundles: EvidenceStore, deep: str, progress) -> dict[str, Evidence]:
+def _read_evidence(runs: Sequence[RunRecord], kept: EvidenceStore, deep: str, progress) -> dict[str, Evidence]:
     """Return the evidence on runs, from the cache folder, and from the bundles that `deep` has read now."""
     bundled = [run for run in runs if run.is_bundled]
-    evidence = {run.run_id: known for run in bundled if (known := bundles.load(run)) is not None}
+    evidence = {run.run_id: known for run in bundled if (known := kept.load(run)) is not None}
     # A run that was never judged is compared with the others of its benchmark, so their bundles have to be known, too.
     new = {run.selection for run in bundled if store.STATUS not in run.tags}
 
@@ -159,7 +158,7 @@ def _read_evidence(runs: Sequence[RunRecord], bundles: EvidenceStore, deep: str,
 
     due = [run for run in bundled if "fer.bundle_sha256" in run.tags and is_due(run)]
     for run in track(due, "reading bundles", len(due), progress):
-        evidence[run.run_id] = bundles.read(run)
+        evidence[run.run_id] = kept.read(run)
     return evidence
 
 
