@@ -1,7 +1,6 @@
 """The exceptions that a user may see; the command line turns each into one line and an exit status."""
 
 from collections.abc import Collection
-from itertools import islice
 
 SHOWN = 10  # rows, names or files that a message lists
 
@@ -13,7 +12,7 @@ def listed(texts: Collection[str], separator: str = ", ") -> str:
     'aaaaaaaaaa and 2 more'
     """
     more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
-    return separator.join(islice(texts, SHOWN)) + more
+    return separator.join(list(texts)[:SHOWN]) + more
 
 
 class FerError(Exception):

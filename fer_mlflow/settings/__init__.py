@@ -7,11 +7,10 @@ import dataclasses
 import logging
 import math
 import os
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from fer_mlflow.errors import ContractError, FerError
 
@@ -174,7 +173,7 @@ def _fields(settings: Any) -> tuple[Field, ...]:
 def _field(field: dataclasses.Field, hint: Any) -> Field:
     """Return what an annotation says of a field: `Annotated[T | None, Option(…)]`, or `Limit | None` of such a type."""
     base, notes = _unwrapped(hint)
-    optional = get_origin(base) in (Union, types.UnionType)
+    optional = type(None) in get_args(base)
     if optional:
         (inner,) = (each for each in get_args(base) if each is not type(None))  # one type, or None
         base, more = _unwrapped(inner)

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from functools import partial
 from typing import Annotated, Any
 
 from fer_mlflow.errors import ContractError
@@ -187,7 +186,7 @@ NamedShares = Annotated[dict[str, float], TextForm("shares", parse_shares, forma
 NamedF1 = Annotated[dict[str, float], TextForm("numbers", parse_f1, format_shares)]
 Number = Annotated[float, TextForm("number", text=format_number)]
 RisingNumbers = Annotated[tuple[float, ...], TextForm("numbers", rising_numbers, format_numbers)]
-RisingPair = Annotated[tuple[float, ...], TextForm("numbers", partial(rising_numbers, count=2), format_numbers)]
+RisingPair = Annotated[tuple[float, ...], TextForm("numbers", lambda value: rising_numbers(value, 2), format_numbers)]
 Duration = Annotated[float, TextForm("duration", parse_duration, format_duration)]
 Inputs = Annotated[tuple[str, ...], TextForm("names", parse_inputs)]
 Texts = Annotated[tuple[str, ...], TextForm("names", parse_texts)]

@@ -1,7 +1,6 @@
 """Triage rules, and the judgement of runs by them. Each rule is a function of a run and its context."""
 
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +151,7 @@ def _rows_left_out(run: RunRecord, context: Context) -> str | None:
 
 
 def _not_finite(run: RunRecord, _: Context) -> str | None:
-    largest = sys.float_info.max  # which MLflow stores for infinity
+    largest = np.finfo(float).max  # which MLflow stores for infinity
     return ", ".join(sorted(name for name, value in run.metrics.items() if not abs(value) < largest)) or None
 
 
