@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from fer_mlflow.data.classes import ClassOrder, read_classes
@@ -83,7 +82,7 @@ class SoftLabelDataset(Dataset):
         self.left_out = len(part) - len(kept)
         if not len(kept):
             raise BundleError(f"{alignment.missing}; these soft labels are of other images")
-        self.logits: Tensor = torch.from_numpy(bundle.logits[alignment.positions[kept]]).share_memory_()
+        self.logits: torch.Tensor = torch.from_numpy(bundle.logits[alignment.positions[kept]]).share_memory_()
         self.labels = part.labels[kept]
         self.classes = bundle.classes
         self.transform = transform
@@ -94,7 +93,7 @@ class SoftLabelDataset(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, row: int) -> tuple[Any, int, Tensor]:
+    def __getitem__(self, row: int) -> tuple[Any, int, torch.Tensor]:
         """Return (image, label, logits) of a row; ImageError where the image cannot be read or decoded."""
         return self.read_image(row), int(self.labels[row]), self.logits[row]
 

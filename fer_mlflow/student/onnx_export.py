@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.images import prepare_image, read_image_bytes
@@ -43,12 +42,12 @@ def check_onnx_packages() -> None:
         )
 
 
-class _FromPixels(nn.Module):
+class _FromPixels(torch.nn.Module):
     """A model behind its own scaling: uint8 RGB pixels in, logits in the project's class order out."""
 
-    mean: Tensor
-    std: Tensor
-    columns: Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    columns: torch.Tensor
 
     def __init__(self, teacher: Teacher):
         super().__init__()
@@ -58,7 +57,7 @@ class _FromPixels(nn.Module):
             self.register_buffer(name, channels.view(1, 3, 1, 1) * 255)
         self.register_buffer("columns", torch.from_numpy(np.asarray(teacher.columns, dtype=np.int64)))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         images = pixels.permute(0, 3, 1, 2).float()
         return self.model((images - self.mean) / self.std).index_select(1, self.columns)
 

@@ -18,7 +18,6 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
 
 from fer_mlflow.data.classes import ClassOrder
 from fer_mlflow.data.images import describe_preprocessing
@@ -36,7 +35,7 @@ class Teacher:
     """A model with its weights, in evaluation mode on the CPU."""
 
     name: str
-    model: nn.Module
+    model: torch.nn.Module
     preprocessing: Preprocessing  # complete, size, mean and std too
     columns: np.ndarray  # (C,) int; `logits[:, columns]` is in the project's class order
     description: dict[str, Any]  # the teacher in the alignment report
@@ -151,7 +150,7 @@ def _first_line(error: Exception) -> str:
     return (lines or [type(error).__name__])[0][:200]
 
 
-def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], str]:
+def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, torch.Tensor], str]:
     """Return the state dict without wrappers' prefixes, and the key it was found under."""
     places: dict[str, Any] = {"(bare)": content}
     for key in STATE_KEYS:
@@ -159,7 +158,7 @@ def _find_state(content: Mapping[str, Any], where: str) -> tuple[dict[str, Tenso
         if isinstance(inner, Mapping):
             places |= {f"{key}/{deeper}": inner.get(deeper) for deeper in STATE_KEYS}
     for place, value in places.items():
-        if isinstance(value, Mapping) and value and all(isinstance(tensor, Tensor) for tensor in value.values()):
+        if isinstance(value, Mapping) and value and all(isinstance(tensor, torch.Tensor) for tensor in value.values()):
             state = dict(value)
             while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
                 state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -195,7 +194,7 @@ def _merge_fields(
     return merged.pop("arch"), merged.pop("classes"), replace(spec.preprocessing, **merged)
 
 
-def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Module:
+def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> torch.nn.Module:
     """Return timm's model with random weights; architectures of a fixed input are built for `img_size`.
 
     Raises TeacherError, which begins with `where`: timm has no such model, or cannot build it for this size.
@@ -212,7 +211,7 @@ def build_model(arch: str, img_size: int, n_outputs: int, where: str) -> nn.Modu
         raise TeacherError(f"{where}: timm cannot build {arch} for {img_size} px ({_first_line(error)})") from error
 
 
-def _load_state(model: nn.Module, state: Mapping[str, Tensor], arch: str, where: str) -> None:
+def _load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor], arch: str, where: str) -> None:
     """Load every tensor, in the model's precision; say which are missing, left over or of another shape."""
     wanted = model.state_dict()
     other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
@@ -227,7 +226,7 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], arch: str, where:
     model.load_state_dict(state)
 
 
-def load_weights(model: nn.Module, path: Path) -> str:
+def load_weights(model: torch.nn.Module, path: Path) -> str:
     """Load a checkpoint to start a training from; return the tensors that do not fit and stay at random.
 
     Only tensors of another shape may be left over (a head of other classes); every other one must be there.
