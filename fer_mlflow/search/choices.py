@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
-from typing import Any
 
 import numpy as np
 
@@ -248,7 +247,7 @@ def _with_temperature(variants: Variants, choice: Choice) -> Choice:
 
 
 # A choice, the variants that it was made on, those of the rows that it is assessed on, and which of all rows these are.
-_Part = tuple[Choice, Variants, Variants, Any]
+_Part = tuple[Choice, Variants, Variants, np.ndarray | slice]
 
 
 def assess_on(

@@ -150,16 +150,18 @@ class TrackedRun:
 
     @contextmanager
     def sibling(
-        self, name: str, started_s: float, *, nested: bool = False, experiment_id: str | None = None
+        self, name: str, started_s: float | None = None, *, nested: bool = False, experiment_id: str | None = None
     ) -> Iterator["TrackedRun"]:
-        """Open another run for a block; where it is `nested`, below this one, and with a heartbeat."""
+        """Open another run for a block; where it is `nested`, below this one, and with a heartbeat.
+
+        It starts now, or where its work began before: at `started_s`.
+        """
         with tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
             inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
             inherited |= {PARENT: self.run_id} if nested else {}
-            run = self.client.create_run(
-                experiment_id or self.experiment_id, start_time=int(started_s * 1000), run_name=name, tags=inherited
-            )
+            start = None if started_s is None else int(started_s * 1000)
+            run = self.client.create_run(experiment_id or self.experiment_id, start, inherited, name)
         other = TrackedRun(self.client, run.info.run_id, run.info.experiment_id)
         with _ended(other, lambda status: self.client.set_terminated(other.run_id, status), heartbeat=nested):
             yield other
@@ -198,7 +200,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
     chosen = _experiment_id(client, experiment) if experiment else None
     if (outer := _outer_run(client)) is not None:
         # Within `demo`, which is our own command line, runs stand beside each other.
-        with outer.sibling(name, time.time(), nested=not owns_process(), experiment_id=chosen) as run:
+        with outer.sibling(name, nested=not owns_process(), experiment_id=chosen) as run:
             run.set_tags({"fer.kind": kind})
             yield run
         return

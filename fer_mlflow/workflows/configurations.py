@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from fer_mlflow.search.choices import Choice, Variants, count_weightings, finest
 from fer_mlflow.search.teacher_logits import CountTables, TeacherLogits, count_rows
 from fer_mlflow.settings.search import SearchSettings
 from fer_mlflow.settings.texts import parse_weights
-from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Calibration
 from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
 from fer_mlflow.tracking import bundles, store
@@ -195,7 +193,7 @@ def log_choice(
     configuration = replace(teachers.configuration, weights=weights, space=choice.space)
     logits = teachers.labelled_logits().fused(choice.space, choice.weights)
     metrics = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED)).named()
-    with run.sibling(f"#{rank} {configuration.name}", time.time(), nested=True) as own:
+    with run.sibling(f"#{rank} {configuration.name}", nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
         own.log_params({**given, **configuration.options, **bundles.derived_params(bundle, configuration)})
         own.log_benchmark(teachers.benchmark, bundle)
@@ -212,7 +210,7 @@ def log_choice(
 
 
 def export_choice(
-    run: TrackedRun, teachers: TeacherSet, choice: Choice, fitted: SoftLabels, params: Mapping[str, str]
+    run: TrackedRun, teachers: TeacherSet, choice: Choice, fitted: TeacherSet, params: Mapping[str, str]
 ) -> tuple[str, str]:
     """Log the soft labels of a configuration, unless a finished run has them; return its name and the run.
 
@@ -228,8 +226,8 @@ def export_choice(
     calibration = {
         "method": "temperature",
         "temperature": choice.temperature,
-        "fitted_on": rows_of_fit(fitted),
-        "in_sample": fitted.selection_sha256 == teachers.bundle.selection_sha256,
+        "fitted_on": rows_of_fit(fitted.bundle),
+        "in_sample": fitted.bundle.selection_sha256 == teachers.bundle.selection_sha256,
     }
     plain, is_calibrated = configuration, choice.temperature != 1
     if is_calibrated:

@@ -3,7 +3,6 @@
 Each trial of a grid is a run below one parent; the best one is compared with students of labels alone.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -300,7 +299,7 @@ def _train(run: TrackedRun, trial: Trial) -> None:
     settings, student = trial.student.settings, trial.student
     unused = ("grid", "onnx", "name", *_UNUSED[student.loss])
     try:
-        with run.sibling(student.name, time.time(), nested=True) as child:
+        with run.sibling(student.name, nested=True) as child:
             trial.run_id = child.run_id
             child.set_tags({"fer.kind": "distill"})
             child.log_params({name: text for name, text in settings.params.items() if name not in unused})

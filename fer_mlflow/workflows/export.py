@@ -315,7 +315,7 @@ def log_export(
 ) -> str:
     """Log soft labels as an export run beside a run, or below it, and return its id."""
     with (
-        run.sibling(soft_labels.configuration.name, time.time(), nested=nested) as exported,
+        run.sibling(soft_labels.configuration.name, nested=nested) as exported,
         tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder,
     ):
         exported.log_params(params)

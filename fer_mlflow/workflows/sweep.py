@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,7 +112,7 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
             for rank, each in enumerate(best[: settings.log_top])
         )
         chosen = [result.choice, *best[: settings.export_top]] if settings.export_top else []
-        fitted = result.fitted.bundle
+        fitted = result.fitted
         exported = dict(export_choice(run, result.report[each.variant], each, fitted, params) for each in chosen)
     return replace(
         result,
@@ -299,8 +298,8 @@ def _log_figures(run: TrackedRun, result: SweepResult) -> None:
 def _metrics(result: SweepResult) -> dict[str, float]:
     """Return the metrics of the sweep's run: the choice's as they were measured, and its differences from baselines."""
     assessment = result.assessment
-    values: dict[str, Any] = {"configurations": len(result.configurations), "plateau": float(result.plateau.sum())}
-    values |= assessment.metrics["chosen"]
+    values: dict[str, float | dict[str, float]] = {**assessment.metrics["chosen"]}
+    values |= {"configurations": len(result.configurations), "plateau": float(result.plateau.sum())}
     for baseline in choices.BASELINES:
         words = baseline.replace(" ", "_")
         difference = assessment.differences[baseline].differences[result.chosen_by]

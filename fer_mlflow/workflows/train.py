@@ -3,7 +3,6 @@
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -363,7 +362,7 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
                 continue  # triage reports it; the logits are computed again
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.teachers[name], key)
-            with run.sibling(f"{name}  on  {ensemble.benchmark.name}", time.time(), nested=True) as scored:
+            with run.sibling(f"{name}  on  {ensemble.benchmark.name}", nested=True) as scored:
                 scored.log_params({"manifest": settings.manifest, "split": settings.test_split})
                 bundles.publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})
             gathered.forget()
