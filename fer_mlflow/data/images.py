@@ -128,6 +128,11 @@ def _squash(image: np.ndarray, size: int) -> np.ndarray:
 RESIZES = {"squash": _squash}
 
 
+def grey_image_bytes(side: int) -> bytes:
+    """Return a PNG file of a square without a face, where an example of an input is wanted."""
+    return cv2.imencode(".png", np.full((side, side, 3), 128, np.uint8))[1].tobytes()
+
+
 def prepare_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Return the (img_size, img_size, 3) uint8 RGB image of a file's bytes."""
     return prepare_images(data, [preprocessing])[0]

@@ -103,7 +103,7 @@ def _texts(template: str, *columns: np.ndarray) -> list[str]:
 def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6) -> bytes:
     """Draw 1 to 36 (h, w, 3) uint8 RGB images of any size in their order; return a PNG, 240 pixels wide a column.
 
-    A caption is a line above its image and up to two below; lines that are too long lose their middle.
+    A caption is a line above its image and up to two below. Lines of up to 40 characters are whole: type shrinks.
     """
     if not 1 <= len(images) <= MOST_IMAGES or len(captions) != len(images):
         given = f"{len(images)} images and {len(captions)} captions"
@@ -115,9 +115,9 @@ def draw_mistakes(images: Sequence[np.ndarray], captions: Sequence[str], columns
             axes.spines[:].set_visible(False)
         for axes, image, caption in zip(figure.axes, images, captions, strict=False):
             axes.imshow(image, interpolation="hanning")
-            first, *others = [style.shorten(style.readable(line), 20) for line in f"{caption}\n".split("\n")[:3]]
-            axes.set_title(first, loc="center", size=9.5, weight="bold")
-            axes.set_xlabel("\n".join(others), size=8.5, color=style.MUTED)
+            first, *others = [style.shorten(style.readable(line), 40) for line in f"{caption}\n".split("\n")[:3]]
+            axes.set_title(first, loc="center", size=min(9.5, 170 / max(1, len(first))), weight="bold")
+            axes.set_xlabel("\n".join(others), size=min(8.5, 200 / max(1, *map(len, others))), color=style.MUTED)
         return style.png(figure)
 
 

@@ -293,6 +293,16 @@ def test_images_are_drawn_in_order_with_their_captions(figure_of):
     assert [axes.get_xlabel() for axes in figure.axes] == ["", "0.9\nface.png", "", ""]
 
 
+@pytest.mark.parametrize("name", ["Sad", "Surprise", "Contemptuousness"])
+def test_captions_of_mistakes_are_whole_and_stay_in_their_column(figure_of, name):
+    captions = [f"label {name}\npredicted {name} 0.72"] * 6
+    figure = figure_of(draw_mistakes, [np.zeros((48, 48, 3), np.uint8)] * 6, captions)
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label):
+            assert name in text.get_text()
+            assert text.get_window_extent().width <= figure.bbox.width / 6
+
+
 @pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize("columns", [1, 5, 36])
 def test_odd_images_and_any_number_of_columns(columns):
