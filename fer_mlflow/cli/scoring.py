@@ -247,7 +247,7 @@ def triage(result) -> Iterator[str]:
         return
     if result.action != "judge":
         (run_id,), status = result.changes, "bad" if result.action == "bad" else "good"
-        kept = f"run {run_id} is {status} from now on; `triage --clear true` takes it back"
+        kept = f"run {run_id} is {status} from now on; `triage --clear {run_id[:8]}` takes it back"
         yield f"would tag run {run_id}: {status}" if result.dry_run else kept
         return
     for run_id, status in result.ended.items():
@@ -262,9 +262,11 @@ def triage(result) -> Iterator[str]:
 
 
 def leaderboard_lines(result) -> Iterator[str]:
-    """Yield the leaderboards, and the table across benchmarks where there is one."""
+    """Yield the leaderboards with the runs that are not on them, and the table across benchmarks where there is one."""
     from fer_mlflow.workflows import leaderboards
+    from fer_mlflow.workflows.triage import left_out_lines
 
+    left_out = left_out_lines(result)
     for board in leaderboards.boards_of(result.leaderboard):
         yield f"leaderboard of {board['benchmark'].iloc[0]} · {leaderboards.board_title(board)}\n"
         yield from text_lines(leaderboards.board_table(board, result.metric, result.classes), rule=True)
@@ -272,6 +274,12 @@ def leaderboard_lines(result) -> Iterator[str]:
             yield f"  … and {more:,} more"
         if board["level"].any():
             yield f"  {leaderboards.LEGEND}"
+        yield from (f"  {one_line(line)}" for line in left_out.pop(board[leaderboards.BOARD].iloc[0], ()))
+        yield ""
+    for selection, lines in left_out.items():
+        benchmark = result.runs[result.left_out[selection][0]].benchmark
+        yield one_line(f"leaderboard of {benchmark} · {selection[:12]}: no good run")
+        yield from (f"  {one_line(line)}" for line in lines)
         yield ""
     if result.across is not None and len(result.across):
         yield f"configurations across {result.across['rank'].shape[1]} benchmarks, {result.metric} (rank)\n"

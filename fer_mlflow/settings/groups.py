@@ -28,6 +28,10 @@ ClaheClip = Annotated[float, Option("CLAHE's clip limit.", above=0, default_text
 ClaheTile = Annotated[int, Option("CLAHE's tiles along each side.", least=1, default_text="8")]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"], Option("Precision of the forward pass.", default_text="fp32")]
 Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.")]
+LogImages = Annotated[
+    bool | None,
+    Option("Let the run have pictures of faces.", default_text="$FER_MLFLOW_LOG_IMAGES, else true"),
+]
 Switch = Literal["auto", "true", "false"]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Option, Settings, groups, option_name
-from fer_mlflow.settings.texts import Duration, FilePath, Number, RisingNumbers, RisingPair
+from fer_mlflow.settings.texts import Duration, FilePath, Number, RisingNumbers, RisingPair, RunOrAll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class EvaluateSettings(groups.SourceSettings):
         tuple[str, ...], Option("Columns whose values are scored on their own, or none.", none_text="none")
     ] = ("source",)
     temperature: Annotated[Number, Option("Evaluate logits divided by this.", above=0)] = 1.0
+    log_images: groups.LogImages = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,12 @@ class _RunChoice(Settings):
     )
     best: Annotated[str | None, Option("Or of the best run by this metric, such as macro_f1,")] = None
     benchmark: Annotated[str | None, Option("on the benchmark of this name, or digest; its first digits do;")] = None
+    for_split: Annotated[
+        str | None,
+        Option(
+            "then fetch its configuration's soft labels of this split of the same manifest: choose on val for train;"
+        ),
+    ] = None
     where: Annotated[str | None, Option("among runs that fulfil this MLflow filter: 'params.space = \"logit\"'.")] = (
         None
     )
@@ -121,7 +128,7 @@ class FetchSettings(ManifestRowsSettings, _RunChoice):
             raise ContractError("name one run: --run RUN_ID, or --best METRIC --benchmark NAME")
         if self.best and not self.benchmark:
             raise ContractError(f"--best {self.best} needs --benchmark: only runs on the same rows can be ranked")
-        for name in ("benchmark", "where"):
+        for name in ("benchmark", "for_split", "where"):
             if self.run and getattr(self, name):
                 raise ContractError(f"{option_name(name)} goes with --best; --run names one run already")
         super().check("reorder", "check_images", *others)
@@ -168,7 +175,9 @@ class TriageSettings(groups.RunSettings):
     reap: Annotated[bool, Option("End dead runs as KILLED, or FAILED where the command never started.")] = False
     deep: Annotated[groups.Switch, Option("Read bundles: those of runs never judged, all of them, or none.")] = "auto"
     dry_run: Annotated[bool, Option("Show what would be tagged, and change nothing.")] = False
-    clear: Annotated[bool, Option("Remove all tags of triage, and do nothing else.")] = False
+    clear: Annotated[
+        RunOrAll | None, Option("Remove triage's tags of this run, or with true of all runs, and do nothing else.")
+    ] = None
     bad: Annotated[str | None, Option("Call this run bad, whatever the rules find, and do nothing else.")] = None
     keep: Annotated[str | None, Option("Call this run good, whatever the rules find, and do nothing else.")] = None
     reason: Annotated[str | None, Option("Why, for --bad and --keep.")] = None

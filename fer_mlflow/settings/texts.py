@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.settings import TextForm, split_names
+from fer_mlflow.settings import TextForm, format_value, split_names
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOLERANCE = 1e-6
@@ -169,6 +169,18 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
+def parse_run_or_all(value: Any) -> str | None:
+    """Return a run's id, `true` for all runs, None for none.
+
+    >>> parse_run_or_all(True), parse_run_or_all("false"), parse_run_or_all("1f2e3d4c")
+    ('true', None, '1f2e3d4c')
+    """
+    if not isinstance(value, str | bool):
+        raise ValueError(f"{value!r} is neither a run id nor true")
+    word = format_value(value)
+    return None if word == "false" else word
+
+
 def parse_inputs(value: Any) -> tuple[str, ...]:
     """Return the words of a sequence or a text; those that are no file are split at commas."""
     words = map(os.fspath, [value] if isinstance(value, str | os.PathLike) else value)
@@ -188,5 +200,6 @@ Number = Annotated[float, TextForm("number", text=format_number)]
 RisingNumbers = Annotated[tuple[float, ...], TextForm("numbers", rising_numbers, format_numbers)]
 RisingPair = Annotated[tuple[float, ...], TextForm("numbers", lambda value: rising_numbers(value, 2), format_numbers)]
 Duration = Annotated[float, TextForm("duration", parse_duration, format_duration)]
+RunOrAll = Annotated[str, TextForm("RUN|true", parse_run_or_all)]
 Inputs = Annotated[tuple[str, ...], TextForm("names", parse_inputs)]
 Texts = Annotated[tuple[str, ...], TextForm("names", parse_texts)]

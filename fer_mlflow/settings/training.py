@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fer_mlflow.settings import Option, Settings
-from fer_mlflow.settings.groups import ClaheSettings, Classes, DeviceSettings, Manifest, Root, RunSettings
+from fer_mlflow.settings.groups import ClaheSettings, Classes, DeviceSettings, LogImages, Manifest, Root, RunSettings
 from fer_mlflow.settings.texts import FilePath, Number
 
 
@@ -101,6 +101,7 @@ class DistillSettings(TrainSettings, LossSettings):
     missing: Annotated[Literal["fail", "ce"], Option("Rows without soft labels: stop, or use their labels.")] = "fail"
     grid: Annotated[str | None, Option("Values to try, such as temperature=4,5,6;loss=kd,dkd;seed=0,1,2.")] = None
     onnx: Annotated[bool, Option("Log the (best) student as an MLflow model that takes images.")] = False
+    log_images: LogImages = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,14 +30,19 @@ TRIAGE_TAGS = (STATUS, REASONS, BENCHMARK, RANK, WRITTEN, OVERRULED)
 GOOD, WARN, BAD, SUPERSEDED = "good", "warn", "bad", "superseded"
 STATUSES = (GOOD, WARN, BAD, SUPERSEDED)
 TAG_LENGTH = 5000  # MLflow's limit
-# The experiment's saved view in MLflow's UI, and its note.
-VIEW = "leaderboard"
-_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+# What MLflow's UI shows of an experiment: its kind, its note, and saved views: of which runs on a benchmark each is.
+VIEWS = {
+    "leaderboard": "tags.`fer.bundle_sha256` LIKE '%'",
+    "teachers": "tags.`fer.kind` = 'teacher'",
+    "students": "tags.`fer.kind` = 'student'",
+    "bad runs": f"tags.`{STATUS}` = '{BAD}'",
+}
+_KIND, _MACHINE_LEARNING = "mlflow.experimentKind", "custom_model_development"
 _NOTE, _PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
 _MARK = "<!-- written by fer-mlflow triage -->"
 SHOWN_METRICS = (DEFAULT, *sorted(set(metric_names(having=lambda row: "leaderboard" in row.shown)) - {DEFAULT}))
 VIEW_COLUMNS = (
-    *(f"params.`{name}`" for name in ("benchmark", "ensemble", "ensemble/space", "ensemble/clahe", "calibration")),
+    *(f"params.`{name}`" for name in ("ensemble/space", "ensemble/clahe", "calibration", "ensemble")),
     *(f"metrics.`{name}`" for name in SHOWN_METRICS),
     *(f"tags.`{name}`" for name in ("fer.kind", STATUS, RANK, REASONS)),
 )
@@ -221,11 +226,24 @@ def run_address(experiment_id: str, run_id: str) -> str | None:
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server else None
 
 
-def ui_address(experiment_id: str) -> str:
-    """Return how to see an experiment's saved view: its address, and for a local store the command before it."""
-    page = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+def ui_address(experiment_id: str, selection: str = "") -> str:
+    """Return how to see an experiment's runs, or those of a benchmark's leaderboard, as a table.
+
+    That is an address, and for a local store the command before it.
+    """
+    view = f"&viewStateShareKey={view_id('leaderboard', selection)}" if selection else ""
+    page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{view}"
     server = _server()
     return f"{server}{page}" if server else f"{describe_way_to_ui(experiment_id, '')}, then http://127.0.0.1:5000{page}"
+
+
+def view_id(view: str, selection: str) -> str:
+    """Return the id of a saved view of a benchmark.
+
+    >>> view_id("bad runs", "0123456789abcdef")
+    'bad-runs-0123456789ab'
+    """
+    return f"{view.replace(' ', '-')}-{selection[:12]}"
 
 
 def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
@@ -235,41 +253,68 @@ def describe_way_to_ui(experiment_id: str, run_id: str) -> str:
     return run_address(experiment_id, run_id) or f"mlflow ui --backend-store-uri {store}"
 
 
-def furnish_experiment(client: MlflowClient, experiment_id: str, leaderboard: str | None, metric: str) -> None:
-    """Give an experiment a saved view of the good runs, a note with the leaderboard, and its primary metric.
+def furnish_experiment(
+    client: MlflowClient,
+    experiment_id: str,
+    benchmarks: Mapping[str, str],
+    metric: str,
+    *,
+    is_judged: bool = False,
+    note: str | None = None,
+) -> None:
+    """Give an experiment its kind, its primary metric, a note, and saved views of each benchmark.
 
-    Nothing is written that is there already, and a note that a person wrote is left alone; None writes no note. The
-    view's format is MLflow's own affair: a version that does not know it shows the plain list, and a store that refuses
-    any of this costs a warning.
+    `benchmarks` are selection digest -> name. Where runs are judged, leaderboards show the good ones, and views that
+    are there are brought up to date; else only what is missing is written. A note that a person wrote is left alone.
+    The views' format is MLflow's own affair: a version that does not know it shows the plain list, and a store that
+    refuses any of this costs a warning.
     """
     try:
         with tracking_errors("furnishing the experiment"):
             there = client.get_experiment(experiment_id).tags
-            wanted = {_VIEW_TAG: _view(metric, there.get(_VIEW_TAG, "")), _PRIMARY: metric}
-            if leaderboard is not None and there.get(_NOTE, _MARK).startswith(_MARK):
-                wanted[_NOTE] = _note(leaderboard)
+            wanted = {_KIND: there.get(_KIND, _MACHINE_LEARNING), _PRIMARY: metric}
+            for selection, name in benchmarks.items():
+                for view, condition in VIEWS.items():
+                    only_good = f" AND tags.`{STATUS}` = '{GOOD}'" if is_judged and view == "leaderboard" else ""
+                    tag = f"mlflow.sharedViewState.{view_id(view, selection)}"
+                    runs = f"tags.`fer.selection_sha256` = '{selection}' AND {condition}{only_good}"
+                    wanted[tag] = _view(f"{view} · {_split_first(name)}", runs, metric, there.get(tag, ""))
+            if note is not None and (
+                not there.get(_NOTE) or _MARK in (there[_NOTE][: len(_MARK)], there[_NOTE][-len(_MARK) :])
+            ):
+                wanted[_NOTE] = _cut(note)
             for name, text in wanted.items():
-                if there.get(name) != text:
+                if there.get(name) != text and (is_judged or name not in there):
                     client.set_experiment_tag(experiment_id, name, text)
     except TrackingError as error:
         logger.warning("MLflow's UI is left as it is: %s", error)
 
 
-def _note(leaderboard: str) -> str:
-    """Return the note, cut after a line where it is longer than a tag can be."""
-    note = f"{_MARK}\n\n{leaderboard}"
-    if len(note) <= TAG_LENGTH:
-        return note
-    rest = "\n\n… the rest is in the triage run's `leaderboard.md`\n"
-    return note[: note.rfind("\n", 0, TAG_LENGTH - len(rest))] + rest
+def _split_first(benchmark: str) -> str:
+    """Return a benchmark's name for a narrow place, which shows the first letters.
+
+    >>> _split_first("manifest:test:first100"), _split_first("manifest")
+    ('test · manifest · first100', 'manifest')
+    """
+    manifest, *others = benchmark.split(":")
+    return " · ".join([*others[:1], manifest, *others[1:]])
 
 
-def _view(metric: str, before: str) -> str:
-    """Return the saved view as MLflow's menu of views takes it: good runs, best first; `before` is the one there."""
+def _cut(note: str) -> str:
+    """Return a note with the mark that triage wrote it, cut after a line where it is longer than a tag can be."""
+    end = f"\n\n{_MARK}"
+    if len(note) + len(end) <= TAG_LENGTH:
+        return note + end
+    end = f"\n\n… the rest is in the triage run's `leaderboard.md`{end}"
+    return note[: note.rfind("\n", 0, TAG_LENGTH - len(end))] + end
+
+
+def _view(name: str, runs: str, metric: str, before: str) -> str:
+    """Return a saved view as MLflow's menu of views takes it, the best runs first; `before` is the one there."""
     order = f"metrics.`{metric}`"
     state = json.dumps(
         {
-            "searchFilter": "tags.`triage.status` = 'good' AND tags.`fer.bundle_sha256` LIKE '%'",
+            "searchFilter": runs,
             "orderByKey": order,
             "orderByAsc": is_lower_better(metric),
             "startTime": "ALL",
@@ -280,10 +325,10 @@ def _view(metric: str, before: str) -> str:
     )
     try:
         there = json.loads(before)
-        if there["state"] == state:
+        if (there["state"], there["name"]) == (state, name):
             return before
         made = int(there["createdAt"])
     except (ValueError, KeyError, TypeError):
         made = 0
     now = int(time.time() * 1000)
-    return json.dumps({"name": VIEW, "createdAt": made or now, "updatedAt": now, "state": state})
+    return json.dumps({"name": name, "createdAt": made or now, "updatedAt": now, "state": state})

@@ -1,10 +1,12 @@
 """Workflows: what each command does, settings in, a frozen result out; no printing and no command line."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Settings, renamed
 from fer_mlflow.softlabels.bundle import SoftLabels
 
@@ -44,6 +46,14 @@ class Workflow(Generic[P, S, R]):
 def workflow(settings: Callable[P, S]) -> Callable[[Callable[..., R]], Workflow[P, S, R]]:
     """Return the decorator that makes a function of settings a workflow."""
     return lambda run: Workflow(settings, run)
+
+
+def may_log_images(settings: Any) -> bool:
+    """Return whether a run may have pictures of faces: as the settings say, else as FER_MLFLOW_LOG_IMAGES does."""
+    text = os.environ.get("FER_MLFLOW_LOG_IMAGES", "") or "true"
+    if text not in ("true", "false"):
+        raise ContractError(f"FER_MLFLOW_LOG_IMAGES is {text!r}; set it to true or false")
+    return text == "true" if settings.log_images is None else settings.log_images
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_mlflow.data.images import read_image_bytes
+from fer_mlflow.data.images import grey_image_bytes, read_image_bytes
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, FerError, JobError, TrackingError
@@ -25,7 +25,7 @@ from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_pac
 from fer_mlflow.tracking import bundles, serving
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.training.loop import Epoch
-from fer_mlflow.workflows import RunResult, logger, train as training, workflow
+from fer_mlflow.workflows import RunResult, logger, may_log_images, train as training, workflow
 from fer_mlflow.workflows.evaluate import SEED
 
 _OF_LOSS = ("softlabels", "target", *(name for name in LossSettings.__dataclass_fields__ if name != "loss"))
@@ -149,6 +149,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     loss or the weights are not finite; of a grid: no student could be trained. TrackingError: the server cannot be
     reached.
     """
+    may_log_images(settings)  # what is wrong with it is found before the first epoch
     if settings.onnx:
         check_onnx_packages()
     reader = training.StudentReader(*training.read_training_rows(settings))
@@ -210,7 +211,9 @@ def _log_model(run: TrackedRun, trained_run: str, student: training.Student) -> 
         side = export_onnx(checkpoint, val.classes, onnx)
         check = check_onnx(onnx, checkpoint, val, clahe)
         card = {"classes": list(val.classes.names), "img_size": side, "clahe": asdict(clahe) if clahe else None}
-        uri = serving.log_student(run.run_id, onnx, card, read_image_bytes(val.root, val.paths.iloc[0]))
+        face = may_log_images(student.settings)
+        example = read_image_bytes(val.root, val.paths.iloc[0]) if face else grey_image_bytes(side)
+        uri = serving.log_student(run.run_id, onnx, card, example)
     run.log_metrics(
         {"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed}
     )

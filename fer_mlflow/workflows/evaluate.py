@@ -16,7 +16,7 @@ from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, Inspe
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, metric_keys, open_run
-from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
+from fer_mlflow.workflows import RunResult, SoftLabelsResult, may_log_images, warn, workflow
 from fer_mlflow.workflows.export import Ensemble
 from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source, source_run
 
@@ -56,6 +56,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
 
     Raises FerError: the soft labels cannot be had, no row has a label, or a column cannot be sliced by.
     """
+    log_images = may_log_images(settings)
     found = read_source(settings)
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in settings.by}
@@ -75,7 +76,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
         pngs = _draw_figures(bundle, evaluation, known)
         predictions = _predictions_table(source, logits)
         run.log_table("predictions", predictions)
-        mistakes = _draw_most_confident_mistakes(source, predictions)
+        mistakes = _draw_most_confident_mistakes(source, predictions) if log_images else None
         pngs |= {} if mistakes is None else {"mistakes.png": mistakes}
         for file, png in pngs.items():
             run.log_figure(file, png)
@@ -175,7 +176,7 @@ def _draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> 
             if hashlib.sha256(data).hexdigest() != source.bundle.index["image_sha256"].iloc[at]:
                 raise ImageError("another image")
             images.append(decode_image(data)[:, :, ::-1])
-            captions.append(f"{row['label']}, not {row['prediction']} {row['confidence']:.2f}")
+            captions.append(f"label {row['label']}\npredicted {row['prediction']} {row['confidence']:.2f}")
         except ImageError:
             missing += 1
     if missing:

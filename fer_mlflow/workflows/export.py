@@ -19,6 +19,7 @@ from fer_mlflow.data.scan import hash_images
 from fer_mlflow.errors import BundleError, ContractError, ImageError, TrackingError
 from fer_mlflow.files import cache_folder, written_folder
 from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.metrics import DEFAULT
 from fer_mlflow.settings import groups, scoring
 from fer_mlflow.softlabels import ensemble as fusion, rows
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
@@ -258,6 +259,8 @@ def export(settings: scoring.ExportSettings, progress: Progress = no_progress) -
                     "run the same command again to upload it, nothing is computed twice"
                 ) from error
             gathered.forget()
+        benchmarks = {bundle.selection_sha256: bundle.benchmark}
+        store.furnish_experiment(run.client, run.experiment_id, benchmarks, DEFAULT)
     _warn_of(bundle)
     return ExportResult(
         run_id=run.run_id,

@@ -4,11 +4,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fer_mlflow.errors import BundleError, ContractError, FerError, JobError
+from fer_mlflow.errors import BundleError, ContractError, FerError, JobError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.sanity import Check
@@ -20,7 +20,7 @@ from fer_mlflow.teachers.spec import read_teachers
 from fer_mlflow.tracking import bundles, records, runs, store
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
 from fer_mlflow.workflows.export import copy_bundle, read_rows
-from fer_mlflow.workflows.sources import Source
+from fer_mlflow.workflows.sources import Source, read_run_source, same_configuration
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,6 +57,10 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
         client, source = store.connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
         chosen = records.choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
         run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
+        if settings.for_split:
+            chosen = _of_split(client, chosen, settings.for_split)
+            run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
+            settings = replace(settings, split=settings.split or (settings.for_split if settings.manifest else None))
         _warn_of(chosen.run)
         out = Path(settings.out or f"softlabels-{run_id[:8]}").absolute()
         is_there = _is_there(out, digest, settings.reorder)
@@ -74,6 +78,22 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
         chosen=chosen.how,
         how=how,
         proofs=proofs,
+    )
+
+
+def _of_split(client, chosen: records.Chosen, split: str) -> records.Chosen:
+    """Return the run that has the soft labels of the chosen configuration on another split of its manifest."""
+    best = read_run_source(chosen.run.info.run_id)
+    benchmark = f"{best.bundle.benchmark.partition(':')[0]}:{split}"
+    for other in same_configuration(client, best, lambda tags: tags.get("fer.benchmark") == benchmark):
+        if other.bundle.manifest_sha256 == best.bundle.manifest_sha256:
+            return records.Chosen(
+                bundles.read_run(client, other.run_id), f"{chosen.how}; its configuration on {benchmark}"
+            )
+    raise RunError(
+        f"--for-split {split}: {best.name} is the best, and no run has its soft labels of {benchmark}, of the same "
+        f"manifest; export them with --weights {best.params.get('ensemble', '')} --space "
+        f"{best.bundle.configuration.space} --split {split}"
     )
 
 

@@ -13,7 +13,17 @@ import pandas as pd
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better
 from fer_mlflow.scoring.significance import bootstrap_intervals, holm
-from fer_mlflow.tables import Cell, Section, Table, csv_text, format_cell, one_line, report_markdown, text_lines
+from fer_mlflow.tables import (
+    Cell,
+    Section,
+    Table,
+    csv_text,
+    escape_markdown,
+    format_cell,
+    one_line,
+    report_markdown,
+    text_lines,
+)
 from fer_mlflow.tracking import records, store
 from fer_mlflow.tracking.records import Evidence, Judgement, RunRecord
 
@@ -25,6 +35,7 @@ COLUMNS = (
 )
 TESTED = ("level", "p_value", "macro_f1_low", "macro_f1_high")
 LEVEL_MARK = "≈"
+_LEFT_OUT = 5  # runs that are named below a leaderboard
 LEGEND = (
     f"{LEVEL_MARK}  not significantly different from the best: paired test, p at least 0.05 after Holm's adjustment"
 )
@@ -165,6 +176,31 @@ def read_leaderboard(client: Any, selection_sha256: str, metric: str = DEFAULT) 
     return build_leaderboard(newest.values(), good, metric)
 
 
+def find_left_out(
+    runs: Iterable[RunRecord], judgements: Mapping[str, Judgement], statuses: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return selection digest -> ids of the bad and doubtful runs whose status keeps them off, newest first.
+
+    Superseded runs are no loss: a newer run of their configuration stands there.
+    """
+    found: dict[str, list[str]] = {}
+    for run in sorted(runs, key=lambda each: (-each.start_ms, each.run_id)):
+        status = judgements[run.run_id].status
+        if run.is_bundled and run.selection and status in (store.BAD, store.WARN) and status not in statuses:
+            found.setdefault(run.selection, []).append(run.run_id)
+    return found
+
+
+def left_out_lines(runs: Sequence[RunRecord], judgements: Mapping[str, Judgement]) -> list[str]:
+    """Return the lines about the runs of a benchmark that are not on its leaderboard: which, why, and what to do."""
+    how = "`triage --keep RUN` puts a run back, --even-bad true shows all"
+    lines = [f"left out: {len(runs):,} {'run' if len(runs) == 1 else 'runs'}; {how}"]
+    for run in runs[:_LEFT_OUT]:
+        judgement = judgements[run.run_id]
+        lines.append(f"  {run.run_id[:8]}  {judgement.status:<4}  {run.name}: {'; '.join(judgement.reasons)}")
+    return lines + [f"  and {len(runs) - _LEFT_OUT:,} more"] * (len(runs) > _LEFT_OUT)
+
+
 def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -> Table:
     """Return a benchmark's leaderboard: rank, mark, ensemble, settings, metrics, run; `metric` is the first metric."""
     names = dict.fromkeys([metric, *store.SHOWN_METRICS, *(f"f1/{name}" for name in classes)])
@@ -172,7 +208,9 @@ def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -
     rows: list[list[Cell]] = []
     for line in board.to_dict("records"):
         interval = "" if pd.isna(line["macro_f1_low"]) else f"[{line['macro_f1_low']:.3f}, {line['macro_f1_high']:.3f}]"
-        settings = ["student"] * (line["kind"] == "student") + [line[name] for name in SETTINGS[1:] if line[name]]
+        status = [line["status"]] * (line["status"] != store.GOOD)
+        kind = ["student"] * (line["kind"] == "student")
+        settings = [*status, *kind, *(line[name] for name in SETTINGS[1:] if line[name])]
         named = [line["rank"], LEVEL_MARK if line["level"] else "", line["ensemble"], " · ".join(settings)]
         numbers = [interval if head == "95 %" else line.get(head) for head in heads]
         rows.append([*named, *numbers, line["run_id"][:8]])
@@ -204,14 +242,32 @@ def recommendation(across: pd.DataFrame) -> str:
     return f"recommended: {across.index[0]}, mean rank {across['mean_rank'].iloc[0]:.2f}{only}"
 
 
-def as_markdown(frame: pd.DataFrame, metric: str, across: pd.DataFrame | None = None) -> str:
-    """Return leaderboards as Markdown."""
+def as_markdown(
+    frame: pd.DataFrame,
+    metric: str,
+    across: pd.DataFrame | None = None,
+    left_out: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Return leaderboards as Markdown; `left_out` has the lines about the runs that are not on one, by its digest."""
     sections = [Section("Leaderboard", [LEGEND])]
     for board in boards_of(frame):
-        sections.append(Section(board["benchmark"].iloc[0], [board_title(board)], board_table(board, metric)))
+        first = board.iloc[0]
+        lines = [board_title(board), *(left_out or {}).get(first[BOARD], ())]
+        sections.append(Section(first["benchmark"], lines, board_table(board, metric)))
     if across is not None and len(across):
         sections.append(Section("Across benchmarks", [recommendation(across)], across_table(across)))
     return report_markdown(sections)
+
+
+def as_note(frame: pd.DataFrame, metric: str) -> str:
+    """Return leaderboards as the note of an experiment: the best run of each, then the tables; runs are links."""
+    best = frame.drop_duplicates(BOARD).to_dict("records")
+    lines = [f"best on {each['benchmark']}: {each['configuration']}, {metric} {each[metric]:.4f}" for each in best]
+    text = "\n\n".join([*map(escape_markdown, lines), as_markdown(frame, metric)])
+    for line in frame.to_dict("records"):
+        short, address = line["run_id"][:8], f"#/experiments/{line['experiment_id']}/runs/{line['run_id']}"
+        text = text.replace(f"| {short} |", f"| [{short}]({address}) |")
+    return text
 
 
 def as_csv(frame: pd.DataFrame) -> str:

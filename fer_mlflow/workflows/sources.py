@@ -131,6 +131,21 @@ def read_run_or_folder(name: str) -> Source:
     return Source(SoftLabels.open(name)) if Path(name).is_dir() else read_run_source(name)
 
 
+def same_configuration(client, best: Source, fits: Callable[[Mapping[str, str]], bool]) -> Iterator[Source]:
+    """Yield stored soft labels of one configuration on other rows, verified: exports first, then the newest.
+
+    `fits` tells by a run's tags whether its rows may be the wanted ones.
+    """
+    weights = best.params.get("ensemble", "")
+    for run in records.search_soft_labels(client, f"params.ensemble = '{weights}'"):
+        if fits(run.data.tags) and not records.is_bad(run):
+            other = read_run_source(run.info.run_id)
+            # The dtype does not matter.
+            mine, theirs = (replace(each.bundle.configuration, dtype="float32") for each in (best, other))
+            if best.bundle.checkpoints == other.bundle.checkpoints and mine == theirs:
+                yield other
+
+
 @contextmanager
 def source_run(
     kind: str, settings: groups.SourceSettings, found: Source | Ensemble, progress: Progress, suffix: str = ""

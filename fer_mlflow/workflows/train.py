@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fer_mlflow.data.classes import read_classes
@@ -24,7 +24,7 @@ from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.training import loop
 from fer_mlflow.workflows import RunResult, logger, workflow
 from fer_mlflow.workflows.export import gathered_teachers, read_ensemble
-from fer_mlflow.workflows.sources import Source, read_run_source
+from fer_mlflow.workflows.sources import Source, read_run_source, same_configuration
 
 FOLDER = "teacher"  # the artifact folder of a train run
 KIND = "student"
@@ -311,11 +311,9 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
         return source
     weights = chosen.run.data.params.get("ensemble", "")
     if not train.paths.isin(set(best.bundle.index["path"])).any():
-        # Exports come first, then the newest.
-        runs = records.search_soft_labels(client, f"tags.`fer.selection_sha256` = '{train.selection_sha256}'")
-        exported = (run for run in runs if not records.is_bad(run) and run.data.params.get("ensemble", "") == weights)
-        others = (read_run_source(run.info.run_id) for run in exported)
-        found = next((other for other in others if _is_same(best.bundle, other.bundle)), None)
+        rows = train.selection_sha256
+        others = same_configuration(client, best, lambda tags: tags["fer.selection_sha256"] == rows)
+        found = next(others, None)
         if found is None:
             raise RunError(
                 f"--softlabels {name}: {best.name} is the best, and no run has its soft labels of {train.name}; export "
@@ -324,12 +322,6 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
         source = found
     logger.info(f"soft labels of run {source.run_id}: {source.name} ({chosen.how})")
     return source
-
-
-def _is_same(a: SoftLabels, b: SoftLabels) -> bool:
-    """Return whether two bundles are of one configuration, each on its own rows; the dtype does not matter."""
-    mine, other = (replace(each.configuration, dtype="float32") for each in (a, b))
-    return a.checkpoints == b.checkpoints and mine == other
 
 
 @contextmanager

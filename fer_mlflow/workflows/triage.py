@@ -33,6 +33,7 @@ class TriageResult(RunResult):
     changes : run id -> tag -> new text, or None where it was deleted
     ended : ids of the dead runs that were ended -> FAILED where the command never started, else KILLED
     leaderboard : the runs shown, by benchmark, best first, with intervals and paired tests; see `build_leaderboard`
+    left_out : selection digest -> ids of the bad and doubtful runs that are not shown, newest first
     across : configurations × benchmarks, see `rank_across`; None where it was not requested
     in_sample : benchmarks left out of `across`, since teachers were trained on their rows
     metric : ranks the leaderboard
@@ -46,6 +47,7 @@ class TriageResult(RunResult):
     judgements: Mapping[str, Judgement] = field(default_factory=dict)
     ended: Mapping[str, str] = field(default_factory=dict)
     leaderboard: pd.DataFrame = field(default_factory=pd.DataFrame)
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     across: pd.DataFrame | None = None
     in_sample: tuple[str, ...] = ()
     metric: str = ""
@@ -69,7 +71,10 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         raise RunError("the tracking store has no run of this package yet; export some soft labels first")
     by_id = {run.run_id: run for run in runs}
     if settings.clear:
-        changed = {run.run_id: tags for run in runs if (tags := _own_tags(run))}
+        if settings.clear != "true":
+            run_id = bundles.read_run(client, settings.clear).info.run_id
+            by_id = {each: run for each, run in by_id.items() if each == run_id}
+        changed = {each: tags for each, run in by_id.items() if (tags := _own_tags(run, settings.clear != "true"))}
         _write(client, changed, settings, progress)
         return TriageResult(action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
     _check_benchmark(settings.benchmark, runs)
@@ -87,6 +92,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
     if settings.deep != "false":
         evidence |= {each: kept.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
+    left_out = leaderboards.find_left_out(runs, judgements, statuses)
     result = TriageResult(
         action="judge",
         dry_run=settings.dry_run,
@@ -95,6 +101,9 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         judgements=judgements,
         ended=ended,
         leaderboard=leaderboards.add_significance(shown, settings.metric, evidence),
+        left_out={
+            each: ids for each, ids in left_out.items() if _is_of(each, by_id[ids[0]].benchmark, settings.benchmark)
+        },
         across=leaderboards.rank_across(whole, settings.metric) if settings.across else None,
         metric=settings.metric,
         classes=settings.classes,
@@ -114,9 +123,9 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
     return TriageResult(action=action, dry_run=settings.dry_run, changes={run_id: tags})
 
 
-def _own_tags(run: RunRecord) -> dict[str, str | None]:
-    """Return triage's tags of a run, to be deleted; a status that a person set by hand stays."""
-    by_hand = store.STATUS in run.tags and run.tags.get(store.WRITTEN) != run.tags[store.STATUS]
+def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:
+    """Return triage's tags of a run, to be deleted; a status set by hand stays unless the run is named."""
+    by_hand = not is_named and store.STATUS in run.tags and run.tags.get(store.WRITTEN) != run.tags[store.STATUS]
     return {name: None for name in store.TRIAGE_TAGS if name in run.tags and not (by_hand and name == store.STATUS)}
 
 
@@ -204,11 +213,19 @@ def _end_if_dead(client, run: RunRecord) -> bool:
     return True
 
 
+def left_out_lines(result: TriageResult) -> dict[str, list[str]]:
+    """Return selection digest -> the lines about the runs that are not on its leaderboard."""
+    return {
+        selection: leaderboards.left_out_lines([result.runs[each] for each in ids], result.judgements)
+        for selection, ids in result.left_out.items()
+    }
+
+
 def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult:
     """Log leaderboards and bad runs to a triage run, and make the UI show them."""
     runs, frame, across = list(result.runs.values()), result.leaderboard, result.across
     files = {
-        "leaderboard.md": leaderboards.as_markdown(frame, settings.metric, across),
+        "leaderboard.md": leaderboards.as_markdown(frame, settings.metric, across, left_out_lines(result)),
         "leaderboard.csv": leaderboards.as_csv(frame),
         "leaderboard.html": leaderboards.as_page(frame, settings.metric, across, store.run_address),
         "bad_runs.csv": leaderboards.bad_runs_csv(runs, result.judgements),
@@ -223,6 +240,10 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
             own = [board for board in leaderboards.boards_of(frame) if (board["experiment_id"] == experiment).any()]
             note = None  # leaderboards of one benchmark would replace those of all
             if not settings.benchmark:
-                note = leaderboards.as_markdown(pd.concat(own) if own else frame[:0], settings.metric)
-            store.furnish_experiment(client, experiment, note, settings.metric)
-    return replace(result, run_id=run.run_id, ui=store.ui_address(run.experiment_id))
+                note = leaderboards.as_note(pd.concat(own) if own else frame[:0], settings.metric)
+            bundled = [each for each in runs if each.is_bundled and each.selection and each.experiment_id == experiment]
+            benchmarks = {each.selection: each.benchmark for each in bundled}
+            store.furnish_experiment(client, experiment, benchmarks, settings.metric, is_judged=True, note=note)
+    first = frame[:1].to_dict("records") or [{"experiment_id": run.experiment_id, leaderboards.BOARD: ""}]
+    ui = store.ui_address(first[0]["experiment_id"], first[0][leaderboards.BOARD])
+    return replace(result, run_id=run.run_id, ui=ui)

@@ -420,10 +420,28 @@ def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_change
     assert message in result.stderr
     for (images, captions), rows in zip(shown, [order, [order[1], order[2], *order[4:]]], strict=True):
         assert captions == [
-            f"{CLASSES[labels[n]]}, not {CLASSES[logits[n].argmax()]} {probs[n].max():.2f}" for n in rows
+            f"label {CLASSES[labels[n]]}\npredicted {CLASSES[logits[n].argmax()]} {probs[n].max():.2f}" for n in rows
         ]
         for n, image in zip(rows, images, strict=True):
             np.testing.assert_array_equal(image, pictures[n])
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "is_shown"),
+    [([], "false", False), (["--log-images", "true"], "false", True), (["--log-images", "false"], "true", False)],
+)
+def test_pictures_of_faces_stay_out_of_the_store_on_request(place, bundle, monkeypatch, option, variable, is_shown):
+    monkeypatch.setenv("FER_MLFLOW_LOG_IMAGES", variable)
+    folder = ["--bundle", bundle.folder, "--manifest", "my faces/faces.csv"]
+    run = evaluate(place, *folder, *option)
+    assert artifact(run, "mistakes.png").exists() == is_shown
+    assert artifact(run, "confusion_matrix.png").exists()
+
+
+def test_a_word_for_the_pictures_that_means_nothing_is_refused(place, bundle, monkeypatch):
+    monkeypatch.setenv("FER_MLFLOW_LOG_IMAGES", "no")
+    result = place.run("evaluate", "--bundle", bundle.folder, status=2)
+    assert error_line(result).endswith("FER_MLFLOW_LOG_IMAGES is 'no'; set it to true or false")
 
 
 def test_no_mistake_makes_no_contact_sheet(place, tmp_path):

@@ -193,6 +193,30 @@ def test_a_fetch_that_is_killed_leaves_nothing_under_the_final_name(place, logit
     assert content(tmp_path / "out") == content(place.stored(logit))
 
 
+def test_the_best_on_one_split_is_fetched_for_another(workplace, split_faces, toy_teachers):
+    manifest = split_faces
+    base = ["export", "--manifest", manifest, "--teachers", toy_teachers]
+    for split, weights in (("test", "A=0.5,B=0.5"), ("test", "A=0.2,B=0.8"), ("train", "A=0.5,B=0.5")):
+        workplace.run(*base, "--split", split, "--weights", weights)
+    exports = {(run.data.params["split"], run.data.params["ensemble"]): run for run in workplace.runs("export")}
+    best = ["fetch", "--best", "nll", "--benchmark", "manifest:test", "--for-split", "train"]
+    equal = ["--where", "params.ensemble = 'A=0.5,B=0.5'"]
+    result = workplace.run(*best, *equal, "--manifest", manifest, "--out", "train")
+    wanted = exports["train", "A=0.5,B=0.5"].info.run_id
+    assert f"  run       {wanted}\n" in result.stdout
+    assert "; its configuration on manifest:train\n" in result.stdout
+    assert set(SoftLabels.open(workplace.folder / "train").index["split"]) == {"train"}
+    other = ["--where", "params.ensemble = 'A=0.2,B=0.8'"]
+    refused = workplace.run(*best, *other, "--out", "none", status=2)
+    assert "no run has its soft labels of manifest:train, of the same manifest; export them with" in refused.stderr
+    assert "--weights A=0.2,B=0.8 --space logit --split train" in refused.stderr
+    manifest.write_text(manifest.read_text() + "\n")
+    workplace.run(*base, "--split", "test", "--weights", "A=0.5,B=0.5", "--space", "prob")
+    refused = workplace.run(*best, "--where", 'params.space = "prob"', "--out", "none", status=2)
+    assert "no run has its soft labels of manifest:train" in refused.stderr
+    assert not (workplace.folder / "none").exists()
+
+
 def test_a_bad_run_is_fetched_only_on_request(place, runs, tmp_path):
     client, run_id = MlflowClient(place.uri), runs["B=1 logit"]
     client.set_tag(run_id, "triage.status", "bad")
@@ -292,6 +316,7 @@ def test_images_that_changed_are_named(place, logit, own_rows, tmp_path):
         (["--best", "nll"], "--best nll needs --benchmark"),
         (["--run", "abcd", "--benchmark", "b"], "--benchmark goes with --best"),
         (["--run", "abcd", "--where", "x"], "--where goes with --best"),
+        (["--run", "abcd", "--for-split", "train"], "--for-split goes with --best"),
         (["--run", "abcd", "--reorder", "true"], "--reorder goes with a manifest; give --manifest CSV too"),
         (["--run", "abcd", "--check-images", "true"], "--check-images goes with a manifest"),
         (["--run", "abcd", "--split", "test"], "--split goes with a manifest"),

@@ -1,5 +1,6 @@
 """`fer-mlflow train` and `demo`, against a real store."""
 
+import re
 import signal
 import time
 
@@ -105,7 +106,8 @@ def test_the_demo_ends_with_a_leaderboard_of_stored_numbers_and_reuses_all_of_it
     tables = result.stdout.split("leaderboard of ")[1:]
     shown = set()
     for table in tables:
-        lines = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()]
+        ranked = table.split("left out")[0]
+        lines = [line.split() for line in ranked.splitlines() if line.strip()[:1].isdigit()]
         for *_, macro_f1, _low, _high, accuracy, ece, nll, run_id in lines:
             metrics = runs[run_id].data.metrics
             found = {"macro_f1": macro_f1, "accuracy": accuracy, "ece": ece, "nll": nll}
@@ -128,7 +130,9 @@ def test_the_demo_ends_with_a_leaderboard_of_stored_numbers_and_reuses_all_of_it
     (demo,) = workplace.runs("demo")
     assert [file.path for file in MlflowClient(workplace.uri).list_artifacts(demo.info.run_id)] == ["faces.png"]
     again = workplace.run("demo", *options)
-    assert [t.partition("runs:")[0] for t in again.stdout.split("leaderboard of ")[1:]] == [
-        t.partition("runs:")[0] for t in tables
-    ]
+    counts = r"\d+ runs:.*"  # the second demo has two runs more
+    assert (
+        re.split(counts, again.stdout.partition("leaderboard of ")[2])[0]
+        == re.split(counts, result.stdout.partition("leaderboard of ")[2])[0]
+    )
     assert len(workplace.runs()) == len(runs) + 2  # the second demo's own, and its triage

@@ -17,7 +17,7 @@ import pytest
 from conftest import PROJECT, Place, Server, Workplace, new_workplace
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from toys import CLASSES, draw_logits, error_line, publish, publish_ensemble, write_bundle
+from toys import CLASSES, artifact, draw_logits, error_line, publish, publish_ensemble, write_bundle
 
 from fer_mlflow.tracking.records import EvidenceStore
 from fer_mlflow.tracking.triage import NEVER_STARTED
@@ -304,11 +304,11 @@ def test_a_person_stands_above_the_rules(place, tmp_path):
     kept = export(place, tmp_path, "d", LOGITS * 3)
     (place.stored(broken) / "classorder.json").unlink()
     output = place.run("triage", "--keep", kept).stdout  # before any triage, without a reason
-    assert output == f"run {kept} is good from now on; `triage --clear true` takes it back\n"
+    assert output == f"run {kept} is good from now on; `triage --clear {kept[:8]}` takes it back\n"
     assert place.runs("triage") == []
     place.run("triage")
     output = place.run("triage", "--bad", sound[:8], "--reason", "wrong crop; stale: x").stdout
-    assert output == f"run {sound} is bad from now on; `triage --clear true` takes it back\n"
+    assert output == f"run {sound} is bad from now on; `triage --clear {sound[:8]}` takes it back\n"
     place.run("triage", "--keep", broken)
     client = MlflowClient(place.uri)
     client.set_tag(other, "triage.status", "excellent")  # by hand, in the UI
@@ -328,9 +328,42 @@ def test_a_person_stands_above_the_rules(place, tmp_path):
     assert "removed triage's tags from 0 of" in place.run("triage", "--clear", "true").stdout
     place.run("triage")
     assert statuses(place) == {sound: "good", broken: "bad", kept: "good", other: "excellent"}
-    client.delete_tag(other, "triage.status")
+    place.run("triage", "--bad", sound, "--reason", "wrong crop")
+    before = tags_of(place)
+    for run_id in (other[:8], sound):  # with the status that a person set
+        assert place.run("triage", "--clear", run_id).stdout == "removed triage's tags from 1 of 1 runs\n"
+    assert tags_of(place) == {run_id: tags for run_id, tags in before.items() if run_id in (broken, kept)}
     place.run("triage")
-    assert statuses(place)[other] == "good"
+    assert (statuses(place)[other], statuses(place)[sound]) == ("good", "good")
+
+
+def test_runs_that_are_left_out_are_named_with_the_reason_and_how_they_come_back(place, tmp_path):
+    client = MlflowClient(place.uri)
+    good, doubtful = export(place, tmp_path, "a"), export(place, tmp_path, "b", LOGITS * 0.5)
+    client.set_tag(doubtful, "fer.alignment", "warn: assignment")
+    alone = export(place, tmp_path, "c", benchmark="others:test", split="train")
+    client.set_tag(alone, "fer.alignment", "warn: assignment")
+    expected = [
+        "left out: 1 run; `triage --keep RUN` puts a run back, --even-bad true shows all",
+        f"  {doubtful[:8]}  warn  {client.get_run(doubtful).info.run_name}: alignment: assignment",
+    ]
+    result = place.run("triage")
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert on_boards(result) == [good[:8]]
+    at = lines.index(expected[0])
+    assert lines[at + 1] == expected[1].strip()
+    (empty,) = (at for at, line in enumerate(lines) if line.startswith("leaderboard of others:test · "))
+    assert lines[empty].endswith(": no good run")
+    assert lines[empty + 2].startswith(f"{alone[:8]}  warn  ")
+    (run,) = place.runs("triage")
+    assert f"- {doubtful[:8]}  warn  " in artifact(run, "leaderboard.md").read_text()
+    shown = place.run("triage", "--even-bad", "true")
+    assert "left out" not in shown.stdout
+    (row,) = (line for line in shown.stdout.splitlines() if line.endswith(doubtful[:8]))
+    assert " warn " in row
+    assert "others:test" not in place.run("triage", "--benchmark", "faces:test").stdout
+    place.run("triage", "--keep", doubtful)
+    assert set(on_boards(place.run("triage"))) == {good[:8], doubtful[:8]}
 
 
 def test_what_is_shown_does_not_change_what_is_tagged(place, tmp_path):
@@ -635,16 +668,21 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
     client = MlflowClient(place.uri)
     result = place.run("triage", "--metric", "accuracy")
     tags = client.get_experiment("0").tags
-    view = json.loads(json.loads(tags["mlflow.sharedViewState.leaderboard"])["state"])
+    selection = place.bundle(client.get_run(run_id)).selection_sha256
+    view = json.loads(json.loads(tags[f"mlflow.sharedViewState.leaderboard-{selection[:12]}"])["state"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`accuracy`", False)
     assert tags["mlflow.experiment.primaryMetric.name"] == "accuracy"
-    assert f"| {run_id[:8]} |" in tags["mlflow.note.content"]
+    assert tags["mlflow.note.content"].startswith("best on faces:test: a=1, accuracy 0.")
+    assert f"| [{run_id[:8]}](#/experiments/0/runs/{run_id}) |" in tags["mlflow.note.content"]
     (run,) = place.runs("triage")
     assert run.info.run_name == "triage · 1 runs"
     assert run.data.params == run.data.params | {"metric": "accuracy", "stale_after": "1h", "deep": "auto"}
     is_server = place.uri.startswith("http")
     shown_by = place.uri if is_server else f"mlflow ui --backend-store-uri {place.uri}, then http://127.0.0.1:5000"
-    assert result.stdout.splitlines()[-1] == (f"ui  {shown_by}/#/experiments/0/runs?viewStateShareKey=leaderboard")
+    assert result.stdout.splitlines()[-1] == (
+        f"ui  {shown_by}/#/experiments/0/runs?workflowType=machine_learning"
+        f"&viewStateShareKey=leaderboard-{selection[:12]}"
+    )
     client.set_experiment_tag("0", "mlflow.note.content", "mine")
     place.run("triage", "--metric", "nll", "--name", "my triage")
     tags = client.get_experiment("0").tags

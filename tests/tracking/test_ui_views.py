@@ -1,4 +1,4 @@
-"""MLflow's own UI: the saved view, the note, the primary metric, and what a run says of itself."""
+"""MLflow's own UI: the saved views, the note, the kind and primary metric, and what a run says of itself."""
 
 import json
 
@@ -11,8 +11,11 @@ from fer_mlflow.tracking import store
 from fer_mlflow.tracking.bundles import describe_run
 from fer_mlflow.tracking.store import furnish_experiment
 
-NOTE, PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
-VIEW = "mlflow.sharedViewState.leaderboard"
+NOTE, PRIMARY, KIND = "mlflow.note.content", "mlflow.experiment.primaryMetric.name", "mlflow.experimentKind"
+SELECTION = "ab" * 32
+VIEW = "mlflow.sharedViewState.leaderboard-abababababab"
+VIEWS = [f"mlflow.sharedViewState.{name}-abababababab" for name in ("leaderboard", "teachers", "students", "bad-runs")]
+MARK = "<!-- written by fer-mlflow triage -->"
 
 
 class Counting:
@@ -35,9 +38,9 @@ def client(workplace, monkeypatch):
     return Counting(MlflowClient(workplace.uri))
 
 
-def furnish(client, leaderboard="# board", metric="macro_f1") -> None:
+def furnish(client, note="# board", metric="macro_f1", is_judged=True) -> None:
     client.written.clear()
-    furnish_experiment(client, "0", leaderboard, metric)
+    furnish_experiment(client, "0", {SELECTION: "faces:test"}, metric, is_judged=is_judged, note=note)
 
 
 def warning_of(client, caplog) -> str:
@@ -51,21 +54,48 @@ def tags(client) -> dict[str, str]:
     return client.get_experiment("0").tags
 
 
-def test_an_experiment_gets_a_view_a_note_and_its_primary_metric(client):
+def test_an_experiment_gets_views_a_note_its_kind_and_its_primary_metric(client):
     furnish(client)
-    assert tags(client)[PRIMARY] == "macro_f1"
-    assert tags(client)[NOTE] == "<!-- written by fer-mlflow triage -->\n\n# board"
-    assert sorted(client.written) == sorted([VIEW, NOTE, PRIMARY])
+    assert (tags(client)[PRIMARY], tags(client)[KIND]) == ("macro_f1", "custom_model_development")
+    assert tags(client)[NOTE] == f"# board\n\n{MARK}"  # the list of experiments shows the first words
+    assert sorted(client.written) == sorted([*VIEWS, NOTE, PRIMARY, KIND])
+
+
+def test_before_a_triage_what_is_there_is_left_alone_and_all_runs_are_shown(client):
+    client.client.set_experiment_tag("0", KIND, "genai_development")
+    furnish(client, note=None, is_judged=False)
+    assert sorted(client.written) == sorted([*VIEWS, PRIMARY])
+    assert "triage.status" not in json.loads(json.loads(tags(client)[VIEW])["state"])["searchFilter"]
+    furnish(client, metric="nll")
+    before = tags(client)
+    assert "AND tags.`triage.status` = 'good'" in before[VIEW]
+    assert before[KIND] == "genai_development"
+    furnish(client, note=None, is_judged=False)
+    assert client.written == []
+
+
+def test_no_view_mixes_benchmarks(client):
+    furnish(client)
+    furnish_experiment(client, "0", {"cd" * 32: "faces:val:first9"}, "macro_f1", is_judged=True)
+    views = [json.loads(text) for name, text in tags(client).items() if name.startswith("mlflow.sharedViewState.")]
+    assert len(views) == 8
+    for view in views:
+        selection = SELECTION if view["name"].endswith(" · test · faces") else "cd" * 32
+        assert view["name"].endswith(" · test · faces") or view["name"].endswith(" · val · faces · first9")
+        assert f"tags.`fer.selection_sha256` = '{selection}' AND " in json.loads(view["state"])["searchFilter"]
 
 
 def test_the_view_is_what_mlflows_menu_of_views_takes(client):
     """Its menu lists envelopes of a name, a number, and the state as text; see `static/js/main.*.js` of 3.17."""
     furnish(client, metric="f1/Fear")
     envelope = json.loads(tags(client)[VIEW])
-    assert envelope["name"] == "leaderboard"
+    assert envelope["name"] == "leaderboard · test · faces"
     assert 1.7e12 < envelope["createdAt"] <= envelope["updatedAt"]
     state = json.loads(envelope["state"])
-    assert state["searchFilter"] == "tags.`triage.status` = 'good' AND tags.`fer.bundle_sha256` LIKE '%'"
+    assert state["searchFilter"] == (
+        f"tags.`fer.selection_sha256` = '{SELECTION}' AND tags.`fer.bundle_sha256` LIKE '%' "
+        "AND tags.`triage.status` = 'good'"
+    )
     assert (state["orderByKey"], state["orderByAsc"], state["lifecycleFilter"]) == (
         "metrics.`f1/Fear`",
         False,
@@ -88,14 +118,29 @@ def test_the_best_stand_first_in_the_view(client, metric, rises):
     assert state_of(client, metric)["orderByAsc"] is rises
 
 
-def test_the_views_filter_is_one_that_mlflow_takes(client, workplace, tmp_path):
+@pytest.mark.parametrize("view", store.VIEWS)
+def test_the_views_filters_are_ones_that_mlflow_takes(client, workplace, tmp_path, view):
     logits, labels = draw_logits(20)
-    run_id = publish(workplace, write_bundle(tmp_path / "b", logits, labels))
-    found = client.client.search_runs(["0"], state_of(client, "nll")["searchFilter"], order_by=["metrics.`nll` ASC"])
-    assert list(found) == []
-    client.client.set_tag(run_id, "triage.status", "good")
-    found = client.client.search_runs(["0"], state_of(client, "nll")["searchFilter"], order_by=["metrics.`nll` ASC"])
-    assert [run.info.run_id for run in found] == [run_id]
+    bundle = write_bundle(tmp_path / "b", logits, labels)
+    run_id = publish(workplace, bundle)
+    furnish_experiment(client, "0", {bundle.selection_sha256: "faces:test"}, "nll", is_judged=True)
+    tag = f"mlflow.sharedViewState.{store.view_id(view, bundle.selection_sha256)}"
+    state = json.loads(json.loads(tags(client)[tag])["state"])
+
+    def found() -> list[str]:
+        runs = client.client.search_runs(["0"], state["searchFilter"], order_by=["metrics.`nll` ASC"])
+        return [run.info.run_id for run in runs]
+
+    kind, status = (
+        {"teachers": "teacher", "students": "student"}.get(view, "export"),
+        "bad" if view == "bad runs" else "good",
+    )
+    assert found() == []
+    client.client.set_tag(run_id, "fer.kind", kind)
+    client.client.set_tag(run_id, "triage.status", status)
+    assert found() == [run_id]
+    client.client.set_tag(run_id, "fer.selection_sha256", "cd" * 32)
+    assert found() == []
 
 
 def test_nothing_is_written_that_is_so_already(client):
@@ -106,7 +151,7 @@ def test_nothing_is_written_that_is_so_already(client):
     furnish(client, "# another board")
     assert client.written == [NOTE]
     furnish(client, "# another board", "nll")
-    assert sorted(client.written) == sorted([VIEW, PRIMARY])
+    assert sorted(client.written) == sorted([*VIEWS, PRIMARY])
     assert json.loads(tags(client)[VIEW])["createdAt"] == json.loads(before[VIEW])["createdAt"]
 
 
@@ -114,10 +159,10 @@ def test_nothing_is_written_that_is_so_already(client):
 def test_a_view_of_another_make_is_replaced(client, there):
     client.client.set_experiment_tag("0", VIEW, there)
     furnish(client)
-    assert json.loads(tags(client)[VIEW])["name"] == "leaderboard"
+    assert json.loads(tags(client)[VIEW])["name"] == "leaderboard · test · faces"
 
 
-@pytest.mark.parametrize("note", ["mine", "", "I like <!-- written by fer-mlflow triage -->"])
+@pytest.mark.parametrize("note", ["mine", f"I like {MARK} much"])
 def test_a_persons_note_is_left_alone(client, note):
     client.client.set_experiment_tag("0", NOTE, note)
     furnish(client)
@@ -130,7 +175,7 @@ def test_no_leaderboard_leaves_the_note_as_it_is(client):
     assert NOTE not in tags(client)
     furnish(client, "# board")
     furnish(client, None)
-    assert tags(client)[NOTE].endswith("# board")
+    assert tags(client)[NOTE].startswith("# board")
 
 
 @pytest.mark.parametrize("length", [4900, 4961, 4962, 4963, 4999, 5000, 5001, 9000])
@@ -139,13 +184,13 @@ def test_a_long_note_is_cut_after_a_line(client, length):
     text = ("\n".join(lines) + "\n" * 40)[:length]
     furnish(client, text)
     note = tags(client)[NOTE]
-    whole = f"<!-- written by fer-mlflow triage -->\n\n{text}"
+    whole = f"{text}\n\n{MARK}"
     if len(whole) <= 5000:
         assert note == whole
         return
     assert len(note) <= 5000
     body, _, rest = note.partition("\n\n…")
-    assert rest == " the rest is in the triage run's `leaderboard.md`\n"
+    assert rest == f" the rest is in the triage run's `leaderboard.md`\n\n{MARK}"
     assert whole.startswith(f"{body}\n")  # whole lines
     assert len(body) > 4800
     furnish(client, text)
