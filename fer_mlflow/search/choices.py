@@ -57,7 +57,7 @@ class Choice:
         """Return it in a few words."""
         shares = [f"{name} {share:.3g}" for name, share in self.shares(teachers).items()]
         at = f"T {self.temperature:.3g}" if self.temperature != 1 else ""
-        return " · ".join(filter(None, [*shares, self.space, self.variant, at]))
+        return " · ".join(filter(None, [self.space, self.variant, at, *shares]))
 
 
 def equal_weights(teachers: int) -> np.ndarray:

@@ -79,6 +79,10 @@ class SoftLabels:
         """The configuration and the benchmark, for people."""
         return f"{self.configuration.name}  on  {self.benchmark}"
 
+    def run_name(self, *marks: str) -> str:
+        """Return the name of a run on them, as `Configuration.run_name` does."""
+        return self.configuration.run_name(self.benchmark, *marks)
+
     @property
     def protocol(self) -> dict[str, str]:
         """Everything that shaped the numbers, as label -> text, in the order in which people read it."""

@@ -15,6 +15,16 @@ FUSION = ("weights", "space", "dtype", "precision")  # what a report has of a co
 _CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<fitted_on>.*)", re.DOTALL)
 
 
+def split_first(benchmark: str) -> str:
+    """Return a benchmark's name for a narrow place, which shows the first letters.
+
+    >>> split_first("manifest:test:first100"), split_first("manifest")
+    ('test · manifest · first100', 'manifest')
+    """
+    manifest, *others = benchmark.split(":")
+    return " · ".join([*others[:1], manifest, *others[1:]])
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What calibrated the logits."""
@@ -75,18 +85,26 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """The name for people: teachers, their shares and the space where there are several, and what is not a default.
+        """The name for people: the space, what is not a default, then the shares; of one teacher its name first.
+
+        So configurations of the same teachers differ at the beginning, which is what a narrow column shows.
 
         >>> Configuration({"RN18": 0.4, "B3": 0.6}, precision="bf16").name
-        'B3 0.6 · RN18 0.4 · logit · bf16'
+        'logit · bf16 · B3 0.6 · RN18 0.4'
         """
-        if len(self.weights) == 1:
-            parts = list(self.weights)
-        else:
-            parts = [*(f"{name} {share:g}" for name, share in self.weights.items()), self.space]
-        parts += [self.mark, "" if self.dtype == "float32" else self.dtype]
-        parts += [f"calibrated ({self.calibration.method})"] if self.calibration else []
+        settings = [self.mark, "" if self.dtype == "float32" else self.dtype]
+        settings += [f"calibrated ({self.calibration.method})"] if self.calibration else []
+        shares = [f"{name} {share:g}" for name, share in self.weights.items()]
+        parts = [self.space, *settings, *shares] if len(shares) > 1 else [*self.weights, *settings]
         return " · ".join(filter(None, parts))
+
+    def run_name(self, benchmark: str, *marks: str) -> str:
+        """Return the name of a run on a benchmark; `marks` are settings of the run's own.
+
+        >>> Configuration({"RN18": 1.0}).run_name("manifest:test", "T 2")
+        'RN18 · T 2 · test · manifest'
+        """
+        return " · ".join([self.name, *marks, split_first(benchmark)])
 
     @property
     def options(self) -> dict[str, str]:
@@ -137,7 +155,7 @@ class Configuration:
         """Read a canonical text; a ContractError says where it is none.
 
         >>> Configuration.parse("B3=0.6,RN18=0.4;clahe=3.0/4").name
-        'B3 0.6 · RN18 0.4 · logit · clahe 3/4'
+        'logit · clahe 3/4 · B3 0.6 · RN18 0.4'
         """
         text, has_calibration, fitted = text.partition(";calibration=")
         shares, *others = text.split(";")

@@ -18,6 +18,7 @@ from mlflow.entities import Run, RunTag, ViewType
 
 from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
+from fer_mlflow.softlabels.configuration import split_first
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +279,7 @@ def furnish_experiment(
                     only_good = f" AND tags.`{STATUS}` = '{GOOD}'" if is_judged and view == "leaderboard" else ""
                     tag = f"mlflow.sharedViewState.{view_id(view, selection)}"
                     runs = f"tags.`fer.selection_sha256` = '{selection}' AND {condition}{only_good}"
-                    wanted[tag] = _view(f"{view} · {_split_first(name)}", runs, metric, there.get(tag, ""))
+                    wanted[tag] = _view(f"{view} · {split_first(name)}", runs, metric, there.get(tag, ""))
             if note is not None and (
                 not there.get(_NOTE) or _MARK in (there[_NOTE][: len(_MARK)], there[_NOTE][-len(_MARK) :])
             ):
@@ -288,16 +289,6 @@ def furnish_experiment(
                     client.set_experiment_tag(experiment_id, name, text)
     except TrackingError as error:
         logger.warning("MLflow's UI is left as it is: %s", error)
-
-
-def _split_first(benchmark: str) -> str:
-    """Return a benchmark's name for a narrow place, which shows the first letters.
-
-    >>> _split_first("manifest:test:first100"), _split_first("manifest")
-    ('test · manifest · first100', 'manifest')
-    """
-    manifest, *others = benchmark.split(":")
-    return " · ".join([*others[:1], manifest, *others[1:]])
 
 
 def _cut(note: str) -> str:

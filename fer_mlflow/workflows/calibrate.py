@@ -73,7 +73,9 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
         check_fit_source(found, other)
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in settings.by}
-    with source_run("calibrate", settings, found, progress) as (run, source):
+    marks = ["per teacher"] * settings.per_teacher + ["in-sample"] * settings.in_sample
+    marks += [f"fitted on {other.bundle.benchmark}"] if other else []
+    with source_run("calibrate", settings, found, progress, settings.method, *marks) as (run, source):
         bundle = source.bundle
         inputs = _inputs(source, settings.per_teacher)
         result = _calibrate(source, inputs, known, parts, other, settings)

@@ -193,7 +193,7 @@ def log_choice(
     configuration = replace(teachers.configuration, weights=weights, space=choice.space)
     logits = teachers.labelled_logits().fused(choice.space, choice.weights)
     metrics = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED)).named()
-    with run.sibling(f"#{rank} {configuration.name}", nested=True) as own:
+    with run.sibling(f"#{rank} {configuration.run_name(teachers.benchmark)}", nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
         own.log_params({**given, **configuration.options, **bundles.derived_params(bundle, configuration)})
         own.log_benchmark(teachers.benchmark, bundle)

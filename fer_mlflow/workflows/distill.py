@@ -21,6 +21,7 @@ from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import fields_of
 from fer_mlflow.settings.training import DistillSettings, LossSettings, RecipeSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.configuration import split_first
 from fer_mlflow.student.onnx_export import OnnxCheck, check_onnx, check_onnx_packages, export_onnx
 from fer_mlflow.tracking import bundles, serving
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
@@ -183,7 +184,7 @@ def _distill_grid(reader: training.StudentReader, settings: DistillSettings, pro
     """Train every student of a grid as a run below this one, and measure the best."""
     trials = plan_grid(settings, reader)
     test = training.read_split(settings, settings.test_split) if settings.test_split else None
-    name = settings.name or f"distill {settings.grid} · {reader.train.name}"
+    name = settings.name or f"distill {settings.grid} · {split_first(reader.train.name)}"
     out = Path(settings.out).absolute() if settings.out else None
     with open_run("distill", name, settings.experiment) as run:
         run.log_params({**settings.params, "benchmark": reader.train.name, "rows": len(reader.train)})
@@ -302,7 +303,7 @@ def _train(run: TrackedRun, trial: Trial) -> None:
     settings, student = trial.student.settings, trial.student
     unused = ("grid", "onnx", "name", *_UNUSED[student.loss])
     try:
-        with run.sibling(student.name, nested=True) as child:
+        with run.sibling(f"{trial.name} · {split_first(student.plan.train.name)}", nested=True) as child:
             trial.run_id = child.run_id
             child.set_tags({"fer.kind": "distill"})
             child.log_params({name: text for name, text in settings.params.items() if name not in unused})

@@ -61,8 +61,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
     known = check_labelled(found)
     parts = {column: read_slices(found, column, known) for column in settings.by}
     temperature = settings.temperature
-    at = f" · T {temperature:g}" if temperature != 1 else ""
-    with source_run("evaluate", settings, found, progress, at) as (run, source):
+    at = [f"T {temperature:g}"] if temperature != 1 else []
+    with source_run("evaluate", settings, found, progress, *at) as (run, source):
         bundle = source.bundle
         logits = bundle.logits.astype(np.float64) / temperature
         evaluation = scoring.evaluate(logits[known], bundle.labels[known], bundle.classes, np.random.default_rng(SEED))
@@ -258,7 +258,9 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
     protocols = a.bundle.protocol, b.bundle.protocol
     shared = find_shared_rows(a.bundle, b.bundle)
     comparison = table = None
-    with open_run("compare", settings.name or f"compare · {a.name}  with  {b.name}", settings.experiment) as run:
+    named = a.bundle.configuration.name if a.bundle.benchmark == b.bundle.benchmark else a.bundle.run_name()
+    name = settings.name or f"compare · {named}  with  {b.bundle.run_name()}"
+    with open_run("compare", name, settings.experiment) as run:
         differ = [label for label in protocols[0] if protocols[0][label] != protocols[1][label]]
         sides = zip("ab", protocols, strict=True)
         run.log_params(settings.params | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})

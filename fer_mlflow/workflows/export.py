@@ -47,6 +47,10 @@ class Ensemble:
         """The configuration and the benchmark, for people."""
         return f"{self.configuration.name}  on  {self.benchmark.name}"
 
+    def run_name(self, *marks: str) -> str:
+        """Return the name of a run on it, as `Configuration.run_name` does."""
+        return self.configuration.run_name(self.benchmark.name, *marks)
+
     @property
     def key(self) -> str:
         """The key of the ensemble's soft labels."""
@@ -166,7 +170,7 @@ class Gathered:
         for name in self.computed:
             key, teacher = self.ensemble.keys[name], self.teachers[name]
             bundle = self.keep(teacher, key)
-            with run.sibling(teacher.configuration.name, self.started_s) as teacher_run:
+            with run.sibling(teacher.run_name(), self.started_s) as teacher_run:
                 teacher_run.log_params({**params, **teacher.configuration.options})
                 bundles.publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
             self.run_ids[name] = teacher_run.run_id
@@ -243,7 +247,7 @@ def export(settings: scoring.ExportSettings, progress: Progress = no_progress) -
     """
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
-    with runs.open_run("export", settings.name or ensemble.configuration.name, settings.experiment) as run:
+    with runs.open_run("export", settings.name or ensemble.run_name(), settings.experiment) as run:
         run.log_params(settings.params)
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.fused(), ensemble.key)
@@ -318,7 +322,7 @@ def log_export(
 ) -> str:
     """Log soft labels as an export run beside a run, or below it, and return its id."""
     with (
-        run.sibling(soft_labels.configuration.name, nested=nested) as exported,
+        run.sibling(soft_labels.run_name(), nested=nested) as exported,
         tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder,
     ):
         exported.log_params(params)

@@ -97,9 +97,11 @@ def _line(run: RunRecord) -> dict[str, Any]:
         "clahe": clahe,
         "calibration": "" if calibration == "none" else one_line(calibration),
     }
+    parts = list(settings.values())
+    parts = [*parts[1:], parts[0]] if "," in ensemble else parts  # in the order of the configuration's name
     own = {BOARD: run.selection, "kind": run.kind, "run_id": run.run_id, "experiment_id": run.experiment_id}
     metrics = {name: value for name, value in run.metrics.items() if name not in COLUMNS + TESTED}
-    return {**metrics, **own, **settings, "configuration": " · ".join(filter(None, settings.values()))}
+    return {**metrics, **own, **settings, "configuration": " · ".join(filter(None, parts))}
 
 
 def boards_of(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -148,14 +148,15 @@ def same_configuration(client, best: Source, fits: Callable[[Mapping[str, str]],
 
 @contextmanager
 def source_run(
-    kind: str, settings: groups.SourceSettings, found: Source | Ensemble, progress: Progress, suffix: str = ""
+    kind: str, settings: groups.SourceSettings, found: Source | Ensemble, progress: Progress, *marks: str
 ) -> Iterator[tuple[TrackedRun, Source]]:
     """Open the run of a workflow on soft labels for a block, with their params, tags and benchmark.
 
-    An ensemble's soft labels are fused from teacher runs, which are made where they lack.
+    `marks` are settings that the run's name has to tell. An ensemble's soft labels are fused from teacher runs, which
+    are made where they lack.
     """
-    params = settings.params
-    with open_run(kind, settings.name or f"{kind} · {found.name}{suffix}", settings.experiment) as run:
+    params, named = settings.params, found.bundle if isinstance(found, Source) else found
+    with open_run(kind, settings.name or f"{kind} · {named.run_name(*marks)}", settings.experiment) as run:
         if isinstance(found, Source):
             source = found
         else:

@@ -17,6 +17,7 @@ from fer_mlflow.scoring.metrics import metric_names
 from fer_mlflow.settings.groups import fusion_settings
 from fer_mlflow.settings.training import DistillSettings, TrainingRowsSettings, TrainSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.configuration import split_first
 from fer_mlflow.student.distillation import SoftObjective, make_targets
 from fer_mlflow.teachers.shards import held_keys
 from fer_mlflow.tracking import bundles, records, store
@@ -43,6 +44,13 @@ class Plan:
     settings: TrainSettings
     key: str
     objective: loop.LabelObjective | None = None
+
+    @property
+    def name(self) -> str:
+        """Architecture, image size, the seed where it is not 0, and the rows, for people."""
+        recipe = self.settings
+        seed = [f"seed {recipe.seed}"] if recipe.seed else []
+        return " · ".join([recipe.arch, f"{recipe.img_size} px", *seed, split_first(self.train.name)])
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -71,8 +79,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
     weights are not finite; the best checkpoint so far is logged. TrackingError: the server cannot be reached.
     """
     plan = read_plan(settings, *read_training_rows(settings))
-    name = settings.name or f"{settings.arch} · {settings.img_size} px · {plan.train.name}"
-    with open_run("train", name, settings.experiment) as run:
+    with open_run("train", settings.name or plan.name, settings.experiment) as run:
         run.log_params(settings.params)
         best = run_plan(run, plan)
     return TrainResult(
@@ -206,11 +213,11 @@ class Student:
     @property
     def name(self) -> str:
         """The configuration in a few words, for people."""
-        settings, marks = self.settings, []
+        first, last = [self.loss], [self.plan.name]
         if self.objective:
             targets, softlabels = self.objective.targets, self.objective.bundle.configuration.name
-            marks = [f"T {targets.temperature:g}", targets.kind, f"from {softlabels}"]
-        return " · ".join([self.loss, *marks, settings.arch, f"{settings.img_size} px", self.plan.train.name])
+            first, last = [*first, f"T {targets.temperature:g}", targets.kind], [*last, f"from {softlabels}"]
+        return " · ".join(first + last)
 
     def short_name(self, given: str | None = None) -> str:
         """Return a name for a leaderboard: the given one, else loss, temperature, architecture and seed."""
@@ -354,7 +361,7 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
                 continue  # triage reports it; the logits are computed again
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.teachers[name], key)
-            with run.sibling(f"{name}  on  {ensemble.benchmark.name}", nested=True) as scored:
+            with run.sibling(ensemble.run_name(), nested=True) as scored:
                 scored.log_params({"manifest": settings.manifest, "split": settings.test_split})
                 bundles.publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})
             gathered.forget()

@@ -191,7 +191,7 @@ def test_tags_params_figure_and_print(calibrated, test_split, place):
     assert (entry.dataset.name, entry.dataset.digest) == ("faces:test", bundle.selection_sha256[:32])
     assert {entry.path for entry in MlflowClient(place.uri).list_artifacts(run.info.run_id)} == {"reliability.png"}
     metrics, lines = run.data.metrics, result.stdout.splitlines()
-    assert lines[0] == "A 0.25 · B 0.75 · logit  on  faces:test, 290 labelled rows"
+    assert lines[0] == "logit · A 0.25 · B 0.75  on  faces:test, 290 labelled rows"
     assert f"  T       {metrics['temperature']:.4f} ± {metrics['temperature_se']:.4f} (standard error)" in lines
     assert f"  nll               {metrics['before/nll']:8.4f}  {metrics['after/nll']:8.4f}" in lines
     assert f"  run      {run.info.run_id}" in lines
@@ -365,7 +365,7 @@ def test_the_export_is_a_run_like_others(exported, test_split, place):
     assert (export.info.status, tags["fer.kind"], tags["fer.source_run"]) == ("FINISHED", "export", test_split[0])
     assert tags["fer.calibration_in_sample"] == "true"
     assert tags["fer.selection_sha256"] == test_split[1].selection_sha256
-    assert export.info.run_name == "A 0.25 · B 0.75 · logit · calibrated (temperature)"
+    assert export.info.run_name == "logit · calibrated (temperature) · A 0.25 · B 0.75 · test · faces"
     assert {key: export.data.params[key] for key in ("ensemble", "w/A", "space", "clahe", "rows")} == {
         "ensemble": "A=0.25,B=0.75",
         "w/A": "0.25",
@@ -383,7 +383,7 @@ def test_the_export_is_evaluated_inspected_compared_and_ranked(exported, test_sp
     place.run("evaluate", "--run", export.info.run_id)
     run = place.runs("evaluate")[0]
     assert {name: run.data.metrics[name] for name in export.data.metrics} == export.data.metrics
-    assert run.info.run_name == "evaluate · A 0.25 · B 0.75 · logit · calibrated (temperature)  on  faces:test"
+    assert run.info.run_name == "evaluate · logit · calibrated (temperature) · A 0.25 · B 0.75 · test · faces"
     result = place.run("inspect", "--run", export.info.run_id)
     temperature = place.bundle(export).report["calibration"]["temperature"]
     assert f"the logits are calibrated with T = {temperature:.4g}, which is in them already" in result.stdout

@@ -122,8 +122,8 @@ def test_the_tables_hold_the_differences_and_every_changed_row(compared, pair, p
 def test_protocols_stand_side_by_side_with_a_mark_at_what_differs(compared, runs):
     run, result = compared
     lines = result.stdout.splitlines()
-    assert lines[0] == f"A  A 0.5 · B 0.5 · logit  on  faces:test  ({runs[0]})"
-    assert lines[1] == f"B  A 0.25 · C 0.75 · prob · clahe  on  faces:test  ({runs[1]})"
+    assert lines[0] == f"A  logit · A 0.5 · B 0.5  on  faces:test  ({runs[0]})"
+    assert lines[1] == f"B  prob · clahe · A 0.25 · C 0.75  on  faces:test  ({runs[1]})"
     marked = [line[4:28].strip() for line in lines if line.startswith("  ≠ ")]
     assert marked == ["weights", "space", "clahe", "checkpoints"]
     at = next(n for n, line in enumerate(lines) if line.startswith("  ≠ weights"))
@@ -143,9 +143,7 @@ def test_the_run_says_what_was_compared(compared, runs, place):
     assert (tags["fer.source_run_a"], tags["fer.source_run_b"]) == runs
     assert (params["run_a"], params["run_b"]) == (runs[0][:8], runs[1])
     assert (params["a/weights"], params["b/weights"], params["b/space"]) == ("A=0.5,B=0.5", "A=0.25,C=0.75", "prob")
-    assert run.info.run_name == (
-        "compare · A 0.5 · B 0.5 · logit  on  faces:test  with  A 0.25 · C 0.75 · prob · clahe  on  faces:test"
-    )
+    assert run.info.run_name == ("compare · logit · A 0.5 · B 0.5  with  prob · clahe · A 0.25 · C 0.75 · test · faces")
     (entry,) = run.inputs.dataset_inputs
     assert entry.dataset.digest == tags["fer.selection_sha256"][:32]
     files = {entry.path for entry in MlflowClient(place.uri).list_artifacts(run.info.run_id)}

@@ -218,7 +218,7 @@ def test_the_run_is_found_beside_the_others_on_its_benchmark(evaluated, exported
     run, _ = evaluated
     tags = run.data.tags
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "evaluate · A 0.6 · B 0.4 · prob · clahe  on  faces:test"
+    assert run.info.run_name == "evaluate · prob · clahe · A 0.6 · B 0.4 · test · faces"
     assert {key: tags[key] for key in ("fer.kind", "fer.source_run", "fer.benchmark", "fer.selection_sha256")} == {
         "fer.kind": "evaluate",
         "fer.source_run": exported.info.run_id,
@@ -234,7 +234,7 @@ def test_the_run_is_found_beside_the_others_on_its_benchmark(evaluated, exported
 def test_what_is_printed_is_what_is_stored(evaluated, place):
     run, result = evaluated
     metrics, lines = run.data.metrics, result.stdout.splitlines()
-    assert lines[0] == "A 0.6 · B 0.4 · prob · clahe  on  faces:test, 61 labelled rows"
+    assert lines[0] == "prob · clahe · A 0.6 · B 0.4  on  faces:test, 61 labelled rows"
     low, high = (metrics[f"ci95/macro_f1_{end}"] for end in ("low", "high"))
     assert f"  macro_f1            {metrics['macro_f1']:.4f}  [{low:.4f}, {high:.4f}]" in lines
     null = f"a calibrated model stays below {metrics['ece_null_p95']:.4f} in 95 of 100 benchmarks"
@@ -258,7 +258,7 @@ def test_a_temperature_evaluates_divided_logits(place, tmp_path):
     assert hot.data.metrics == half.data.metrics
     assert hot.data.metrics["nll"] == pytest.approx(expected_metrics(logits / 2, labels)["nll"], abs=1e-9)
     assert hot.data.params["temperature"] == "2"
-    assert hot.info.run_name == "evaluate · A 0.5 · B 0.5 · logit  on  faces:test · T 2"
+    assert hot.info.run_name == "evaluate · logit · A 0.5 · B 0.5 · T 2 · test · faces"
     tables = [pd.read_parquet(artifact(run, "tables/predictions.parquet")) for run in (hot, half)]
     pd.testing.assert_frame_equal(*tables)
     assert list(tables[0]) == ["row", "path", "label", "split", "source", "prediction", "confidence", "correct", "loss"]
@@ -323,7 +323,7 @@ def test_the_ensemble_itself_gives_the_same_numbers_and_exports_nothing(place, e
     derived = [key for key in reference.data.params if key.startswith(("ensemble", "w/", "benchmark", "rows"))]
     assert {key: run.data.params[key] for key in derived} == {key: reference.data.params[key] for key in derived}
     assert (run.data.params["weights"], run.data.params["clahe"]) == ("A=0.6,B=0.4", "true")
-    assert run.info.run_name == "evaluate · A 0.6 · B 0.4 · prob · clahe  on  faces:test"
+    assert run.info.run_name == "evaluate · prob · clahe · A 0.6 · B 0.4 · test · faces"
     assert artifact(run, "mistakes.png").exists()
     assert kept(place) == []
 
@@ -460,7 +460,7 @@ def test_a_teacher_run_is_an_ensemble_of_one(place, exported, evaluated):
     assert {name: run.data.metrics[name] for name in teacher.data.metrics} == teacher.data.metrics
     table = pd.read_parquet(artifact(run, "tables/predictions.parquet"))
     assert (table["teacher/B"] == table["prediction"]).all()
-    assert run.info.run_name == "evaluate · B · clahe  on  faces:test"
+    assert run.info.run_name == "evaluate · B · clahe · test · faces"
 
 
 def test_teacher_runs_that_are_gone_or_of_other_rows_are_left_out_of_the_table(place, tmp_path):
@@ -542,7 +542,7 @@ def test_all_commands_take_their_source_from_the_same_options(place, command):
 def test_soft_labels_without_labels_are_refused_before_any_work(place, small, toy_teachers, command, tmp_path):
     message = "no row has a label, so there is nothing to score; `inspect` needs none"
     line = error_line(place.run(command, "--bundle", small / "unlabelled", status=2))
-    assert line == f"A 0.5 · B 0.5 · logit  on  faces:test: {message}"
+    assert line == f"logit · A 0.5 · B 0.5  on  faces:test: {message}"
     manifest = toys.write_faces(tmp_path / "plain", 9, labelled=False)
     options = ["--manifest", manifest, "--teachers", toy_teachers, "--weights", "A=1"]
     assert error_line(place.run(command, *options, status=2)) == f"A  on  manifest: {message}"

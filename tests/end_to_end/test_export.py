@@ -35,7 +35,7 @@ def test_one_run_has_all_that_the_design_asks_for(workplace, toy_faces, toy_teac
     workplace.run_installed(*arguments(toy_faces, toy_teachers, "B=0.25,A=0.75", *typed))
     (run,) = workplace.runs("export")
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "A 0.75 · B 0.25 · prob · clahe"
+    assert run.info.run_name == "prob · clahe · A 0.75 · B 0.25 · test · manifest"
     params = run.data.params
     assert {key: params[key] for key in ("weights", "space", "clahe", "clahe_clip", "split", "dtype")} == {
         "weights": "A=0.75,B=0.25",
@@ -84,7 +84,7 @@ def test_what_is_printed_is_what_is_stored(workplace, toy_faces, toy_teachers):
     result = workplace.run_installed(*arguments(toy_faces, toy_teachers))
     (run,) = workplace.runs("export")
     lines = result.stdout.splitlines()
-    assert lines[0] == "A 0.5 · B 0.5 · logit  on  manifest, 70 rows"
+    assert lines[0] == "logit · A 0.5 · B 0.5  on  manifest, 70 rows"
     assert re.search(rf"accuracy +{run.data.metrics['accuracy']:.4f}    f1/Angry", result.stdout)
     assert f"  run      {run.info.run_id}" in lines
     folder = Path(next(line.split()[1] for line in lines if line.startswith("  bundle ")))

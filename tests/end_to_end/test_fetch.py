@@ -86,7 +86,7 @@ def test_a_run_is_fetched_and_its_folder_is_the_last_line(place, runs, logit, fa
     result = place.run_installed("fetch", "--run", logit[:10], "--out", tmp_path / "new/out", *options)
     folder = tmp_path / "new/out"
     assert result.stdout.splitlines() == [
-        "A 0.5 · B 0.5 · logit  on  fetched, 70 rows",
+        "logit · A 0.5 · B 0.5  on  fetched, 70 rows",
         "",
         f"  run       {logit}",
         f"  bundle    {SoftLabels.open(folder).sha256[:12]}…: every file has its hash, and the run is tagged with it",

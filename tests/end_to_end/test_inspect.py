@@ -80,7 +80,7 @@ def test_the_run_has_figure_params_and_tags(inspected, bundle, place):
     assert cv2.imread(str(artifact(run, "sharpness.png"))).std() > 5
     tags, params = run.data.tags, run.data.params
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "inspect · A 0.5 · B 0.5 · logit  on  faces:test"
+    assert run.info.run_name == "inspect · logit · A 0.5 · B 0.5 · test · faces"
     assert (tags["fer.kind"], tags["fer.selection_sha256"]) == ("inspect", bundle.selection_sha256)
     assert tags["fer.source_run"].startswith(params["run"])
     assert (params["ensemble"], params["temperatures"], params["band"]) == ("A=0.5,B=0.5", "1,2,3,4,5,6,8", "0.5,0.8")
@@ -91,7 +91,7 @@ def test_the_run_has_figure_params_and_tags(inspected, bundle, place):
 def test_what_is_printed_is_what_is_stored_with_the_rule(inspected, bundle):
     run, result = inspected
     lines, metrics = result.stdout.splitlines(), run.data.metrics
-    assert lines[0] == "A 0.5 · B 0.5 · logit  on  faces:test, 150 rows: top probability of softmax(z / T)"
+    assert lines[0] == "logit · A 0.5 · B 0.5  on  faces:test, 150 rows: top probability of softmax(z / T)"
     row = [metrics[f"T 3/{name}"] for name in ("mean", "median", "p90", "p99", "entropy")]
     shown = "  3       " + "  ".join(f"{value:6.4f}" for value in row[:4]) + f"   {row[4]:6.4f}  "
     assert [line for line in lines if line.startswith(shown)] == [f"{shown}{metrics['T 3/nearly_sure']:10.2%}"]

@@ -44,7 +44,7 @@ def test_a_sound_run_passes_every_check(place, exported):
     assert list(verdicts(result)) == [*FROM_FILES, *AGAIN, *QUOTED]
     assert failed(result) == []
     lines = result.stdout.splitlines()
-    assert lines[:3] == [f"run {exported}", "A 0.5 · B 0.5 · logit  on  manifest, 70 rows", ""]
+    assert lines[:3] == [f"run {exported}", "logit · A 0.5 · B 0.5  on  manifest, 70 rows", ""]
     counts = {word: list(verdicts(result).values()).count(word) for word in ("pass", "warn", "skip")}
     assert lines[-1] == f"verifies ({counts['pass']} pass, {counts['warn']} warn, {counts['skip']} skip)"
     assert len(place.runs()) == before

@@ -19,28 +19,28 @@ FITTED = Calibration("temperature", 2.0471, "faces:val")
 @pytest.mark.parametrize(
     ("given", "name", "canonical"),
     [
-        ({}, "A 0.6 · B 0.4 · logit", "A=0.6,B=0.4"),
+        ({}, "logit · A 0.6 · B 0.4", "A=0.6,B=0.4"),
         ({"weights": {"A": 1.0}}, "A", "A=1"),
         ({"weights": {"A": 1.0}, "precision": "bf16"}, "A · bf16", "A=1;precision=bf16"),
         (
             {"space": "prob", "dtype": "float16"},
-            "A 0.6 · B 0.4 · prob · float16",
+            "prob · float16 · A 0.6 · B 0.4",
             "A=0.6,B=0.4;space=prob;dtype=float16",
         ),
-        ({"preprocessing": EQUALISED}, "A 0.6 · B 0.4 · logit · clahe 3/4", "A=0.6,B=0.4;clahe=3.0/4"),
+        ({"preprocessing": EQUALISED}, "logit · clahe 3/4 · A 0.6 · B 0.4", "A=0.6,B=0.4;clahe=3.0/4"),
         (
             {"preprocessing": {"A": Preprocessing(clahe=Clahe())}},
-            "A 0.6 · B 0.4 · logit · A clahe",
+            "logit · A clahe · A 0.6 · B 0.4",
             "A=0.6,B=0.4;A.clahe=2.0/8",
         ),
         (
             {"calibration": FITTED},
-            "A 0.6 · B 0.4 · logit · calibrated (temperature)",
+            "logit · calibrated (temperature) · A 0.6 · B 0.4",
             "A=0.6,B=0.4;calibration=temperature T=2.0471 on faces:val",
         ),
         (
             {"calibration": Calibration("vector", None, "a;b=c on d")},
-            "A 0.6 · B 0.4 · logit · calibrated (vector)",
+            "logit · calibrated (vector) · A 0.6 · B 0.4",
             "A=0.6,B=0.4;calibration=vector on a;b=c on d",
         ),
     ],
@@ -91,7 +91,7 @@ def test_a_report_gives_the_configuration_back(tmp_path):
     found = write_bundle(
         tmp_path, logits, labels, weights=WEIGHTS, clahe=clahe, precision="bf16", calibration=calibration
     ).configuration
-    assert found.name == "A 0.6 · B 0.4 · logit · clahe 3/4 · bf16 · calibrated (temperature)"
+    assert found.name == "logit · clahe 3/4 · bf16 · calibrated (temperature) · A 0.6 · B 0.4"
     assert found.calibration == FITTED
     assert found.preprocessing["B"] == Preprocessing.parse(teacher(clahe=clahe)["preprocessing"])
     declared = Configuration(WEIGHTS, precision="bf16", preprocessing=EQUALISED, calibration=FITTED)

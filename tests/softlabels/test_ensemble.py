@@ -83,7 +83,7 @@ def test_logits_are_the_fusion_and_metrics_are_of_the_stored_values(make, teache
     labelled = benchmark.labels >= 0
     assert made.metrics == score(made.logits[labelled], benchmark.labels[labelled], FER7.names)
     assert 0.5 < made.metrics["accuracy"] <= 1
-    assert made.configuration.name == f"A 0.3 · B 0.7 · {space}" + (" · float16" if dtype == "float16" else "")
+    assert made.configuration.name == f"{space}{' · float16' * (dtype == 'float16')} · A 0.3 · B 0.7"
 
 
 def test_metrics_of_float16_are_not_those_of_float32(make):

@@ -142,7 +142,7 @@ def test_teachers_ensembles_and_calibrated_runs_stand_beside_each_other():
         ("bare", "export", "bare", "", "", ""),
     ]
     assert set(frame["rows"]) == {6}
-    assert frame["configuration"][4] == "A=0.5,B=0.5 · logit · clahe 4/8"
+    assert frame["configuration"][4] == "logit · clahe 4/8 · A=0.5,B=0.5"
 
 
 def test_a_student_stands_beside_its_teachers():
@@ -363,7 +363,7 @@ def test_mean_ranks_over_three_benchmarks_by_hand():
 
 def test_calibrated_runs_are_configurations_of_their_own():
     runs = run("a", 0.6), run("b", 0.7, params={"calibration": "affine, fitted on val"})
-    assert list(ranks_of(*runs)) == ["A=0.5,B=0.5 · logit · affine, fitted on val", "A=0.5,B=0.5 · logit"]
+    assert list(ranks_of(*runs)) == ["logit · affine, fitted on val · A=0.5,B=0.5", "logit · A=0.5,B=0.5"]
 
 
 def test_benchmarks_that_a_teacher_was_trained_on_are_left_out_across():

@@ -163,7 +163,7 @@ def test_the_csv_gives_the_numbers_back():
     assert [line["macro_f1"] for line in lines] == [repr(value) for value in values]
     first, second, third = parsed(as_csv(SMALL))
     assert (
-        first | {"level": "False", "p_value": "", "rank": "1", "configuration": "A=0.4,B=0.6 · logit · clahe"} == first
+        first | {"level": "False", "p_value": "", "rank": "1", "configuration": "logit · clahe · A=0.4,B=0.6"} == first
     )
     assert second | {"level": "True", "p_value": "0.25", "rank": "2", "space": ""} == second
     assert third | {"level": "False", "p_value": "0.001", "macro_f1_low": "", "ece": ""} == third

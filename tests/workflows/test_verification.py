@@ -127,7 +127,7 @@ def test_a_bundle_that_lacks_a_metric_opens_and_verifies(folder, lacking):
 
 def test_a_folder_is_compared_with_a_manifest(sound, faces, tmp_path):
     result = fer_mlflow.verify(run_or_folder=sound(), manifest=faces)
-    assert (result.name, result.rows) == ("A 0.5 · B 0.5 · logit  on  manifest", 70)
+    assert (result.name, result.rows) == ("logit · A 0.5 · B 0.5  on  manifest", 70)
     assert (verdicts(result)["manifest"], failed(result)) == ("pass", [])
     header, first, *rest = faces.read_text().splitlines()
     for lines in ([header, *rest, first], [header, *rest]):
