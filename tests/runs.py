@@ -12,7 +12,7 @@ SELECTION = "ab" * 32
 def record(run_id: str = "r1", *, kind: str = "export", status: str = "FINISHED", start_ms: int = 1_000, **more):
     """Return a finished, sound export; `params`, `metrics` and `tags` are added to its own (None takes one away)."""
     own = {
-        "params": {"ensemble": "A=0.5,B=0.5", "ensemble/space": "logit", "ensemble/clahe": "false", "rows": "6"},
+        "params": {"ensemble": "A=0.5,B=0.5", "space": "logit", "clahe": "false", "rows": "6"},
         "metrics": {"macro_f1": 0.7, "accuracy": 0.8, "nll": 0.5, "ece": 0.1},
         "tags": {
             "fer.kind": kind,

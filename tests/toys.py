@@ -202,6 +202,14 @@ def count_runs(workplace) -> dict[str, int]:
     return counts
 
 
+def repeated_params(run) -> list[str]:
+    """Return names of a run's params that have no value, or say what another says."""
+    params = run.data.params
+    pairs = [("ensemble", "weights"), *((name, f"ensemble/{name}") for name in params)]
+    twice = [" and ".join(pair) for pair in pairs if params.keys() >= set(pair)]
+    return twice + [name for name, text in params.items() if text.strip("'\"") == ""]
+
+
 def error_line(result) -> str:
     """Return the one line that a refused command says, after checking that it is all."""
     assert result.stdout == ""

@@ -90,11 +90,6 @@ class Preprocessing:
             raise ContractError("this preprocessing has no img_size")
         return self.img_size
 
-    @property
-    def common(self) -> "Preprocessing":
-        """The preprocessing without what each teacher's checkpoint decides: its size, mean and std."""
-        return replace(self, img_size=None, mean=None, std=None)
-
     def as_json(self) -> dict[str, Any]:
         """Return every field as a JSON value, for the alignment report."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -1,18 +1,16 @@
-"""The configuration of one set of soft labels: one name for people, one canonical text for params and keys."""
+"""The configuration of one set of soft labels: one name for people, one set of params, and one key."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fer_mlflow.data.preprocessing import Preprocessing
-from fer_mlflow.errors import ContractError
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.settings import format_value
-from fer_mlflow.settings.texts import check_weights, format_weights, parse_weights
+from fer_mlflow.settings.texts import check_weights, format_weights
 
 FUSION = ("weights", "space", "dtype", "precision")  # what a report has of a configuration, beside its teachers
-_CALIBRATION = re.compile(r"(?P<method>.+?)(?: T=(?P<temperature>\S+))? on (?P<fitted_on>.*)", re.DOTALL)
+OPTIONS = (*FUSION, "clahe", "clahe_clip", "clahe_tile")  # of `export`, that make a configuration
 
 
 def split_first(benchmark: str) -> str:
@@ -122,60 +120,16 @@ class Configuration:
             options[f"clahe_{key}"] = shared_text(values)
         return options
 
-    @property
-    def declared(self) -> dict[str, str]:
-        """What differs from the defaults, without the weights, in canonical text.
-
-        What a teacher's checkpoint decides (size, mean, std) is not in it, nor the calibration.
-        """
-        usual = {"space": "logit", "dtype": "float32", "precision": "fp32"}
-        found = {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
-        own = {name: each.common.declared for name, each in self.preprocessing.items()}
-        first, *others = own.values()
-        if all(each == first for each in others):
-            return found | first
-        return found | {f"{teacher}.{name}": text for teacher, each in own.items() for name, text in each.items()}
-
-    @property
-    def canonical(self) -> str:
-        """The canonical text: the weights, then what differs from the defaults.
-
-        >>> Configuration({"RN18": 0.4, "B3": 0.6}, space="prob").canonical
-        'B3=0.6,RN18=0.4;space=prob'
-        """
-        parts = [format_weights(self.weights), *(f"{name}={text}" for name, text in self.declared.items())]
-        if self.calibration:
-            each = self.calibration
-            temperature = f" T={each.temperature!r}" if each.temperature else ""
-            parts.append(f"calibration={each.method}{temperature} on {each.fitted_on}")
-        return ";".join(parts)
-
-    @classmethod
-    def parse(cls, text: str) -> "Configuration":
-        """Read a canonical text; a ContractError says where it is none.
-
-        >>> Configuration.parse("B3=0.6,RN18=0.4;clahe=3.0/4").name
-        'logit · clahe 3/4 · B3 0.6 · RN18 0.4'
-        """
-        text, has_calibration, fitted = text.partition(";calibration=")
-        shares, *others = text.split(";")
-        weights = parse_weights(shares)
-        values: dict[str, Any] = {}
-        preprocessing = dict.fromkeys(weights, "")
-        for name, _, each in (other.partition("=") for other in others):
-            teacher, _, own = name.rpartition(".")
-            if name in ("space", "dtype", "precision"):
-                values[name] = each
-            else:
-                for one in [teacher] if teacher else preprocessing:
-                    preprocessing[one] = f"{preprocessing.get(one, '')} {own}={each}"
-        if has_calibration:
-            found = _CALIBRATION.fullmatch(fitted)
-            if found is None:
-                raise ContractError(f"calibration {fitted!r} is not METHOD T=NUMBER on BENCHMARK")
-            temperature = float(found["temperature"]) if found["temperature"] else None
-            values["calibration"] = Calibration(found["method"], temperature, found["fitted_on"])
-        return cls(weights, preprocessing={n: Preprocessing.parse(key) for n, key in preprocessing.items()}, **values)
+    def params(self, given: Mapping[str, object] | None = None) -> dict[str, object]:
+        """Return the params of a run: the configuration's, and those given that say nothing of a configuration."""
+        options = self.options
+        return {
+            **{name: value for name, value in (given or {}).items() if name not in OPTIONS},
+            "ensemble": options.pop("weights"),
+            **options,
+            **{f"w/{name}": share for name, share in self.weights.items()},
+            "calibration": str(self.calibration or "none"),
+        }
 
     def differences(self, other: "Configuration") -> list[str]:
         """Return what sets another configuration apart, such as `space prob for logit`.
@@ -195,7 +149,8 @@ class Configuration:
 
         `teacher_keys` are the content keys of the teachers' logits, which hold preprocessing and precision.
         """
-        fused = {name: text for name, text in self.declared.items() if name in ("space", "dtype")}
+        usual = {"space": "logit", "dtype": "float32"}  # these stand in no key
+        fused = {name: getattr(self, name) for name in usual if getattr(self, name) != usual[name]}
         shares = sorted([teacher_keys[name], share] for name, share in self.weights.items())
         return f"{selection_sha256[:32]}.{sha256_of_json({'teachers': shares, **fused})[:32]}"
 

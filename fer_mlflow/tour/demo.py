@@ -183,8 +183,8 @@ class _Demo:
         """Train a student from labels, and one from the soft labels of what is best on the validation rows too."""
         # Bad ones too: what triage tags after the first demo must not change the second.
         best = records.find_best(self.run.client, "macro_f1", val, where="tags.`fer.kind` = 'export'", even_bad=True)
-        params = best.run.data.params
-        _, source = self.exported("train", params["ensemble"], params["ensemble/space"])
+        record = records.record_of(best.run)
+        _, source = self.exported("train", record.params["ensemble"], record.of_ensemble("space"))
         epochs = min(self.settings.epochs, STUDENT_EPOCHS)
         for name, loss in STUDENTS.items():
             own: dict[str, Any] = {} if loss == "ce" else {"softlabels": source, "even_bad": True}

@@ -29,7 +29,7 @@ _MOST_BYTES = dict.fromkeys(files.FILES, 64 * _MIB) | dict.fromkeys((files.ARRAY
 
 def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
     """Log a bundle to a run: dataset, metrics, files, and last the tags by which it is found and trusted."""
-    run.log_params(derived_params(bundle))
+    run.log_params(derived_params(bundle), of_ensemble=True)
     run.log_benchmark(bundle.benchmark, bundle)
     run.log_metrics(bundle.metrics)
     assert bundle.folder is not None  # a run gets what is on disk
@@ -66,22 +66,16 @@ def describe_run(bundle: SoftLabels, tags: Mapping[str, str], experiment_id: str
     return "\n\n".join(parts)
 
 
-def derived_params(bundle: SoftLabels, configuration: Configuration | None = None) -> dict[str, object]:
+def derived_params(
+    bundle: SoftLabels, configuration: Configuration | None = None, given: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """Return the params that follow from a bundle, the same for every kind of run, so that the UI compares them.
 
-    `configuration` is what would be fused of a bundle's teachers, where that is not its own.
+    `configuration` is what would be fused of a bundle's teachers, where that is not its own. `given` are a run's own
+    params; those that the configuration has too are left out.
     """
-    configuration = configuration or bundle.configuration
-    options = configuration.options
-    return {
-        "ensemble": options.pop("weights"),
-        "configuration": configuration.canonical,
-        **{f"ensemble/{name}": text for name, text in options.items()},
-        **{f"w/{name}": share for name, share in configuration.weights.items()},
-        "benchmark": bundle.benchmark,
-        "rows": len(bundle),
-        "calibration": str(configuration.calibration or "none"),
-    }
+    own = {**(given or {}), "benchmark": bundle.benchmark, "rows": len(bundle)}
+    return (configuration or bundle.configuration).params(own)
 
 
 def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> dict[str, list[Run]]:

@@ -18,12 +18,13 @@ from fer_mlflow.files import written_file
 from fer_mlflow.scoring.metrics import is_lower_better, metric_of, row_losses, score
 from fer_mlflow.scoring.significance import paired_differences, paired_mean_difference
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
+from fer_mlflow.softlabels.configuration import OPTIONS
 from fer_mlflow.softlabels.files import FILES, OPTIONAL, REPORT
 from fer_mlflow.tracking import bundles, store
 
 ENTRY = "mlflow.project.entryPoint"
 _SOURCE = "mlflow.source.name"
-_PARAMS = ("ensemble", "space", "clahe", "dtype", "precision", "benchmark", "rows", "calibration", "temperature")
+_PARAMS = ("ensemble", *OPTIONS, "benchmark", "rows", "calibration", "temperature")
 SIGNIFICANT = 0.05
 SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
@@ -66,7 +67,7 @@ class RunRecord:
         return self.kind in store.BUNDLED_KINDS and self.status == "FINISHED"
 
     def of_ensemble(self, name: str) -> str:
-        """Return a setting of the bundle, such as `space`."""
+        """Return a setting of the bundle, such as `space`: `ensemble/space` where the run's own is another."""
         return self.params.get(f"ensemble/{name}", self.params.get(name, ""))
 
 
@@ -305,9 +306,9 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
 
 def _rank(run: Run, metric: str) -> tuple:
     """Return what runs are sorted by, the best first."""
-    value, params = run.data.metrics[metric], run.data.params
+    value, record = run.data.metrics[metric], record_of(run)
     better = value if is_lower_better(metric) else -value
-    return better, params.get("ensemble", ""), params.get("ensemble/space", ""), -run.info.start_time, run.info.run_id
+    return better, record.params.get("ensemble", ""), record.of_ensemble("space"), -record.start_ms, record.run_id
 
 
 def newest_of_each(runs: Iterable[Run]) -> Iterable[Run]:

@@ -23,6 +23,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.softlabels.bundle import SoftLabels
+from fer_mlflow.softlabels.configuration import OPTIONS
 from fer_mlflow.tracking import is_joined, owns_process, source_commit
 from fer_mlflow.tracking.store import HELD, TAG_LENGTH, connect, describe_way_to_ui, redact, tracking_errors
 
@@ -72,11 +73,17 @@ class TrackedRun:
     run_id: str
     experiment_id: str
 
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Log params that the run does not have yet; one that `mlflow run` has logged would drop the whole batch."""
+    def log_params(self, params: Mapping[str, object], *, of_ensemble: bool = False) -> None:
+        """Log params that the run does not have yet; one that `mlflow run` has logged would drop the whole batch.
+
+        Where they are `of_ensemble`, a setting that the run has with another text is logged as `ensemble/<name>`.
+        """
+        texts = {key: str(value) for key, value in params.items()}
         with tracking_errors("logging params"):
             there = self.client.get_run(self.run_id).data.params
-            new = [Param(key, str(value)) for key, value in params.items() if key not in there]
+            differ = [key for key in OPTIONS if key in texts and there.get(key, texts[key]) != texts[key]]
+            texts |= {f"ensemble/{key}": texts[key] for key in differ if of_ensemble}
+            new = [Param(key, text) for key, text in texts.items() if key not in there]
             for start in range(0, len(new), 100):  # MLflow's limit for one batch
                 self.client.log_batch(self.run_id, params=new[start : start + 100])
 

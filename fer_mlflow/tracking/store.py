@@ -43,7 +43,7 @@ _NOTE, _PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
 _MARK = "<!-- written by fer-mlflow triage -->"
 SHOWN_METRICS = (DEFAULT, *sorted(set(metric_names(having=lambda row: "leaderboard" in row.shown)) - {DEFAULT}))
 VIEW_COLUMNS = (
-    *(f"params.`{name}`" for name in ("ensemble/space", "ensemble/clahe", "calibration", "ensemble")),
+    *(f"params.`{name}`" for name in ("space", "clahe", "calibration", "ensemble")),
     *(f"metrics.`{name}`" for name in SHOWN_METRICS),
     *(f"tags.`{name}`" for name in ("fer.kind", STATUS, RANK, REASONS)),
 )

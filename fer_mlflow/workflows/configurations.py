@@ -24,7 +24,7 @@ from fer_mlflow.tracking import bundles, store
 from fer_mlflow.tracking.runs import TrackedRun
 from fer_mlflow.workflows.evaluate import SEED
 from fer_mlflow.workflows.export import log_export
-from fer_mlflow.workflows.sources import TeacherSet
+from fer_mlflow.workflows.sources import FILES, TeacherSet
 
 _CHUNK = 128  # configurations that are lost at most when a sweep is stopped
 
@@ -195,7 +195,7 @@ def log_choice(
     metrics = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED)).named()
     with run.sibling(f"#{rank} {configuration.run_name(teachers.benchmark)}", nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
-        own.log_params({**given, **configuration.options, **bundles.derived_params(bundle, configuration)})
+        own.log_params(bundles.derived_params(bundle, configuration, given))
         own.log_benchmark(teachers.benchmark, bundle)
         own.log_metrics({**metrics, **elsewhere})
         own.set_tags(
@@ -209,12 +209,10 @@ def log_choice(
     return own.run_id
 
 
-def export_choice(
-    run: TrackedRun, teachers: TeacherSet, choice: Choice, fitted: TeacherSet, params: Mapping[str, str]
-) -> tuple[str, str]:
+def export_choice(run: TrackedRun, teachers: TeacherSet, choice: Choice, fitted: TeacherSet) -> tuple[str, str]:
     """Log the soft labels of a configuration, unless a finished run has them; return its name and the run.
 
-    `teachers` are of the benchmark that is reported on, `fitted` of the benchmark of the choice, `params` of the sweep.
+    `teachers` are of the benchmark that is reported on, `fitted` of the benchmark of the choice.
     """
     assert teachers.gathered is not None  # the settings refuse an export from stored runs
     ensemble = teachers.gathered.ensemble
@@ -237,10 +235,9 @@ def export_choice(
     if there := bundles.find_runs(run.client, "export", [key])[key]:
         return name, there[0].info.run_id
     bundle, settings = teachers.gathered.fused(plain), ensemble.settings
-    own = {"manifest": settings.manifest, "split": settings.split or "", **configuration.options}
     tags = {f"{store.TEACHER_RUN}{each}": teachers.run_ids[each] for each in weights}
     if is_calibrated:
         bundle = calibrated(bundle, bundle.logits / choice.temperature, calibration)
         tags["fer.calibration_in_sample"] = str(calibration["in_sample"]).lower()
-    files = {each: params[each] for each in ("teachers", "root") if each in params}
-    return name, log_export(run, bundle, key, files | own, tags, nested=True)
+    files = {each: settings.params[each] for each in FILES if each in settings.params}
+    return name, log_export(run, bundle, key, files, tags, nested=True)

@@ -24,7 +24,7 @@ from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.workflows import warn
 from fer_mlflow.workflows.export import Ensemble, Gathered, fuse_and_track, read_ensemble
 
-_FILES = ("manifest", "root", "split", "teachers")
+FILES = ("manifest", "root", "split", "teachers")
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ class Source:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """The params that say what the soft labels were made from, and how."""
-        files = {name: self.params[name] for name in _FILES if self.params.get(name)}
-        return files | self.bundle.configuration.options
+        """The params that name the files which the soft labels were made from."""
+        return {name: self.params[name] for name in FILES if self.params.get(name)}
 
     def tags(self) -> dict[str, str]:
         """Return the tags by which a run is found beside the others on its benchmark."""
@@ -165,7 +164,7 @@ def source_run(
             files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
             source = Source(bundle, "", files, lambda: logits)
         bundle = source.bundle
-        run.log_params({**source.inputs, **bundles.derived_params(bundle), **params})
+        run.log_params(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
         run.log_benchmark(bundle.benchmark, bundle)
         run.set_tags(source.tags())
         yield run, source

@@ -113,7 +113,7 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
         )
         chosen = [result.choice, *best[: settings.export_top]] if settings.export_top else []
         fitted = result.fitted
-        exported = dict(export_choice(run, result.report[each.variant], each, fitted, params) for each in chosen)
+        exported = dict(export_choice(run, result.report[each.variant], each, fitted) for each in chosen)
     return replace(
         result,
         run_id=run.run_id,

@@ -249,16 +249,13 @@ def train_student(run: TrackedRun, student: Student) -> loop.Epoch:
         bundle, targets = source.bundle, objective.targets
         if objective.missing:
             logger.warning(f"{objective.missing:,} rows have no soft labels and are trained on their labels alone")
-        derived = bundles.derived_params(bundle)
-        run.log_params(
-            {
-                **{name: derived[name] for name in derived if name not in ("benchmark", "rows")},
-                "softlabels_run": source.run_id or "folder",
-                "target_kind": targets.kind,
-                "effective_temperature": f"{targets.effective_temperature:.6g}",
-                "rows_without_soft_labels": objective.missing,
-            }
-        )
+        own = {
+            "softlabels_run": source.run_id or "folder",
+            "target_kind": targets.kind,
+            "effective_temperature": f"{targets.effective_temperature:.6g}",
+            "rows_without_soft_labels": objective.missing,
+        }
+        run.log_params(bundle.configuration.params(own), of_ensemble=True)
         run.log_metrics({"target_mean_max_prob": targets.sharpness})
         tags |= {"fer.source_bundle_sha256": bundle.sha256, "fer.softlabels_in_sample": bundle.in_sample}
         tags |= {"fer.source_run": source.run_id} if source.run_id else {}

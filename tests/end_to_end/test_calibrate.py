@@ -178,14 +178,14 @@ def test_tags_params_figure_and_print(calibrated, test_split, place):
         "fer.benchmark": "faces:test",
     }
     params = run.data.params
-    assert {key: params[key] for key in ("run", "crossfit", "seed", "method", "ensemble", "w/B", "ensemble/space")} == {
+    assert {key: params[key] for key in ("run", "crossfit", "seed", "method", "ensemble", "w/B", "space")} == {
         "run": run_id[:9],
         "crossfit": "5",
         "seed": "0",
         "method": "temperature",
         "ensemble": "A=0.25,B=0.75",
         "w/B": "0.75",
-        "ensemble/space": "logit",
+        "space": "logit",
     }
     (entry,) = run.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("faces:test", bundle.selection_sha256[:32])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
-from toys import draw_logits, publish, write_bundle
+from toys import draw_logits, publish, repeated_params, write_bundle
 
 pytestmark = pytest.mark.slow
 MANIFEST = "path,label,age\n" + "".join(f"images/f{n:04d}.jpg,,{n % 2 + 7}\n" for n in range(40))
@@ -46,8 +46,10 @@ def test_one_run_is_opened_and_every_parameter_arrives(workplace, toy_faces, toy
     (run,) = workplace.runs("export")
     assert (run.info.status, run.info.run_name) == ("FINISHED", name)
     assert run.data.tags["mlflow.project.entryPoint"] == "export"
-    assert run.data.params["weights"] == "A=0.5,B=0.5"
-    assert run.data.params["ensemble"] == "A=0.5,B=0.5"
+    params = run.data.params
+    assert (params["ensemble"], params["space"], params["clahe"]) == ("A=0.5,B=0.5", "prob", "true")
+    assert repeated_params(run) == ["ensemble and weights"]  # MLflow logs what is declared
+    assert [repeated_params(teacher) for teacher in workplace.runs("teacher")] == [[], []]
     assert workplace.bundle(run).sha256 == run.data.tags["fer.bundle_sha256"]
     assert len(workplace.runs()) == 3  # with the two teachers; none besides
     assert not [path for folder in (workplace.folder, PROJECT) for path in folder.glob("pwned*")]

@@ -108,7 +108,7 @@ def test_an_ensemble_is_evaluated_calibrated_and_compared_on_real_faces(workplac
 def test_real_soft_labels_are_fetched_and_their_teachers_say_the_same_again(workplace, export, real_data):
     export("RN18=0.4,L0=0.4,CNXT=0.2", "--limit", "60", "--clahe", "true")
     rows = ["--manifest", real_data / "faces/manifest.csv", "--split", "test", "--limit", "60"]
-    best = ["--best", "accuracy", "--benchmark", "manifest:test:first60", "--where", "params.weights LIKE '%,%'"]
+    best = ["--best", "accuracy", "--benchmark", "manifest:test:first60", "--where", "params.ensemble LIKE '%,%'"]
     workplace.run("fetch", *best, *rows, "--check-images", "true", "--out", "fetched")
     teachers = ["--teachers", real_data / "teachers/teachers.yaml"]
     result = workplace.run("verify", "fetched", *rows, "--recompute", "20", *teachers)

@@ -19,7 +19,6 @@ FIRST_ROW = [-2.052734375, -1.109375, -0.156494140625, -0.84521484375, -0.975585
 def test_the_bundle_of_format_2_is_read(tmp_path):
     bundle = SoftLabels.open(FOLDER)
     assert bundle.name == "prob · clahe 3/4 · bf16 · float16 · B3 0.75 · RN18 0.25  on  golden:test"
-    assert bundle.configuration.canonical == "B3=0.75,RN18=0.25;space=prob;dtype=float16;precision=bf16;clahe=3.0/4"
     assert [(each.img_size, each.clahe) for each in bundle.configuration.preprocessing.values()] == [
         (300, Clahe(3.0, 4)),
         (224, Clahe(3.0, 4)),

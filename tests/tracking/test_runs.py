@@ -170,3 +170,16 @@ def test_the_run_of_mlflow_run_is_joined_and_its_experiment_kept(workplace, tmp_
     assert (found.info.run_id, found.info.status, found.info.run_name) == (opened.info.run_id, "FINISHED", "ours")
     assert found.data.params == {"name": "''", "space": "prob"}
     assert client.get_experiment_by_name("another experiment") is None
+
+
+def test_a_setting_of_soft_labels_that_the_run_has_with_another_text_gets_a_prefix(workplace):
+    with open_run("distill", "student") as run:
+        run.log_params({"clahe": "false", "precision": "fp32", "epochs": 3})
+        run.log_params({"clahe": "true", "precision": "fp32", "space": "prob", "epochs": 4}, of_ensemble=True)
+    assert only_run(workplace).data.params == {
+        "clahe": "false",
+        "precision": "fp32",
+        "epochs": "3",
+        "space": "prob",
+        "ensemble/clahe": "true",
+    }

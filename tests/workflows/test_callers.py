@@ -37,7 +37,7 @@ def test_the_result_has_the_run_the_numbers_and_a_short_repr(called, toy_faces, 
     assert (run.info.run_id, run.info.status) == (result.run_id, "FINISHED")
     assert result.metrics == pytest.approx(run.data.metrics)
     assert result.soft_labels.logits.shape == (70, 7)
-    assert run.data.params["weights"] == "A=0.4,B=0.6"
+    assert run.data.params["ensemble"] == "A=0.4,B=0.6"
     assert "\n" not in repr(result)
     assert len(repr(result)) < 400
     assert "mlflow.parentRunId" not in run.data.tags

@@ -75,7 +75,7 @@ def test_ties_do_not_depend_on_the_order_of_runs():
         run("c", ensemble="A=0.5,B=0.5"),
         run("b", ensemble="C=1"),
         run("a", ensemble="A=0.4,B=0.6"),
-        run("e", ensemble="A=0.5,B=0.5", params={"ensemble/space": "prob"}),
+        run("e", ensemble="A=0.5,B=0.5", params={"space": "prob"}),
     ]
     for some in itertools.permutations(runs):
         assert order(frame_of(*some)) == ["b", "a", "c", "d", "e"]  # one teacher, then the names, then the ids
@@ -119,16 +119,16 @@ def test_only_finished_good_runs_with_soft_labels_and_the_metric_stand_there():
 
 
 def test_teachers_ensembles_and_calibrated_runs_stand_beside_each_other():
-    clahe = {"ensemble/clahe": "true", "ensemble/clahe_tile": "8"}
+    clahe = {"clahe": "true", "clahe_tile": "8"}
     temperature = "temperature, T = 1.53, fitted on nonexpert:val"
     runs = [
-        run("ensemble", 0.9, "A=0.4,B=0.6", params={"ensemble/clahe": "true", "ensemble/space": "prob"}),
+        run("ensemble", 0.9, "A=0.4,B=0.6", params={"clahe": "true", "space": "prob"}),
         run("teacher", 0.8, "A=1", kind="teacher", params={"calibration": "none"}),
         run("calibrated", 0.7, params={"calibration": temperature}),
-        run("clahe", 0.6, params=clahe | {"ensemble/clahe_clip": "2"}),
-        run("other clahe", 0.5, params=clahe | {"ensemble/clahe_clip": "4"}),
-        run("old", 0.4, params={"ensemble/space": None, "space": "prob", "clahe": "true", "ensemble/clahe": None}),
-        run("bare", 0.3, params={"ensemble": None, "ensemble/space": None, "ensemble/clahe": None, "rows": None}),
+        run("clahe", 0.6, params=clahe | {"clahe_clip": "2"}),
+        run("other clahe", 0.5, params=clahe | {"clahe_clip": "4"}),
+        run("old", 0.4, params={"space": None, "clahe": None, "ensemble/space": "prob", "ensemble/clahe": "true"}),
+        run("bare", 0.3, params={"ensemble": None, "space": None, "clahe": None, "rows": None}),
     ]
     frame = frame_of(*runs)
     columns = ["run_id", "kind", "ensemble", "space", "clahe", "calibration"]

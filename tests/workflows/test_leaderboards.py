@@ -57,7 +57,7 @@ def frame_of(*entries, metric="macro_f1") -> pd.DataFrame:
     return frame.assign(level=frame["p_value"] >= 0.05)
 
 
-CLAHE = {"ensemble/clahe": "true"}
+CLAHE = {"clahe": "true"}
 SMALL = frame_of(
     entry("0123456789ab", 0.8, "A=0.4,B=0.6", params=CLAHE, macro_f1_low=0.75, macro_f1_high=0.85,
           metrics={"f1/Fear": 0.3}),
