@@ -101,6 +101,13 @@ class TrackedRun:
             entities = [RunTag(key, redact(str(value))[:TAG_LENGTH]) for key, value in tags.items()]
             self.client.log_batch(self.run_id, tags=entities)
 
+    def show_below(self, run_id: str) -> None:
+        """Show this run below the one that it is about, if that is of its experiment and it is below none yet."""
+        with tracking_errors("looking for a run's parent"):
+            has_parent = PARENT in self.client.get_run(self.run_id).data.tags
+            if not has_parent and self.client.get_run(run_id).info.experiment_id == self.experiment_id:
+                self.client.set_tag(self.run_id, PARENT, run_id)
+
     @property
     def ui(self) -> str:
         """How to see the run: an address, or the command that starts MLflow's UI on the store."""

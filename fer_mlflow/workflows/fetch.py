@@ -216,6 +216,8 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     with runs.joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
         if run is not None:
             run.log_params(settings.params)
+            if verified:
+                run.show_below(verified.info.run_id)
         reading = files.read_parts(folder)
         checks = tuple(_all_checks(folder, verified, reading, settings))
         bundle = SoftLabels.open(folder) if _is_usable(reading, checks) else None

@@ -167,6 +167,8 @@ def source_run(
         run.log_params(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
         run.log_benchmark(bundle.benchmark, bundle)
         run.set_tags(source.tags())
+        if source.run_id:
+            run.show_below(source.run_id)
         yield run, source
 
 

@@ -120,7 +120,9 @@ def test_the_demo_ends_with_a_leaderboard_of_stored_numbers_and_reuses_all_of_it
         status = run.data.tags["triage.status"]
         assert (run.info.run_id[:8] in shown) == (status == "good"), run.data.tags.get("triage.reasons")
     looked = [run for kind in ("evaluate", "calibrate", "inspect") for run in workplace.runs(kind)]
-    assert {run.data.tags["fer.source_run"] for run in looked if "mlflow.parentRunId" not in run.data.tags}
+    below = {run.data.tags["mlflow.parentRunId"] for run in looked if "fer.source_run" in run.data.tags}
+    assert below == {run.data.tags["fer.source_run"] for run in looked if "fer.source_run" in run.data.tags}
+    assert len(below) == 1
     assert len(workplace.runs("compare")) == 1
     assert len(workplace.runs("train")) == 3
     assert len(workplace.runs("export")) == 9  # four on two splits, and one on the training rows for the student

@@ -1,8 +1,9 @@
-"""Each param of a run is there once and has a value; names of runs differ where their settings do."""
+"""What every run has in common: params once and with a value, names that differ, helpers below what they are about."""
 
 from collections import Counter
 
 import pytest
+from mlflow import MlflowClient
 from toys import draw_logits, publish, repeated_params, write_bundle
 
 pytestmark = pytest.mark.slow
@@ -73,3 +74,49 @@ def test_evaluations_and_calibrations_that_differ_have_other_names(workplace, tm
     exported, *_ = workplace.runs("export")
     assert (exported.data.params["calibration"], repeated_params(exported)) == ("vector, fitted on faces:a", [])
     assert exported.info.run_name == "logit · calibrated (vector) · A 0.5 · B 0.5 · a · faces"
+
+
+PARENT = "mlflow.parentRunId"
+
+
+def parents(workplace, kind: str) -> list[str | None]:
+    """Return what the runs of a kind stand below, the newest first."""
+    return [run.data.tags.get(PARENT) for run in workplace.runs(kind)]
+
+
+def test_helpers_stand_below_the_run_that_they_are_about_and_triage_judges_as_before(workplace, tmp_path):
+    client = MlflowClient(workplace.uri)
+    bundle = write_bundle(tmp_path / "b", *draw_logits(80))
+    source = publish(workplace, bundle)
+    for command in ("evaluate", "inspect", "calibrate"):
+        workplace.run(command, "--run", source[:8])
+        assert parents(workplace, command) == [source]
+    _, joined = workplace.run_joined("evaluate", "--run", source)
+    assert joined.data.tags[PARENT] == source
+    _, verified = workplace.run_joined("verify", source, status=1)
+    assert verified.data.tags[PARENT] == source
+    assert parents(workplace, "export") == [None]
+    workplace.run("triage")
+    judged = {run.info.run_id: run.data.tags["triage.status"] for run in workplace.runs() if source in str(run.data)}
+    assert len(judged) > 4
+    for run_id in judged.keys() - {source}:
+        client.delete_tag(run_id, PARENT)
+    workplace.run("triage")
+    runs = {run.info.run_id: run for run in workplace.runs()}
+    assert {run_id: runs[run_id].data.tags["triage.status"] for run_id in judged} == judged
+
+
+def test_a_run_of_another_experiment_or_below_another_run_stays_where_it_is(workplace, tmp_path):
+    bundle = write_bundle(tmp_path / "b", *draw_logits(80))
+    source = publish(workplace, bundle)
+    _, mine = workplace.run_joined("inspect", "--run", source, **{PARENT: "0" * 32})
+    assert mine.data.tags[PARENT] == "0" * 32
+    workplace.run("inspect", "--run", source, "--experiment", "elsewhere")
+    workplace.run("inspect", "--bundle", bundle.folder)
+    found = {run.data.tags.get(PARENT) for run in workplace.runs("inspect") if run.info.run_id != mine.info.run_id}
+    assert found == {None}
+    compared = publish(workplace, bundle)
+    workplace.run("compare", source, compared)
+    assert parents(workplace, "compare") == [None]
+    _, linked = (workplace.runs("compare")[0].data.tags[f"fer.source_run_{side}"] for side in "ab")
+    assert linked == compared
