@@ -9,9 +9,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-w
 READY  := $(VENV)/.ready
 BENCHMARKS := export manifest scoring student sweep triage
 PINS   := $(VENV)/pins.txt
+NEWEST := .venv-newest
+PINNED := tests/test_project_files.py::test_the_environment_that_runs_the_tests_is_the_pinned_one
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test fast integration lint types format reference bench clean
+.PHONY: demo test fast integration newest lint types format reference bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)                 ## from nothing to a leaderboard, through `mlflow run`
@@ -26,6 +28,18 @@ fast: $(READY)                 ## all but the slow tests
 # Downloads what conda.yaml lists into an empty home; FER_INTEGRATION_HOME=FOLDER keeps that home for the next time.
 integration: $(READY)          ## every entry point as a user starts it, in an environment that `mlflow run` makes
 	$(PYTEST) --durations 0 --durations-min 5 tests/integration
+
+# For a scheduled job: what conda.yaml pins may be behind. Torch and torchvision are resolved together, which keeps them a pair.
+newest: export PATH := $(CURDIR)/$(NEWEST)/bin:$(PATH)
+newest: pyproject.toml         ## the fast tests with the newest release of every dependency, in an environment of their own
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -c 'import re, tomllib; p = tomllib.load(open("$<", "rb"))["project"]; \
+	  every = [*p["dependencies"], *sum(p["optional-dependencies"].values(), [])]; \
+	  print(*(re.match("[\\w.-]+", each)[0] for each in every if "fer-mlflow" not in each), sep="\n")' > $(NEWEST)/names.txt
+	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $(NEWEST)/names.txt
+	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) -m "not slow" --deselect $(PINNED)
 
 lint: $(READY)                 ## style
 	$(BIN)/ruff check .
@@ -52,4 +66,4 @@ $(READY): pyproject.toml conda.yaml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(NEWEST) build *.egg-info

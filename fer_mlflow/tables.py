@@ -1,4 +1,4 @@
-"""Tables as aligned text, Markdown and CSV, and reports that are made of several of them."""
+"""Tables as aligned text that fits into a terminal, Markdown and CSV, and reports that are made of several of them."""
 
 import csv
 import io
@@ -6,11 +6,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, repeat, zip_longest
 from numbers import Integral, Real
 
 Cell = str | int | float | None
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
+# What stands in one line: a command in backquotes or MLflow's for the UI, an interval, a word, a share of a weighting.
+_WHOLE = re.compile(r"\s*(?:[^\s`]*`[^`]*`\S*|\[[^][]*\]\S*|mlflow ui \S+ \S+|\S+?(?:,(?=[^\s,=]+=)|(?=\s|$)))")
+_LEAST = 16  # columns of text are not made narrower
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that starts so for a formula
 
 
@@ -23,6 +26,8 @@ class Table:
     align: str = ""  # `l` or `r` for each column; where it is empty, columns that hold only numbers end together
     digits: int = 4  # decimals of numbers that are not whole
     widths: Sequence[int] = ()  # the least width of the first columns, as text
+    rule: bool = False  # whether a line is drawn below the header, as text
+    optional: Sequence[str] = ()  # names of the columns that a narrow terminal leaves out, the first one first
 
     def _cells(self) -> list[list[str]]:
         return [[format_cell(cell, self.digits) for cell in row] for row in self.rows]
@@ -43,6 +48,9 @@ class Section:
     table: Table = Table()
 
 
+Part = str | Table | Sequence[Section]  # lines, a table or a report
+
+
 def format_cell(cell: Cell, digits: int = 4) -> str:
     """Return a cell as it is shown, in one line.
 
@@ -56,16 +64,70 @@ def format_cell(cell: Cell, digits: int = 4) -> str:
     return f"{cell:,}" if isinstance(cell, Integral) else f"{cell:.{digits}f}"
 
 
-def text_lines(table: Table, indent: int = 2, rule: bool = False) -> list[str]:
-    """Return a table as lines of columns that are two spaces apart; `rule` draws a line below the header."""
+def text_lines(table: Table, width: int | None = None, indent: int = 2, others: str = " or a pipe") -> list[str]:
+    """Return a table as lines of columns that are two spaces apart, and that are no longer than `width`.
+
+    A table that is too wide loses its optional columns, which the last line names with `others`, where else they are;
+    then texts are wrapped in their cells. Numbers are never cut: a table that is still too wide stays so.
+    """
     rows = [list(map(one_line, table.header))] * bool(table.header) + table._cells()
     least = chain(table.widths, repeat(0))
-    widths = [max(width, *map(len, column)) for width, column in zip(least, zip(*rows, strict=True), strict=False)]
-    pads = [str.rjust if right else str.ljust for right in table._right()]
-    lines = ["  ".join(pad(c, w) for pad, c, w in zip(pads, row, widths, strict=True)).rstrip() for row in rows]
-    if rule and table.header:
-        lines.insert(1, "-" * len(lines[0]))
-    return [" " * indent + line for line in lines]
+    widths = [max(first, *map(len, column)) for first, column in zip(least, zip(*rows, strict=True), strict=False)]
+    right, shown, gone = table._right(), list(range(len(widths))), list[str]()
+
+    def excess() -> int:
+        return 0 if width is None else indent - 2 + sum(widths[each] + 2 for each in shown) - width
+
+    for name in table.optional:
+        if excess() > 0:
+            shown.remove(table.header.index(name))
+            gone.append(name)
+    while excess() > 0 and (texts := [each for each in shown if widths[each] > _LEAST and not right[each]]):
+        widths[max(texts, key=widths.__getitem__)] -= 1
+    cells = [[wrapped(row[each], widths[each]) for each in shown] for row in rows]
+    widths = [max(widths[each], *(len(line) for row in cells for line in row[at])) for at, each in enumerate(shown)]
+    pads = [str.rjust if right[each] else str.ljust for each in shown]
+    blocks = [
+        ["  ".join(pad(c, w) for pad, c, w in zip(pads, line, widths, strict=True)).rstrip() for line in lines]
+        for lines in (zip_longest(*row, fillvalue="") for row in cells)
+    ]
+    if table.rule and table.header:
+        blocks.insert(1, ["-" * max(map(len, blocks[0]))])
+    lines = [" " * indent + line for block in blocks for line in block]
+    if gone:
+        names = ", ".join(name for name in table.header if name in gone)
+        count = f"{len(gone)} columns do" if len(gone) > 1 else "1 column does"
+        lines += wrapped(
+            f"{' ' * indent}{count} not fit into {width}: {names}; a wider terminal{others} has them", width
+        )
+    return lines
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """Return a line as lines that are no longer than `width`, broken between words; a longer word stays whole.
+
+    >>> wrapped("  status  too few rows have a label", 24)
+    ['  status  too few rows', '          have a label']
+    """
+    gap = re.match(r"\s*[^\s·][^·]*?\s{2,}(?=\S)", text)  # what stands before it is a label
+    lines, hang = [""], len(text) - len(text.lstrip())
+    if width is None or len(text) <= width:
+        return [text]
+    if gap and gap.end() <= width // 2:
+        hang = gap.end()
+    for piece in _WHOLE.findall(text):
+        if len(lines[-1]) > hang and len(lines[-1] + piece) > width:
+            lines.append(" " * hang + piece.lstrip())
+        else:
+            lines[-1] += piece
+    return lines
+
+
+def part_lines(part: Part, width: int | None, others: str = " or a pipe") -> list[str]:
+    """Return what is printed as lines that fit into a terminal's width; `others` as for `text_lines`."""
+    if isinstance(part, str):
+        return [line for each in part.split("\n") for line in wrapped(each, width)]
+    return text_lines(part, width, others=others) if isinstance(part, Table) else report_text(part, width).split("\n")
 
 
 def markdown_lines(table: Table) -> list[str]:
@@ -89,12 +151,13 @@ def _inert(cell: Cell) -> Cell:
     return f"'{cell}" if cell.lstrip().startswith(_FORMULA) else cell
 
 
-def report_text(sections: Sequence[Section]) -> str:
+def report_text(sections: Sequence[Section], width: int | None = None) -> str:
     """Return sections as they are printed."""
     parts = []
     for each in sections:
         lines = [each.title, *(f"  {line}" for line in each.lines)] if each.title else each.lines
-        parts.append("\n".join([*map(one_line, lines), *text_lines(each.table)]))
+        lines = [part for line in lines for part in wrapped(one_line(line), width)]
+        parts.append("\n".join([*lines, *text_lines(each.table, width)]))
     return "\n\n".join(parts)
 
 

@@ -218,9 +218,10 @@ def real_data() -> Path:
 
 
 class Server:
-    """A real `mlflow server` over a store of its own, which can go away and come back."""
+    """A real `mlflow server` over a store of its own, which can go away and come back; it may get further options."""
 
-    def __init__(self, folder: Path, store: Path):
+    def __init__(self, folder: Path, store: Path, *options: str, **variables: str):
+        self.options, self.variables = options, variables
         folder.mkdir()
         shutil.copyfile(store, folder / "mlflow.db")
         move_experiments(folder / "mlflow.db", "mlflow-artifacts:/0")
@@ -235,9 +236,10 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
             + [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
-            + [f"--artifacts-destination={self.folder}/artifacts"],
+            + [f"--artifacts-destination={self.folder}/artifacts", *self.options],
+            cwd=self.folder,
             # Its runners of background jobs are eight processes that nobody here asks anything of.
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self.variables,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -14,6 +14,7 @@ from fer_mlflow.tables import (
     report_markdown,
     report_text,
     text_lines,
+    wrapped,
 )
 
 TABLE = Table(
@@ -31,8 +32,8 @@ def test_numbers_stand_on_the_right_and_texts_on_the_left():
 
 
 def test_alignment_digits_rule_and_indent_are_chosen():
-    table = Table(["", "x"], [["a", "12 %"], ["bc", 0.25]], align="rl", digits=1)
-    assert text_lines(table, indent=0, rule=True) == ["    x", "-----", " a  12 %", "bc  0.2"]
+    table = Table(["", "x"], [["a", "12 %"], ["bc", 0.25]], align="rl", digits=1, rule=True)
+    assert text_lines(table, indent=0) == ["    x", "-----", " a  12 %", "bc  0.2"]
 
 
 def test_columns_have_at_least_their_widths():
@@ -42,9 +43,9 @@ def test_columns_have_at_least_their_widths():
 
 @pytest.mark.parametrize("rule", [False, True])
 def test_tables_without_rows_or_header(rule):
-    assert text_lines(Table(), rule=rule) == []
-    assert text_lines(Table(["a", "b"]), indent=0, rule=rule) == ["a  b", "----"][: 1 + rule]
-    assert text_lines(Table(rows=[["accuracy", 0.5], ["ece", 0.25]]), 0, rule) == [
+    assert text_lines(Table(rule=rule)) == []
+    assert text_lines(Table(["a", "b"], rule=rule), indent=0) == ["a  b", "----"][: 1 + rule]
+    assert text_lines(Table(rows=[["accuracy", 0.5], ["ece", 0.25]], rule=rule), indent=0) == [
         "accuracy  0.5000",
         "ece       0.2500",
     ]
@@ -86,3 +87,59 @@ def test_nothing_breaks_a_line_or_steers_a_terminal():
     assert one_line("Łódź 🙂\x1b[2J\n") == "Łódź 🙂 [2J "
     assert escape_markdown("a\n\nb") == "a  b"
     assert report_text([Section("a\nb", ["c\rd"], Table(["e\x07"], [["f\n"]]))]) == "a b\n  c d\n  e\n  f"
+
+
+WIDE = Table(
+    ["", "ensemble", "macro_f1", "ece", "nll"],
+    [[1, "CN=0.25,L0=0.25,RN18=0.5 · clahe", 0.5, 0.25, 1234.5], [2, "A=1", 0.25, None, 2.0]],
+    optional=["nll", "ece"],
+    rule=True,
+)
+
+
+def test_a_table_loses_optional_columns_where_it_is_too_wide_and_then_wraps_texts():
+    whole = text_lines(WIDE)
+    assert text_lines(WIDE, len(max(whole, key=len))) == whole
+    assert text_lines(WIDE, len(max(whole, key=len)) - 1, others=", a pipe or --format json") == [
+        "     ensemble                          macro_f1     ece",
+        "  -----------------------------------------------------",
+        "  1  CN=0.25,L0=0.25,RN18=0.5 · clahe    0.5000  0.2500",
+        "  2  A=1                                 0.2500       –",
+        "  1 column does not fit into 65: nll; a wider terminal, a pipe or",
+        "  --format json has them",
+    ]
+    assert text_lines(WIDE, 34) == [
+        "     ensemble             macro_f1",
+        "  --------------------------------",
+        "  1  CN=0.25,L0=0.25,       0.5000",
+        "     RN18=0.5 · clahe",
+        "  2  A=1                    0.2500",
+        "  2 columns do not fit into 34:",
+        "  ece, nll; a wider terminal or a",
+        "  pipe has them",
+    ]
+
+
+@pytest.mark.parametrize("width", [1, 10, 30])
+def test_numbers_and_words_are_never_cut(width):
+    words = " ".join(text_lines(WIDE, width)).split()
+    assert {"0.5000", "CN=0.25,L0=0.25,", "RN18=0.5"} <= set(words)
+    numbers = Table(["a", "b"], [[1234567.5, 12345678]])
+    assert text_lines(numbers, width) == text_lines(numbers)
+
+
+@pytest.mark.parametrize("width", [20, 40, 79])
+def test_sentences_wrap_between_words_below_their_first_gap(width):
+    text = "  folder    nothing was downloaded, since the folder has these soft labels already; /a/" + "long/" * 20
+    lines = wrapped(text, width)
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+    assert all(len(line) <= width or "/long/" in line for line in lines)
+    assert {len(line) - len(line.lstrip()) for line in lines[1:]} == {12 if width > 20 else 2}
+
+
+@pytest.mark.parametrize("command", ["`triage --keep RUN`", "mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db,"])
+def test_a_command_stays_in_one_line(command):
+    for width in range(10, 100):
+        assert any(command in line for line in wrapped(f"left out: see {command} and the page", width))
+    assert wrapped("no end `of a quote", 12) == ["no end `of a", "quote"]
+    assert wrapped("", 5) == [""]

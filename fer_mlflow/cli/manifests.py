@@ -6,11 +6,11 @@ from typing import Annotated
 
 import click
 
-from fer_mlflow.cli.options import settings_command, workflow_command
+from fer_mlflow.cli.options import print_parts, settings_command, workflow_command
 from fer_mlflow.errors import ManifestError
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings import Option, manifests as settings
-from fer_mlflow.tables import report_text
+from fer_mlflow.tables import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +23,15 @@ class CheckCommandSettings(settings.CheckManifestSettings):
 @workflow_command(
     "build", settings.BuildManifestSettings, "build_manifest", epilog=f"Data sets: {', '.join(settings.DATASETS)}."
 )
-def build(result) -> Iterator[str]:
+def build(result) -> Iterator[Part]:
     """Make the manifest of DATASET, which lies in FOLDER as it was unpacked."""
-    yield report_text(result.report)
+    yield result.report
 
 
 @workflow_command("merge", settings.MergeManifestsSettings, "merge_manifests")
-def merge(result) -> Iterator[str]:
+def merge(result) -> Iterator[Part]:
     """Merge A.csv[:SPLIT] B.csv …: paths stay valid, each image is there once, leakage between splits is reported."""
-    yield report_text(result.report)
+    yield result.report
 
 
 @settings_command("check", CheckCommandSettings)
@@ -40,22 +40,22 @@ def check(given: CheckCommandSettings) -> None:
     from fer_mlflow import check_manifest
 
     result = check_manifest.of(given, progress=show_progress)
-    click.echo(report_text(result.report))
+    print_parts([result.report])
     if result.errors or (result.warnings and given.strict):
         counts = f"{result.errors} errors" + f" and {result.warnings} warnings" * given.strict
         raise ManifestError(f"{result.name}: {counts}; the report above has them")
 
 
 @workflow_command("split", settings.SplitManifestSettings, "split_manifest")
-def split(result) -> Iterator[str]:
+def split(result) -> Iterator[Part]:
     """Split the rows of MANIFEST by label and source, each group on one side."""
-    yield report_text(result.report)
+    yield result.report
 
 
 @workflow_command("track", settings.TrackManifestSettings, "track_manifest")
-def track(result) -> Iterator[str]:
+def track(result) -> Iterator[Part]:
     """Build or merge, and log the manifest as an MLflow run: what `mlflow run . -e manifest` starts."""
-    yield report_text(result.manifest.report)
+    yield result.manifest.report
     yield f"\nrun       {result.run_id}\nui        {result.ui}"
 
 

@@ -8,7 +8,7 @@ import click
 
 from fer_mlflow.cli.options import format_interval, format_p_value, where_lines, workflow_command
 from fer_mlflow.settings import scoring as settings
-from fer_mlflow.tables import Table, one_line, text_lines
+from fer_mlflow.tables import Part, Table, one_line
 
 _LEVEL = 0.05
 
@@ -40,8 +40,8 @@ def _metrics_lines(metrics: Mapping[str, float]) -> Iterator[str]:
         yield ("  " + "    ".join(f"{name:<{width}} {value:7.4f}" for name, value in pair if name)).rstrip()
 
 
-@workflow_command("evaluate", settings.EvaluateSettings)
-def evaluate(result) -> Iterator[str]:
+@workflow_command("evaluate", settings.EvaluateSettings, has_rows=True)
+def evaluate(result) -> Iterator[Part]:
     """Score soft labels against their labels: metrics with 95 % intervals, slices, figures, and the worst rows."""
     from fer_mlflow.scoring.metrics import metric_names
 
@@ -52,23 +52,23 @@ def evaluate(result) -> Iterator[str]:
     notes["ece"] = f"a calibrated model stays below {evaluation.ece_null_p95:.4f} in 95 of 100 benchmarks"
     names = [name for name in values if not name.startswith(("ci95/", "ece_null"))]
     names.sort(key=lambda name: name.startswith("f1/"))
-    yield from text_lines(Table(rows=[[name, values[name], notes.get(name, "")] for name in names], widths=[0, 7]))
+    yield Table(rows=[[name, values[name], notes.get(name, "")] for name in names], widths=[0, 7])
     if absent := [name for name in result.soft_labels.classes if f"f1/{name}" not in values]:
         yield f"  no labelled row of {', '.join(absent)}: not in macro_f1"
     shown = metric_names(having=lambda metric: "slices" in metric.shown)
     for column, parts in result.slices.items():
-        width = max(map(len, [column, *parts]))
-        if parts:
-            yield f"\n  {column:<{width}}     rows" + "".join(f"  {name:>8}" for name in shown)
-        for value, metrics in parts.items():
-            numbers = "".join(f"  {metrics[name]:8.4f}" for name in shown)
-            yield f"  {value or '(empty)':<{width}}  {metrics['rows']:7,.0f}{numbers}"
+        rows = [
+            [value or "(empty)", int(each["rows"]), *(each[name] for name in shown)] for value, each in parts.items()
+        ]
+        if rows:
+            yield ""
+            yield Table([column, "rows", *shown], rows, widths=[0, 7, *(8 for _ in shown)], optional=shown[:0:-1])
     yield ""
     yield from where_lines(result, figures=", ".join(result.figures), rows=result.predictions_location)
 
 
 @workflow_command("calibrate", settings.CalibrateSettings)
-def calibrate(result) -> Iterator[str]:
+def calibrate(result) -> Iterator[Part]:
     """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on."""
     from fer_mlflow.scoring.metrics import CALIBRATION_METRICS, metric_names
 
@@ -89,28 +89,30 @@ def calibrate(result) -> Iterator[str]:
     scores = [each.named() for each in (calibration.before, calibration.after) if each is not None]
     rows = [[name, *(each[name] for each in scores)] for name in compared]
     yield ""
-    yield from text_lines(Table(["", "before", "after"][: len(scores) + 1], rows, widths=[0, 7, 8]))
+    yield Table(["", "before", "after"][: len(scores) + 1], rows, widths=[0, 7, 8])
     for column, slices in calibration.by_slice.items():
-        yield from _temperature_lines(column, slices)
+        yield ""
+        yield _temperature_table(column, slices)
     yield ""
     yield from where_lines(result, export=result.exported_run)
 
 
-def _temperature_lines(column: str, slices: Mapping) -> Iterator[str]:
-    """Yield each slice's own temperature, and its scores before and after the common calibration."""
+def _temperature_table(column: str, slices: Mapping) -> Table:
+    """Return each slice's own temperature, and its scores before and after the common calibration."""
     from fer_mlflow.calibration import OK
 
-    width = max(map(len, [column, *slices]))
-    names = "".join(f"  {name:>10}" for name in next(iter(slices.values()))[1] if name != "rows")
-    yield f"\n  {column:<{width}}     rows         T  {'':>8}{names}"
+    names = [name for name in next(iter(slices.values()))[1] if name != "rows"]
+    rows = []
     for value, (fit, numbers) in slices.items():
-        found = f"{fit.temperature:8.4f}  ± {fit.standard_error:<6.4f}" if fit.status == OK else f"{fit.status:>18}"
-        cells = "".join(f"  {number:10.4f}" for name, number in numbers.items() if name != "rows")
-        yield f"  {value or '(empty)':<{width}}  {numbers['rows']:7,.0f}  {found}{cells}"
+        found = [f"{fit.temperature:.4f}", f"± {fit.standard_error:.4f}"] if fit.status == OK else [fit.status, ""]
+        rows.append([value or "(empty)", int(numbers["rows"]), *found, *(numbers[name] for name in names)])
+    header, widths = [column, "rows", "T", "", *names], [0, 7, 8, 8, *(10 for _ in names)]
+    optional = [name for name in names if name.endswith("/ece")]
+    return Table(header, rows, "lrrl" + "r" * len(names), widths=widths, optional=optional)
 
 
 @workflow_command("inspect", settings.InspectSettings)
-def inspect(result) -> Iterator[str]:
+def inspect(result) -> Iterator[Part]:
     """Show how peaked softmax(z / T) is over temperatures, and which of them suit distillation."""
     from fer_mlflow.workflows.evaluate import STATISTICS
 
@@ -119,15 +121,15 @@ def inspect(result) -> Iterator[str]:
     columns = zip(sharpness.temperatures, *(getattr(sharpness, name) for name in STATISTICS), strict=True)
     rows = [[f"{at:g}", *values, f"{sure:.2%}"] for at, *values, sure in columns]
     header = ["T", "mean", "median", "p90", "p99", "entropy", "above 0.99"]
-    yield from text_lines(Table(header, rows, align="lrrrrrr", widths=[6]))
+    yield Table(header, rows, align="lrrrrrr", widths=[6])
     temperatures = [f"T {at:<4g}" for at in sharpness.temperatures]
     classes = zip(soft_labels.classes, sharpness.rows_by_class, sharpness.mean_by_class.T, strict=True)
     rows = [[name, count, *means] for name, count, means in classes]
     yield ""
-    yield from text_lines(Table(["predicted class", "rows", *temperatures], rows, widths=[0, 7]))
+    yield Table(["predicted", "rows", *temperatures], rows, widths=[0, 7], optional=temperatures[:0:-1])
     low, high = result.band
-    yield f"\n  rule: a mean top probability from {low:g} to {high:g}; above it targets are nearly one-hot,"
-    yield "        below it nearly uniform, and a student learns little from either"
+    yield f"\n  rule: a mean top probability from {low:g} to {high:g}; above it targets are nearly"
+    yield "        one-hot, below it nearly uniform, and a student learns little from either"
     if result.recommended is None:
         yield "  no temperature gives that: the logits are constant or tied"
     else:
@@ -139,8 +141,8 @@ def inspect(result) -> Iterator[str]:
     yield from where_lines(result)
 
 
-@workflow_command("compare", settings.CompareSettings)
-def compare(result) -> Iterator[str]:
+@workflow_command("compare", settings.CompareSettings, has_rows=True)
+def compare(result) -> Iterator[Part]:
     """Set two runs' soft labels side by side: first how they were made, then, where that allows it, their scores.
 
     RUN_A and RUN_B are export or teacher runs, by their id or its first digits, or folders of bundles. The exit
@@ -157,14 +159,14 @@ def compare(result) -> Iterator[str]:
     yield f"\n{result.verdict}"
     if result.comparison is not None:
         yield from _difference_lines(result.table)
-        yield _changes(result.comparison)
+        yield _changes(result.counts)
     yield ""
     yield from where_lines(result, rows=result.comparison is not None and result.changed_rows_location)
     if result.comparison is None:
         raise click.exceptions.Exit(3)
 
 
-def _difference_lines(table) -> Iterator[str]:
+def _difference_lines(table) -> Iterator[Part]:
     """Yield each metric's difference with its interval and p-value."""
     from fer_mlflow.scoring.metrics import metric_names
 
@@ -175,21 +177,19 @@ def _difference_lines(table) -> Iterator[str]:
         rows.append([row.metric, row.a, row.b, f"{row.difference:+.4f}", interval, p_value])
     yield ""
     header = ["", "A", "B", "B - A", "95 % interval", "   p"]
-    yield from text_lines(Table(header, rows, align="lrrrll", widths=[0, 6, 6, 7, 20]))
+    yield Table(header, rows, align="lrrrll", widths=[0, 6, 6, 7, 20])
     yield "\n  * p below 0.05, every metric on its own: where nothing differs, four in ten tables like this show a star"
     headline = metric_names(having=lambda metric: metric.from_counts and "slices" in metric.shown)
     if not (table[table["metric"].isin(headline)]["p_value"] < _LEVEL).any():
         yield f"  neither {' nor '.join(headline)} differs significantly between A and B on these rows"
 
 
-def _changes(comparison) -> str:
+def _changes(counts: Mapping[str, int]) -> str:
     """Return how many predictions changed, and in which direction."""
-    changed, better, worse = (
-        int(each.sum()) for each in (comparison.changed, comparison.only_b_right, comparison.only_a_right)
-    )
+    neither = counts["changed"] - counts["only_b_right"] - counts["only_a_right"]
     return (
-        f"  {changed:,} of {len(comparison.labels):,} rows have another prediction: only B is right on {better:,}, "
-        f"only A on {worse:,}, neither on {changed - better - worse:,}"
+        f"  {counts['changed']:,} of {counts['rows']:,} rows have another prediction: only B is right on "
+        f"{counts['only_b_right']:,}, only A on {counts['only_a_right']:,}, neither on {neither:,}"
     )
 
 
@@ -214,7 +214,7 @@ def fetch(result) -> Iterator[str]:
 
 
 @workflow_command("verify", settings.VerifySettings)
-def verify(result) -> Iterator[str]:
+def verify(result) -> Iterator[Part]:
     """Check all of a run's soft labels, or a folder's, and print every check with its verdict.
 
     With --manifest, the rows too; with --recompute N and --teachers, the logits of N random rows are computed again.
@@ -227,7 +227,7 @@ def verify(result) -> Iterator[str]:
     yield ""
     words = {"fail": "FAIL"}
     rows = [[words.get(check.verdict, check.verdict), check.name, " ".join(check.detail.split())] for check in checks]
-    yield from text_lines(Table(rows=rows))
+    yield Table(rows=rows)
     others = "".join(f", {counts[word]} {word}" for word in ("warn", "skip") if counts[word])
     verdict = f"does not verify: {counts['fail']} of {len(checks)} checks fail" if counts["fail"] else "verifies"
     yield f"\n{verdict} ({counts['pass']} pass{others})"
@@ -235,8 +235,8 @@ def verify(result) -> Iterator[str]:
         raise click.exceptions.Exit(1)
 
 
-@workflow_command("triage", settings.TriageSettings)
-def triage(result) -> Iterator[str]:
+@workflow_command("triage", settings.TriageSettings, has_rows=True)
+def triage(result) -> Iterator[Part]:
     """Judge every run on the tracking server, tag it, and rank the good ones benchmark by benchmark.
 
     Nothing is moved or deleted, and every tag can be removed again.
@@ -247,6 +247,8 @@ def triage(result) -> Iterator[str]:
         return
     if result.action != "judge":
         (run_id,), status = result.changes, "bad" if result.action == "bad" else "good"
+        if result.replaced:
+            yield one_line(f"run {run_id}: {result.replaced}, now {status}")
         kept = f"run {run_id} is {status} from now on; `triage --clear {run_id[:8]}` takes it back"
         yield f"would tag run {run_id}: {status}" if result.dry_run else kept
         return
@@ -261,7 +263,7 @@ def triage(result) -> Iterator[str]:
     yield from _judgement_lines(result)
 
 
-def leaderboard_lines(result) -> Iterator[str]:
+def leaderboard_lines(result) -> Iterator[Part]:
     """Yield the leaderboards with the runs that are not on them, and the table across benchmarks where there is one."""
     from fer_mlflow.workflows import leaderboards
     from fer_mlflow.workflows.triage import left_out_lines
@@ -269,7 +271,7 @@ def leaderboard_lines(result) -> Iterator[str]:
     left_out = left_out_lines(result)
     for board in leaderboards.boards_of(result.leaderboard):
         yield f"leaderboard of {board['benchmark'].iloc[0]} · {leaderboards.board_title(board)}\n"
-        yield from text_lines(leaderboards.board_table(board, result.metric, result.classes), rule=True)
+        yield leaderboards.board_table(board, result.metric, result.classes)
         if more := board["runs"].iloc[0] - len(board):
             yield f"  … and {more:,} more"
         if board["level"].any():
@@ -283,7 +285,7 @@ def leaderboard_lines(result) -> Iterator[str]:
         yield ""
     if result.across is not None and len(result.across):
         yield f"configurations across {result.across['rank'].shape[1]} benchmarks, {result.metric} (rank)\n"
-        yield from text_lines(leaderboards.across_table(result.across), rule=True)
+        yield leaderboards.across_table(result.across)
         yield f"  {leaderboards.recommendation(result.across)}"
         if result.in_sample:
             yield f"  left out, since teachers were trained on these rows: {', '.join(result.in_sample)}"

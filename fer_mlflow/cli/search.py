@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from fer_mlflow.cli.options import format_interval, where_lines, workflow_command
 from fer_mlflow.settings.search import ReproduceSettings, SweepSettings
-from fer_mlflow.tables import Table, report_text, text_lines
+from fer_mlflow.tables import Part, Table
 
 _SHOWN = 8
 _NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
 
 
-@workflow_command("sweep", SweepSettings)
-def sweep(result) -> Iterator[str]:
+@workflow_command("sweep", SweepSettings, has_rows=True)
+def sweep(result) -> Iterator[Part]:
     """Score every weighting of teachers in each space, choose one, and measure the choice on other rows."""
     configurations = result.configurations
     spaces, variants = dict.fromkeys(configurations.spaces), dict.fromkeys(configurations.variants)
@@ -22,7 +22,7 @@ def sweep(result) -> Iterator[str]:
     count = len(configurations)
     yield f"sweep of {', '.join(result.fitted.names)}  on  {', '.join(result.tables)}"
     yield f"  {count:,} configurations: {count // (len(spaces) * len(variants)):,} weightings x {arms}\n"
-    yield from _best_lines(result)
+    yield _best_table(result)
     yield from _plateau_lines(result)
     yield from _choice_lines(result)
     yield ""
@@ -34,7 +34,7 @@ def sweep(result) -> Iterator[str]:
     yield from where_lines(result, figures=figures, table=result.table_location)
 
 
-def _best_lines(result) -> list[str]:
+def _best_table(result) -> Table:
     """Return the best configurations on the benchmark of the choice."""
     from fer_mlflow.scoring.metrics import metric_names
 
@@ -45,7 +45,7 @@ def _best_lines(result) -> list[str]:
         for rank, m in enumerate(result.order[:_SHOWN].tolist(), start=1)
     ]
     header = ["rank", *columns, f"configuration   (on {result.fitted.benchmark})"]
-    return text_lines(Table(header, rows, widths=[4, *(8 for _ in columns)]))
+    return Table(header, rows, widths=[4, *(8 for _ in columns)], optional=columns[:0:-1])
 
 
 def _plateau_lines(result) -> Iterator[str]:
@@ -84,8 +84,8 @@ def _choice_lines(result) -> Iterator[str]:
 
 
 @workflow_command("reproduce", ReproduceSettings)
-def reproduce(result) -> Iterator[str]:
+def reproduce(result) -> Iterator[Part]:
     """Search benchmarks, subsets of them, preprocessing, spaces, weights and temperatures for published numbers."""
-    yield report_text(result.report)
+    yield result.report
     yield ""
     yield from where_lines(result, table=result.table_location)

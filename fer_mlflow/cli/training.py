@@ -8,11 +8,11 @@ import click
 from fer_mlflow.cli import COMMANDS, options
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
-from fer_mlflow.tables import Table, text_lines
+from fer_mlflow.tables import Part, Table
 
 
 @options.workflow_command("train", TrainSettings)
-def train(result) -> Iterator[str]:
+def train(result) -> Iterator[Part]:
     """Train a teacher on a manifest's split, and log its best checkpoint as an MLflow run.
 
     The images come by the same path as in an export; teachers.yaml needs nothing but the checkpoint's path.
@@ -32,7 +32,7 @@ def _epoch_lines(plan, best) -> Iterator[str]:
 
 
 @options.workflow_command("distill", DistillSettings)
-def distill(result) -> Iterator[str]:
+def distill(result) -> Iterator[Part]:
     """Train a student on labels and soft labels, and log its best checkpoint as an MLflow run.
 
     It is trained as `train` trains a teacher, and its checkpoint is a teacher's: name it in teachers.yaml, export it.
@@ -42,7 +42,7 @@ def distill(result) -> Iterator[str]:
     return _grid_lines(result) if isinstance(result, DistillGridResult) else _student_lines(result)
 
 
-def _student_lines(result) -> Iterator[str]:
+def _student_lines(result) -> Iterator[Part]:
     """Yield the best epoch, the loss, the scores on other rows, and where the checkpoint is."""
     student, plan = result.student, result.student.plan
     yield f"{student.name}, {len(plan.train):,} rows\n"
@@ -59,7 +59,7 @@ def _student_lines(result) -> Iterator[str]:
     yield from options.where_lines(result, checkpoint=result.checkpoint, model=_model(result, 14))
 
 
-def _score_lines(soft_labels) -> Iterator[str]:
+def _score_lines(soft_labels) -> Iterator[Part]:
     """Yield a student's scores with their 95 % intervals; nothing where no row has a label."""
     import numpy as np
 
@@ -75,7 +75,7 @@ def _score_lines(soft_labels) -> Iterator[str]:
     yield f"  on {soft_labels.benchmark}, {len(labels):,} labelled rows"
     shown = [name for name in COUNTED if name in soft_labels.metrics]
     rows = [[name, soft_labels.metrics[name], options.format_interval(intervals[name])] for name in shown]
-    yield from text_lines(Table(rows=rows))
+    yield Table(rows=rows)
     yield ""
 
 
@@ -90,22 +90,19 @@ def _model(result, indent: int) -> str:
     )
 
 
-def _grid_lines(result) -> Iterator[str]:
+def _grid_lines(result) -> Iterator[Part]:
     """Yield every configuration over its seeds, and the best one beside its baseline on other rows."""
     from fer_mlflow.workflows.distill import configurations_table
 
     grid = result.grid
     table = configurations_table(grid.trials)
-    width = max(map(len, table["configuration"]))
-    header = f"  {'configuration':<{width}}  seeds  val_macro_f1           val_accuracy"
-    yield header
-    yield "  " + "-" * (len(header) + 6)
-    mark = {grid.best.configuration: " <- best", grid.baseline.configuration: " <- baseline"}
-    for row in table.itertuples():
-        yield (
-            f"  {row.configuration:<{width}}  {row.seeds:5d}  {_spread(row.val_macro_f1, row.val_macro_f1_sd)}"
-            f"  {_spread(row.val_accuracy, row.val_accuracy_sd)}{mark.get(row.configuration, '')}"
-        )
+    mark = {grid.best.configuration: "<- best", grid.baseline.configuration: "<- baseline"}
+    rows = [
+        [row.configuration, row.seeds, _spread(row.val_macro_f1, row.val_macro_f1_sd)]
+        + [f"{_spread(row.val_accuracy, row.val_accuracy_sd)} {mark.get(row.configuration, '')}"]
+        for row in table.itertuples()
+    ]
+    yield Table(["configuration", "seeds", "val_macro_f1", "val_accuracy"], rows, rule=True)
     scores = table.set_index("configuration")["val_macro_f1"]
     if table["val_macro_f1"].iloc[0] == scores[grid.baseline.configuration] != scores[grid.best.configuration]:
         yield "\n  no student of soft labels is better on the validation rows than those of labels alone"
@@ -157,6 +154,6 @@ def demo(settings: DemoSettings) -> None:
 
     def show(name: str, result) -> None:
         importlib.import_module(f"fer_mlflow.cli.{COMMANDS[name]}")
-        click.echo("\n".join(options.LINES[name](result)))
+        options.print_parts(options.LINES[name](result))
 
     run_demo(settings, announce=lambda text: click.echo(f"\n== {text}", err=True), show=show, progress=show_progress)

@@ -62,6 +62,12 @@ class Comparison:
         """(N,) bool, where only A is right."""
         return self.changed & (self.predictions_a == self.labels)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of rows, of those where the predictions differ, and where only B and only A is right."""
+        masks = {name: getattr(self, name) for name in ("changed", "only_b_right", "only_a_right")}
+        return {"rows": len(self.labels), **{name: int(mask.sum()) for name, mask in masks.items()}}
+
 
 @dataclass(frozen=True)
 class _Cells:

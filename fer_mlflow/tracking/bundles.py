@@ -88,7 +88,7 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
     (prefix,) = {key.partition(".")[0] for key in found}
     for run in store.search_finished(client, kind, f"tags.`fer.config_key` LIKE '{prefix}.%'"):
         tags = run.data.tags
-        if tags["fer.config_key"] in found and not (tags.get(store.STATUS) == store.BAD and store.is_by_person(tags)):
+        if tags["fer.config_key"] in found and not (tags.get(store.STATUS) == store.BAD and store.person_of(tags)):
             found[tags["fer.config_key"]].append(run)
     return found
 

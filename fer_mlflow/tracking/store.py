@@ -61,13 +61,20 @@ def redact(text: str) -> str:
     return _USERINFO.sub("***@", text)
 
 
-def is_by_person(tags: Mapping[str, str]) -> bool:
-    """Return whether a person set a run's status: through `--bad` or `--keep`, or by hand.
+def person_of(tags: Mapping[str, str]) -> str:
+    """Return who set a run's status, through `--bad` or `--keep` or by hand; empty where rules did.
 
-    >>> is_by_person({"triage.status": "bad"}), is_by_person({"triage.status": "bad", "triage.written": "bad"})
-    (True, False)
+    >>> person_of({"triage.status": "bad"}), person_of({"triage.status": "bad", "triage.written": "bad"})
+    ('by hand', '')
+    >>> text = "bad by ann at 2026-11-24T10:00Z"
+    >>> person_of({"triage.status": "bad", "triage.written": "bad", "triage.overruled": text})
+    'by ann'
     """
-    return STATUS in tags and (OVERRULED in tags or tags.get(WRITTEN) != tags[STATUS])
+    is_written = STATUS in tags and tags.get(WRITTEN) == tags[STATUS]
+    if STATUS not in tags or (is_written and OVERRULED not in tags):
+        return ""
+    named = tags.get(OVERRULED, "").rpartition(" at ")[0].partition(" ")[2]
+    return (named if is_written else "") or "by hand"
 
 
 class HeldSignal:

@@ -260,7 +260,7 @@ def judge(runs: Sequence[RunRecord], context: Context) -> dict[str, Judgement]:
 def judge_one(run: RunRecord, context: Context) -> Judgement:
     """Return the judgement of one run, apart from newer runs of its configuration."""
     before = run.tags.get(store.REASONS, "")
-    if store.is_by_person(run.tags):
+    if store.person_of(run.tags):
         return Judgement(run.tags[store.STATUS], (before,) if before else (), by_person=True)
     earlier = parse_reasons(before)
     reasons: list[str] = []

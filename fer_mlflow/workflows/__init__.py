@@ -1,10 +1,14 @@
 """Workflows: what each command does, settings in, a frozen result out; no printing and no command line."""
 
 import logging
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Settings, renamed
@@ -68,6 +72,11 @@ class RunResult:
 
     run_id: str = ""
     ui: str = ""
+    not_in_json: ClassVar[tuple[str, ...]] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as JSON has them; docs/commands.md describes them."""
+        return plain(self)
 
     def __repr__(self) -> str:
         """Return one line: the numbers, names and run ids, not the arrays, tables and the way to the UI."""
@@ -91,6 +100,32 @@ class SoftLabelsResult(RunResult):
     def name(self) -> str:
         """The configuration and the benchmark, for people."""
         return self.soft_labels.name
+
+
+def plain(value: Any) -> Any:
+    """Return a value in JSON's types: a frame as a list of rows, a number that is not finite as None.
+
+    Arrays and functions are left out of the fields that a class has; of soft labels the names and digests are left.
+    """
+    if isinstance(value, SoftLabels):
+        names = ("name", "benchmark", "selection_sha256", "sha256")
+        return {"rows": len(value)} | {name: getattr(value, name) for name in names}
+    if isinstance(value, pd.DataFrame):
+        rows = value.reset_index(drop=value.index.name is None).to_dict("records")
+        return [{"/".join(filter(None, np.atleast_1d(key))): plain(each) for key, each in row.items()} for row in rows]
+    if is_dataclass(value):
+        out = getattr(value, "not_in_json", ())
+        shown = {name: each for name, each in vars(value).items() if name not in out}
+        value = {name: each for name, each in shown.items() if not isinstance(each, np.ndarray | Callable)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(plain, value))
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def warn(message: str) -> None:

@@ -238,6 +238,7 @@ class CompareResult(RunResult):
     protocols : how each was made, line by line
     verdict : whether they may be compared, and why
     comparison : differences on the shared rows; None where they may not be compared
+    counts : shared labelled rows, those with another prediction, and those of them that one side alone has right
     table : each metric of A, of B, and their difference
     changed_rows_location : where the table of rows with another prediction is
     """
@@ -247,6 +248,7 @@ class CompareResult(RunResult):
     protocols: tuple[dict[str, str], dict[str, str]]
     verdict: str
     comparison: significance.Comparison | None
+    counts: dict[str, int]
     table: pd.DataFrame | None
     changed_rows_location: str
 
@@ -277,6 +279,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         protocols=protocols,
         verdict=shared.verdict,
         comparison=comparison,
+        counts=comparison.counts if comparison is not None else {},
         table=table,
         changed_rows_location=run.artifact_location("tables/changed_rows.parquet"),
     )

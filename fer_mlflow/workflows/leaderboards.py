@@ -31,7 +31,7 @@ BOARD = "selection_sha256"  # runs on the same rows stand on one leaderboard
 SETTINGS = ("ensemble", "space", "clahe", "calibration")  # two runs that share them have the same configuration
 COLUMNS = (
     *("benchmark", BOARD, "rows", "in_sample", "runs", "rank", "kind", "configuration", *SETTINGS),
-    *("status", "run_id", "experiment_id"),
+    *("status", "person", "run_id", "experiment_id"),
 )
 TESTED = ("level", "p_value", "macro_f1_low", "macro_f1_high")
 LEVEL_MARK = "≈"
@@ -101,6 +101,7 @@ def _line(run: RunRecord) -> dict[str, Any]:
     parts = [*parts[1:], parts[0]] if "," in ensemble else parts  # in the order of the configuration's name
     own = {BOARD: run.selection, "kind": run.kind, "run_id": run.run_id, "experiment_id": run.experiment_id}
     metrics = {name: value for name, value in run.metrics.items() if name not in COLUMNS + TESTED}
+    own["person"] = store.person_of(run.tags)
     return {**metrics, **own, **settings, "configuration": " · ".join(filter(None, parts))}
 
 
@@ -199,7 +200,8 @@ def left_out_lines(runs: Sequence[RunRecord], judgements: Mapping[str, Judgement
     lines = [f"left out: {len(runs):,} {'run' if len(runs) == 1 else 'runs'}; {how}"]
     for run in runs[:_LEFT_OUT]:
         judgement = judgements[run.run_id]
-        lines.append(f"  {run.run_id[:8]}  {judgement.status:<4}  {run.name}: {'; '.join(judgement.reasons)}")
+        status = f"{judgement.status} {store.person_of(run.tags)}".rstrip()
+        lines.append(f"  {run.run_id[:8]}  {status:<4}  {run.name}: {'; '.join(judgement.reasons)}")
     return lines + [f"  and {len(runs) - _LEFT_OUT:,} more"] * (len(runs) > _LEFT_OUT)
 
 
@@ -210,13 +212,16 @@ def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -
     rows: list[list[Cell]] = []
     for line in board.to_dict("records"):
         interval = "" if pd.isna(line["macro_f1_low"]) else f"[{line['macro_f1_low']:.3f}, {line['macro_f1_high']:.3f}]"
-        status = [line["status"]] * (line["status"] != store.GOOD)
+        status = [f"{line['status']} {line['person']}".rstrip()] * (line["status"] != store.GOOD)
         kind = ["student"] * (line["kind"] == "student")
         settings = [*status, *kind, *(line[name] for name in SETTINGS[1:] if line[name])]
         named = [line["rank"], LEVEL_MARK if line["level"] else "", line["ensemble"], " · ".join(settings)]
         numbers = [interval if head == "95 %" else line.get(head) for head in heads]
         rows.append([*named, *numbers, line["run_id"][:8]])
-    return Table(["", "", "ensemble", "settings", *heads, "run"], rows, align=f"rlll{'r' * len(heads)}l")
+    header, align = ["", "", "ensemble", "settings", *heads, "run"], f"rlll{'r' * len(heads)}l"
+    goes = [head for head in heads[:0:-1] if head != "95 %"]  # requested classes go last
+    optional = sorted(goes, key=lambda head: head.startswith("f1/"))
+    return Table(header, rows, align, rule=True, optional=optional)
 
 
 def board_title(board: pd.DataFrame) -> str:
@@ -234,7 +239,8 @@ def across_table(across: pd.DataFrame) -> Table:
         pairs = zip(line["value"], line["rank"], strict=True)
         cells = ["–" if pd.isna(rank) else f"{value:.4f} ({rank:.0f})" for value, rank in pairs]
         rows.append([configuration, *cells, f"{line['mean_rank', '']:.2f}"])
-    return Table(["configuration", *benchmarks, "mean rank"], rows, align=f"l{'r' * (len(benchmarks) + 1)}")
+    header, align = ["configuration", *benchmarks, "mean rank"], f"l{'r' * (len(benchmarks) + 1)}"
+    return Table(header, rows, align, rule=True, optional=benchmarks[:0:-1])
 
 
 def recommendation(across: pd.DataFrame) -> str:
@@ -280,16 +286,6 @@ def as_csv(frame: pd.DataFrame) -> str:
     return csv_text(columns.columns.tolist(), columns.where(columns.notna(), None).to_numpy().tolist())
 
 
-def bad_runs_csv(runs: Iterable[RunRecord], judgements: Mapping[str, Judgement]) -> str:
-    """Return the bad runs and the reasons."""
-    rows = [
-        [run.run_id, run.kind, run.name, run.benchmark, run.status, "; ".join(judgements[run.run_id].reasons)]
-        for run in runs
-        if judgements[run.run_id].status == store.BAD
-    ]
-    return csv_text(["run_id", "kind", "name", "benchmark", "run_status", "reasons"], rows)
-
-
 def as_page(
     frame: pd.DataFrame, metric: str, across: pd.DataFrame | None, address: Callable[[str, str], str | None]
 ) -> str:
@@ -314,7 +310,7 @@ def as_page(
         "ACROSS": "",
     }
     if across is not None and len(across):
-        text = "\n".join([*text_lines(across_table(across), indent=0, rule=True), recommendation(across)])
+        text = "\n".join([*text_lines(across_table(across), indent=0), recommendation(across)])
         parts["ACROSS"] = f"<h2>Across benchmarks</h2><pre>{html.escape(text)}</pre>"
     page = files("fer_mlflow.workflows").joinpath("leaderboard.html").read_text(encoding="utf-8")
     for name, text in parts.items():

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,12 @@ from fer_mlflow.search.teacher_logits import check_metric, find_plateau
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
-from fer_mlflow.workflows import RunResult, warn, workflow
+from fer_mlflow.workflows import RunResult, plain, warn, workflow
 from fer_mlflow.workflows.configurations import Configurations, export_choice, log_choice, read_weightings
 from fer_mlflow.workflows.sources import Benchmarks, SearchInput, TeacherSet
 
 _PANELS = 4  # that a figure has room for
+_IN_JSON = 100  # configurations; the run's table has all
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -62,6 +64,12 @@ class SweepResult(RunResult):
     nested: tuple[str, ...] = ()
     exported: Mapping[str, str] = field(default_factory=dict)
     table_location: str = ""
+    not_in_json = ("fit", "report", "configurations", "tables", "best")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as JSON has them, the teachers' shares, and the best of the configurations."""
+        best = plain(self.table.iloc[self.order[:_IN_JSON]])
+        return super().plain() | {"shares": self.choice.shares(self.fitted.names), "best_configurations": best}
 
     @property
     def fitted(self) -> TeacherSet:

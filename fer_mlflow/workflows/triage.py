@@ -1,9 +1,12 @@
 """`triage`: which runs to use. Judges and tags every run, and ranks the good ones on each benchmark."""
 
+import getpass
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 import pandas as pd
@@ -12,11 +15,13 @@ from fer_mlflow.errors import ContractError, RunError
 from fer_mlflow.files import cache_folder
 from fer_mlflow.progress import Progress, no_progress, track
 from fer_mlflow.settings.scoring import TriageSettings
+from fer_mlflow.tables import one_line
 from fer_mlflow.tracking import bundles, store, triage as rules
 from fer_mlflow.tracking.records import ENTRY, Evidence, EvidenceStore, Judgement, RunRecord, read_records, record_of
 from fer_mlflow.tracking.runs import open_run
-from fer_mlflow.workflows import RunResult, leaderboards, workflow
+from fer_mlflow.workflows import RunResult, leaderboards, warn, workflow
 
+_AT_ONCE = 50  # runs that are read again just before their tags are written: another person may have set their status
 RANKS = 10  # runs of a benchmark that get a tag for their rank: one more run moves no more than these
 
 
@@ -38,6 +43,7 @@ class TriageResult(RunResult):
     in_sample : benchmarks left out of `across`, since teachers were trained on their rows
     metric : ranks the leaderboard
     classes : those whose F1 the leaderboard shows
+    replaced : the status that another person, or the same one earlier, had set of the run whose status is set
     """
 
     action: Literal["judge", "clear", "bad", "keep"]
@@ -52,6 +58,8 @@ class TriageResult(RunResult):
     in_sample: tuple[str, ...] = ()
     metric: str = ""
     classes: tuple[str, ...] = ()
+    replaced: str = ""
+    not_in_json = ("runs",)
 
 
 @workflow(TriageSettings)
@@ -75,7 +83,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
             run_id = bundles.read_run(client, settings.clear).info.run_id
             by_id = {each: run for each, run in by_id.items() if each == run_id}
         changed = {each: tags for each, run in by_id.items() if (tags := _own_tags(run, settings.clear != "true"))}
-        _write(client, changed, settings, progress)
+        changed = _write(client, changed, by_id, settings, progress)
         return TriageResult(action="clear", dry_run=settings.dry_run, changes=changed, runs=by_id)
     _check_benchmark(settings.benchmark, runs)
     kept = EvidenceStore(client, cache_folder())
@@ -86,7 +94,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     whole = leaderboards.build_leaderboard(runs, judgements, settings.metric, statuses)
     changed = _changed_tags(runs, judgements, whole, context)
     ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
-    _write(client, changed, settings, progress)
+    changed = _write(client, changed, by_id, settings, progress)
     names = zip(whole[leaderboards.BOARD], whole["benchmark"], strict=True)
     shown = whole.loc[[_is_of(*each, settings.benchmark) for each in names]]
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
@@ -115,12 +123,26 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
 def _overrule(client, settings: TriageSettings) -> TriageResult:
     """Set a run's status for a person; no rule changes it any more."""
     action: Literal["bad", "keep"] = "bad" if settings.bad else "keep"
-    run_id = bundles.read_run(client, settings.bad or settings.keep or "").info.run_id
-    status = store.BAD if settings.bad else store.GOOD
-    tags = {store.STATUS: status, store.WRITTEN: status, store.OVERRULED: action, store.REASONS: settings.reason}
+    run = bundles.read_run(client, settings.bad or settings.keep or "")
+    before, status = run.data.tags, store.BAD if settings.bad else store.GOOD
+    replaced = ""
+    if person := store.person_of(before):
+        word = f"{before[store.STATUS]} {person}" if person == "by hand" else before[store.OVERRULED]
+        replaced = f"{word} (“{before[store.REASONS]}”)" if store.REASONS in before else word
+    word = f"{status} by {one_line(_user()).strip()} at {datetime.now(UTC):%Y-%m-%dT%H:%MZ}"
+    tags = {store.STATUS: status, store.WRITTEN: status, store.OVERRULED: word, store.REASONS: settings.reason}
+    changes = {run.info.run_id: tags}
     if not settings.dry_run:
-        store.write_tags(client, {run_id: tags})
-    return TriageResult(action=action, dry_run=settings.dry_run, changes={run_id: tags})
+        store.write_tags(client, changes)
+    return TriageResult(action=action, dry_run=settings.dry_run, changes=changes, replaced=replaced)
+
+
+def _user() -> str:
+    """Return the name by which the server knows this person, else the system's."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (KeyError, OSError):  # in a container whose user has no name
+        return "unknown"
 
 
 def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:
@@ -129,11 +151,29 @@ def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:
     return {name: None for name in store.TRIAGE_TAGS if name in run.tags and not (by_hand and name == store.STATUS)}
 
 
-def _write(client, changed: Mapping[str, Mapping[str, str | None]], settings: TriageSettings, progress) -> None:
-    """Write tags, unless this is a dry run."""
-    if changed and not settings.dry_run:
-        with progress("tagging runs", len(changed)) as count:
-            store.write_tags(client, changed, count)
+def _write(
+    client, changed: dict[str, dict[str, str | None]], runs: Mapping[str, RunRecord], settings: TriageSettings, progress
+) -> dict[str, dict[str, str | None]]:
+    """Write tags, unless this is a dry run, and return them without those of runs whose status changed meanwhile."""
+    if settings.dry_run or not changed:
+        return changed
+    written: dict[str, dict[str, str | None]] = {}
+    ids = list(changed)
+    with progress("tagging runs", len(ids)) as count:
+        for start in range(0, len(ids), _AT_ONCE):
+            names = ", ".join(f"'{each}'" for each in ids[start : start + _AT_ONCE])
+            now = {run.info.run_id: run.data.tags for run in store.search_runs(client, f"run_id IN ({names})")}
+            same = [each for each, tags in now.items() if _deciding(tags) == _deciding(runs[each].tags)]
+            store.write_tags(client, {each: changed[each] for each in same}, count)
+            written |= {each: changed[each] for each in same}
+    for run_id in changed.keys() - written.keys():
+        warn(f"run {run_id}: its status has changed meanwhile; its tags stay as they are")
+    return written
+
+
+def _deciding(tags: Mapping[str, str]) -> list[str | None]:
+    """Return the tags by which a person decides."""
+    return [tags.get(name) for name in (store.STATUS, store.WRITTEN, store.OVERRULED)]
 
 
 def _check_benchmark(named: str | None, runs: Sequence[RunRecord]) -> None:
@@ -163,7 +203,7 @@ def _read_evidence(runs: Sequence[RunRecord], kept: EvidenceStore, deep: str, pr
             return deep == "true" or (deep == "auto" and run.selection in new)
         # Another triage has called the bundle broken, which was sound when it was read here.
         reasons = rules.parse_reasons(run.tags.get(store.REASONS, ""))
-        return not store.is_by_person(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
+        return not store.person_of(run.tags) and bool(reasons.keys() & {"bundle broken", "bundle incomplete"})
 
     due = [run for run in bundled if "fer.bundle_sha256" in run.tags and is_due(run)]
     for run in track(due, "reading bundles", len(due), progress):
@@ -228,7 +268,6 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
         "leaderboard.md": leaderboards.as_markdown(frame, settings.metric, across, left_out_lines(result)),
         "leaderboard.csv": leaderboards.as_csv(frame),
         "leaderboard.html": leaderboards.as_page(frame, settings.metric, across, store.run_address),
-        "bad_runs.csv": leaderboards.bad_runs_csv(runs, result.judgements),
     }
     with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
         run.log_params(settings.params)

@@ -66,6 +66,7 @@ def test_every_command_keeps_the_contract(name):
     words, options = name.split(), [each for each in RUNNABLE[name].params if isinstance(each, click.Option)]
     shown = invoke(*words, "--help")
     assert (shown.exit_code, shown.stderr) == (0, "")
+    assert max(map(len, shown.stdout.splitlines())) <= 80
     assert all(f"{each.opts[0]} " in shown.stdout for each in options if not each.hidden)
     mistakes = [(["--nonsense", "1"], "'--nonsense'")]
     required = sorted((p for p in RUNNABLE[name].params if p.required), key=lambda p: isinstance(p, click.Option))

@@ -99,7 +99,7 @@ def test_what_is_printed_is_what_is_stored_with_the_rule(inspected, bundle):
     fear, sad = (next(line for line in lines if line.split()[:1] == [name]) for name in ("Fear", "Sad"))
     assert fear.split() == ["Fear", "0", *"–" * 7]
     assert sad.split() == ["Sad", str(counts[4]), *(f"{metrics[f'T {t}/mean/Sad']:.4f}" for t in STANDARD)]
-    assert "  rule: a mean top probability from 0.5 to 0.8; above it targets are nearly one-hot," in lines
+    assert "  rule: a mean top probability from 0.5 to 0.8; above it targets are nearly" in lines
     low, high = (metrics[f"recommended_temperature_{end}"] for end in ("low", "high"))
     assert f"  recommended  T from {low:.2f} to {high:.2f}" in lines
 

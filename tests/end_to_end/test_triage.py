@@ -170,11 +170,8 @@ def test_planted_faults_are_found_and_no_good_run_is_called_bad(place, tmp_path)
     (run,) = place.runs("triage")
     assert (run.data.metrics["runs/good"], run.data.metrics["runs/bad"]) == (4, 11)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert files == {"leaderboard.md", "leaderboard.csv", "leaderboard.html", "bad_runs.csv"}
+    assert files == {"leaderboard.md", "leaderboard.csv", "leaderboard.html"}
     text = {name: Path(client.download_artifacts(run.info.run_id, name, str(tmp_path))).read_text() for name in files}
-    rows = list(csv.DictReader(text["bad_runs.csv"].splitlines()))
-    assert {row["run_id"] for row in rows} >= {*bad.values()}
-    assert next(row for row in rows if row["run_id"] == bad["failed"])["name"] == "two lines 🙂 <b>"
     lines = list(csv.DictReader(text["leaderboard.csv"].splitlines()))
     assert [line["run_id"] for line in lines[:2]] == [sharp, better]
     assert float(lines[1]["macro_f1"]) == client.get_run(better).data.metrics["macro_f1"]
@@ -335,6 +332,66 @@ def test_a_person_stands_above_the_rules(place, tmp_path):
     assert tags_of(place) == {run_id: tags for run_id, tags in before.items() if run_id in (broken, kept)}
     place.run("triage")
     assert (statuses(place)[other], statuses(place)[sound]) == ("good", "good")
+
+
+@pytest.mark.server
+def test_who_set_a_status_and_when_is_kept_and_the_next_person_is_told(place, tmp_path, monkeypatch):
+    run_id = export(place, tmp_path, "a")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann\n")
+    assert place.run("triage", "--bad", run_id, "--reason", "blurred faces").stdout.startswith(f"run {run_id} is bad")
+    word = tags_of(place)[run_id]["triage.overruled"]
+    assert re.fullmatch(r"bad by ann at 20\d\d-\d\d-\d\dT\d\d:\d\dZ", word)
+    output = place.run("triage").stdout
+    assert f"  {run_id[:8]}  bad by ann  " in output
+    assert ": blurred faces" in output
+    assert "  bad by ann" in next(line for line in place.run("triage", "--even-bad", "true").stdout.splitlines()
+                                  if line.startswith("  1 "))  # fmt: skip
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.setattr("getpass.getuser", lambda: "bob")
+    told = f"run {run_id}: {word} (“blurred faces”), now good"
+    trial = place.run("triage", "--keep", run_id, "--dry-run", "true").stdout
+    assert trial.splitlines()[0] == told
+    assert place.run("triage", "--keep", run_id).stdout.splitlines()[0] == told
+    assert tags_of(place)[run_id]["triage.overruled"].startswith("good by bob at ")
+
+    def nobody():
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    MlflowClient(place.uri).set_tag(run_id, "triage.status", "excellent")  # by hand, in the UI
+    assert place.run("triage", "--bad", run_id).stdout.splitlines()[0] == f"run {run_id}: excellent by hand, now bad"
+    assert tags_of(place)[run_id]["triage.overruled"].startswith("bad by unknown at ")
+    MlflowClient(place.uri).set_tag(run_id, "triage.overruled", "bad")  # as it was written before
+    assert f"  {run_id[:8]}  bad by hand  " in place.run("triage").stdout
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_a_person_says_while_a_triage_runs_is_kept(place, tmp_path, monkeypatch, by_hand):
+    first, second = export(place, tmp_path, "a"), export(place, tmp_path, "b", LOGITS * 0.5)
+    judge = module.rules.judge
+
+    def judge_slowly(*given):
+        found = judge(*given)
+        if by_hand:
+            MlflowClient(place.uri).set_tag(first, "triage.status", "bad")
+        else:
+            module.triage(bad=first, reason="blurred faces")
+        return found
+
+    for number in (1, 2):  # before any triage, and after one, which had called it good
+        if number == 2:
+            place.run("triage", "--clear", first)
+            place.run("triage")
+        with monkeypatch.context() as patch:
+            patch.setattr(module.rules, "judge", judge_slowly)
+            result = place.run("triage")
+        told = f"warning: run {first}: its status has changed meanwhile; its tags stay as they are\n"
+        assert number == 2 or told in result.stderr  # the second triage has nothing to write
+        assert statuses(place) == {first: "bad", second: "good"}
+        assert by_hand or tags_of(place)[first]["triage.reasons"] == "blurred faces"
+        assert f"  {first[:8]}  bad by " in place.run("triage").stdout
+        assert statuses(place)[first] == "bad"
 
 
 def test_runs_that_are_left_out_are_named_with_the_reason_and_how_they_come_back(place, tmp_path):

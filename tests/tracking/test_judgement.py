@@ -6,7 +6,7 @@ import pytest
 from runs import evidence_of, record
 
 from fer_mlflow.tracking.records import Evidence, Judgement
-from fer_mlflow.tracking.store import is_by_person
+from fer_mlflow.tracking.store import person_of
 from fer_mlflow.tracking.triage import build_context, changes, judge, judge_one, parse_reasons, wanted_tags
 
 NOW_MS = 10_000_000
@@ -121,7 +121,7 @@ def test_a_run_that_a_person_kept_is_not_superseded_and_supersedes():
 @pytest.mark.parametrize("run_status", ["FINISHED", "FAILED", "RUNNING"])
 def test_what_a_person_set_stays(tags, status, run_status):
     run = sound(tags=tags | {"triage.reasons": "wrong crop; and late"}, status=run_status)
-    assert is_by_person(run.tags)
+    assert person_of(run.tags)
     assert judged(run, r1=BROKEN)["r1"] == Judgement(status, ("wrong crop; and late",), by_person=True)
     assert judged(sound(tags=tags))["r1"] == Judgement(status, by_person=True)
 

@@ -11,7 +11,7 @@ import pytest
 from runs import record
 
 from fer_mlflow.cli.scoring import leaderboard_lines
-from fer_mlflow.tables import one_line
+from fer_mlflow.tables import one_line, part_lines
 from fer_mlflow.tracking.records import Judgement
 from fer_mlflow.workflows.leaderboards import (
     LEGEND,
@@ -19,9 +19,9 @@ from fer_mlflow.workflows.leaderboards import (
     as_csv,
     as_markdown,
     as_page,
-    bad_runs_csv,
     board_table,
     build_leaderboard,
+    left_out_lines,
     rank_across,
     recommendation,
 )
@@ -66,12 +66,13 @@ SMALL = frame_of(
 )  # fmt: skip
 
 
-def text_of(frame, metric="macro_f1", classes=(), across=None, in_sample=()) -> list[str]:
+def text_of(frame, metric="macro_f1", classes=(), across=None, in_sample=(), width=None) -> list[str]:
     result = TriageResult(
         run_id="", ui="", action="judge", dry_run=True, changes={}, leaderboard=frame, across=across,
         in_sample=in_sample, metric=metric, classes=classes,
     )  # fmt: skip
-    return "\n".join(leaderboard_lines(result)).splitlines()
+    lines = [line for part in leaderboard_lines(result) for line in part_lines(part, width)]
+    return "\n".join(lines).splitlines()
 
 
 # --- terminal ----------------------------------------------------------------------------------------------------
@@ -89,6 +90,34 @@ def test_a_leaderboard_in_the_terminal():
         "  … and 2 more",
         "  ≈  not significantly different from the best: paired test, p at least 0.05 after Holm's adjustment",
     ]
+
+
+def test_in_a_narrow_terminal_the_least_important_columns_go_and_names_wrap():
+    names = "ConvNeXt=0.2,EfficientNet=0.3,RegNetX=0.25,ResNet18=0.25"
+    frame = frame_of(entry("0" * 12, 0.8, names, params=CLAHE, macro_f1_low=0.75, macro_f1_high=0.85), entry("1" * 12))
+    assert text_of(frame, classes=("Fear",), width=80)[2:] == [
+        "       ensemble                settings       macro_f1            95 %  run",
+        "  -------------------------------------------------------------------------",
+        "  1    ConvNeXt=0.2,           logit · clahe    0.8000  [0.750, 0.850]  00000000",
+        "       EfficientNet=0.3,",
+        "       RegNetX=0.25,",
+        "       ResNet18=0.25",
+        "  2    A=0.5,B=0.5             logit            0.5000                  11111111",
+        "  4 columns do not fit into 80: accuracy, ece, nll, f1/Fear; a wider terminal or",
+        "  a pipe has them",
+    ]
+    assert text_of(frame, classes=("Fear",), width=160) == text_of(frame, classes=("Fear",))
+
+
+def test_the_person_who_set_a_status_stands_beside_it():
+    run, _ = entry()
+    person = {"triage.status": "bad", "triage.written": "bad", "triage.overruled": "bad by ann at 2026-11-24T10:00Z"}
+    judged = {run.run_id: Judgement("bad", ("blurred",), by_person=True)}
+    for tags, who in ((person, "bad by ann"), (person | {"triage.overruled": "bad"}, "bad by hand"), ({}, "bad")):
+        known = replace(run, tags=run.tags | tags)
+        board = build_leaderboard([known], judged, "macro_f1", ("bad",)).assign(macro_f1_low=None, level=False)
+        assert board_table(board, "macro_f1").rows[0][3] == f"{who} · logit"
+        assert left_out_lines([known], judged)[1] == f"  01234567  {who:<4}  {run.name}: blurred"
 
 
 def test_a_leaderboard_of_one_run_by_another_metric():
@@ -186,39 +215,17 @@ def test_the_csv_has_every_metric_of_every_benchmark():
 @pytest.mark.parametrize("formula", ["=cmd|'/c calc'!A1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "a\r=1"])
 def test_no_cell_of_text_is_a_formula(formula):
     run, tested = entry(formula, ensemble=formula, benchmark=formula, params={"calibration": formula}, name=formula)
-    for text in (
-        as_csv(frame_of((run, tested))),
-        bad_runs_csv([run], {formula: Judgement("bad", (formula,))}),
-    ):
-        header, *lines = csv.reader(io.StringIO(text))
-        assert len(lines) == 1  # and none begins where a name would break it
-        assert len(lines[0]) == len(header)
-        assert not [cell for cell in lines[0] if cell.strip().startswith(("=", "+", "-", "@"))]
-        assert len([cell for cell in lines[0] if cell.lstrip("' ") == one_line(formula).lstrip()]) >= 4
+    header, *lines = csv.reader(io.StringIO(as_csv(frame_of((run, tested)))))
+    assert len(lines) == 1  # and none begins where a name would break it
+    assert len(lines[0]) == len(header)
+    assert not [cell for cell in lines[0] if cell.strip().startswith(("=", "+", "-", "@"))]
+    assert len([cell for cell in lines[0] if cell.lstrip("' ") == one_line(formula).lstrip()]) >= 4
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, 'a "quoted", text', "a;b", "'", "a-b=c", "x\ny"])
 def test_any_name_comes_back_from_the_csv(name):
     (line,) = parsed(as_csv(frame_of(entry(ensemble=name, benchmark=name))))
     assert (line["ensemble"], line["benchmark"]) == (one_line(name),) * 2
-
-
-def test_bad_runs_and_why():
-    runs = [record("a"), record("b", kind="teacher", status="FAILED", name="two\nlines"), record("c")]
-    judgements = {"a": Judgement("good"), "b": Judgement("bad", ("x: 1", "y: 2")), "c": Judgement("warn", ("z",))}
-    (line,) = parsed(bad_runs_csv(runs, judgements))
-    assert line == {
-        "run_id": "b",
-        "kind": "teacher",
-        "name": "two lines",
-        "benchmark": "faces:test",
-        "run_status": "FAILED",
-        "reasons": "x: 1; y: 2",
-    }
-    assert parsed(bad_runs_csv(runs[:1], judgements)) == []
-
-
-# --- Markdown ----------------------------------------------------------------------------------------------------
 
 
 def cells(line: str) -> list[str]:
