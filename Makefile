@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # One that dies is a failure at once: pytest-xdist waits for ever for the files of one that it replaced.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 READY  := $(VENV)/.ready
-BENCHMARKS := export manifest scoring student sweep triage
+BENCHMARKS := export manifest promotion scoring student sweep triage
 PINS   := $(VENV)/pins.txt
 NEWEST := .venv-newest
 PINNED := tests/test_project_files.py::test_the_environment_that_runs_the_tests_is_the_pinned_one

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         split_manifest as split_manifest,
         track_manifest as track_manifest,
     )
+    from fer_mlflow.workflows.promote import promote as promote
     from fer_mlflow.workflows.reproduce import reproduce as reproduce
     from fer_mlflow.workflows.sweep import sweep as sweep
     from fer_mlflow.workflows.train import train as train
@@ -38,7 +39,8 @@ _HOMES = {
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
     **dict.fromkeys(("evaluate", "inspect", "compare"), "workflows.evaluate"),
     **dict.fromkeys(("fetch", "verify"), "workflows.fetch"),
-    **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage", "train", "distill")},
+    **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage")},
+    **{n: f"workflows.{n}" for n in ("promote", "train", "distill")},
 }
 __all__ = sorted(_HOMES)
 

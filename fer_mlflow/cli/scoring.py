@@ -1,4 +1,4 @@
-"""The commands on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify, triage."""
+"""The commands on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify, promote, triage."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -233,6 +233,18 @@ def verify(result) -> Iterator[Part]:
     yield f"\n{verdict} ({counts['pass']} pass{others})"
     if counts["fail"]:
         raise click.exceptions.Exit(1)
+
+
+@workflow_command("promote", settings.PromoteSettings)
+def promote(result) -> Iterator[Part]:
+    """Register what a run made as a model's version, and give it an alias where it beats the version that has it.
+
+    RUN is a distill, train or export run, or one with a student's or a teacher's logits. The exit status is 1 where it
+    is not promoted.
+    """
+    yield f"{result.name} version {result.version} is {result.alias} {'now' if result.moved else 'already'}"
+    yield f"  {result.why}\n"
+    yield from where_lines(result, made=result.source_run, model=f"models:/{result.name}@{result.alias}")
 
 
 @workflow_command("triage", settings.TriageSettings, has_rows=True)

@@ -18,6 +18,7 @@ from fer_mlflow.scoring import metrics
 REPLICATES = 10_000
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000  # replicates x cells that are in memory together
+PROMOTED = ("better", "not worse")  # of the verdicts on B
 _ROUNDING = 1e-12  # differences of scores that are this near are the same
 
 
@@ -67,6 +68,18 @@ class Comparison:
         """The numbers of rows, of those where the predictions differ, and where only B and only A is right."""
         masks = {name: getattr(self, name) for name in ("changed", "only_b_right", "only_a_right")}
         return {"rows": len(self.labels), **{name: int(mask.sum()) for name, mask in masks.items()}}
+
+    def verdict(self, metric: str, level: float, margin: float | None = None) -> str:
+        """Return whether B is `better` than A by a metric, `not worse`, `worse`, or `not significantly better`.
+
+        Better and worse need p < level and a 95 % interval on one side of 0: of equal models level / 2 come out better.
+        Not worse needs an interval that ends above -margin: of models worse by the margin 2.5 % come out so.
+        """
+        each, sign = self.differences[metric], -1 if metrics.is_lower_better(metric) else 1
+        low, high = sorted((sign * each.interval.low, sign * each.interval.high))
+        if each.p_value < level and (low > 0 or high < 0):
+            return "better" if low > 0 else "worse" if margin is None or low <= -margin else "not worse"
+        return "not worse" if margin is not None and low > -margin else "not significantly better"
 
 
 @dataclass(frozen=True)

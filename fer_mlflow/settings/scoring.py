@@ -1,5 +1,6 @@
-"""Settings of the workflows on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify, triage."""
+"""Settings of the workflows on soft labels, from export to triage and promote."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -154,6 +155,25 @@ class VerifySettings(ManifestRowsSettings):
             raise ContractError(f"--recompute needs {' and '.join(missing)} too")
         if self.teachers and not self.recompute:
             raise ContractError("--teachers goes with --recompute N, the number of rows that are computed again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteSettings(Settings):
+    """Settings of `promote`."""
+
+    run: Annotated[str, Option("Run of a student, teacher or export, by its id or first digits.", argument=True)]
+    alias: Annotated[str, Option("Alias that moves to the better version.")] = "champion"
+    name: Annotated[str | None, Option("Registered model.", default_text="fer-student, fer-teacher, …")] = None
+    benchmark: Annotated[str | None, Option("Compare on it, by name or digest.", default_text="the run's own")] = None
+    metric: Annotated[str, Option("Compare by this metric.")] = "macro_f1"
+    level: Annotated[float, Option("Better means a p-value below this.", above=0, most=0.5)] = 0.01
+    margin: Annotated[float | None, Option("Or not worse: the 95 % interval ends above minus this.", above=0)] = None
+    force: Annotated[str | None, Option("Move the alias whatever is found, for this reason.")] = None
+
+    def check(self) -> None:
+        """Check that MLflow takes the names."""
+        if not re.fullmatch(r"(?!(latest|v\d+)/)[\w-]+/[\w.-]+", f"{self.alias}/{self.name or 'fer'}"):
+            raise ContractError(f"--alias {self.alias}, --name {self.name}: use letters, digits, _, -; not latest, v1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
-from mlflow import MlflowClient, get_tracking_uri
+from mlflow import MlflowClient, MlflowException, get_tracking_uri
 from mlflow.entities import Run, ViewType
+from mlflow.entities.model_registry import ModelVersion
 
-from fer_mlflow.errors import BundleError, JobError, RunError
+from fer_mlflow.errors import BundleError, JobError, RunError, listed
 from fer_mlflow.files import cache_folder, sha256_of_file, written_folder
 from fer_mlflow.softlabels import files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
@@ -22,6 +23,8 @@ from fer_mlflow.tracking.runs import PARENT, TrackedRun
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+MODELS = "models:/"
+SOFT_LABELS = "fer.softlabels_run"  # of a model's version: the run with its soft labels, where it is not its own
 _MIB = 1 << 20
 # What the largest file may be: ten million rows of an index, and beside arrays and index no file of a bundle is large.
 _MOST_BYTES = dict.fromkeys(files.FILES, 64 * _MIB) | dict.fromkeys((files.ARRAYS, files.INDEX), 4096 * _MIB)
@@ -34,11 +37,13 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     run.log_metrics(bundle.metrics)
     assert bundle.folder is not None  # a run gets what is on disk
     run.log_folder(bundle.folder, FOLDER, last=files.HASHES)
+    alone = dict(zip(("fer.checkpoint_sha256",), bundle.checkpoints.values(), strict=False))
     checks = [check for check in bundle.report["checks"] if check["kind"] != "protocol"]
     warned = [check["name"] for check in checks if check["verdict"] == "warn"]
     run.set_tags(
         {
             "mlflow.note.content": describe_run(bundle, tags, run.experiment_id),
+            **(alone if len(bundle.checkpoints) == 1 else {}),
             **tags,
             "fer.benchmark": bundle.benchmark,
             "fer.selection_sha256": bundle.selection_sha256,
@@ -99,7 +104,18 @@ def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> 
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
-    """Return the run that has this id, or the only one whose id begins so; a RunError where there is none."""
+    """Return the run that has this id, or the only one whose id begins so; a RunError where there is none.
+
+    `models:/NAME@ALIAS` and `models:/NAME/VERSION` mean the run with that version's soft labels.
+    """
+    if run_id.startswith(MODELS):
+        name, version = re.findall(r"^models:/([\w.-]*)(.*)", run_id)[0]
+        if version not in (there := read_versions(client, name)):
+            with store.tracking_errors("reading the model registry"):
+                models = sorted(each.name for each in client.search_registered_models())
+            known = listed([f"{MODELS}{name}{each}" for each in sorted(there)] or models) or "none; see `promote`"
+            raise RunError(f"{run_id}: no such version; there are {known}")
+        run_id = there[version].tags.get(SOFT_LABELS) or str(there[version].run_id)
     if not _RUN_ID.fullmatch(run_id):
         raise RunError(
             f"run {run_id!r}: a run id is 4 to 32 digits of 0-9a-f; copy it from a command's output or the UI"
@@ -114,6 +130,34 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
     if run.info.lifecycle_stage == "deleted":
         raise RunError(f"run {run.info.run_id} was deleted; bring it back with `mlflow runs restore`, or name another")
     return run
+
+
+def read_versions(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
+    """Return a registered model's versions, by `/NUMBER` and by `@ALIAS`."""
+    with store.tracking_errors(f"reading the registered model {name}"):
+        versions = {f"/{each.version}": each for each in client.search_model_versions(f"name = '{name}'")}
+        for model in client.search_registered_models(f"name = '{name}'"):
+            versions |= {f"@{alias}": versions[f"/{number}"] for alias, number in model.aliases.items()}
+    return versions
+
+
+def register_version(
+    client: MlflowClient, name: str, run_id: str, address: str, note: str, tags: dict[str, str]
+) -> str:
+    """Return the number of a run's version of a model, made where it lacks, with a description and tags."""
+    versions = read_versions(client, name).values()
+    with store.tracking_errors(f"registering a version of {name}"):
+        version = next((each for each in versions if each.run_id == run_id), None)
+        if version is None:
+            with suppress(MlflowException):  # the model is there already, or the next call fails too
+                client.create_registered_model(name)
+            model_id = address.removeprefix(MODELS) if address.startswith(MODELS) else None
+            version = client.create_model_version(name, address, run_id, await_creation_for=0, model_id=model_id)
+        number, before = str(version.version), {key: "" for key in version.tags if key.startswith("promotion.")}
+        client.update_model_version(name, number, note)
+        for key, text in (before | tags).items():
+            client.set_model_version_tag(name, number, key, store.redact(text)[: store.TAG_LENGTH])
+    return number
 
 
 def bundle_digest(run: Run) -> str:

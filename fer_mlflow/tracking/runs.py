@@ -258,13 +258,14 @@ def _outer_run(client: mlflow.MlflowClient) -> TrackedRun | None:
 
 
 @contextmanager
-def joined_run(kind: str, name: str) -> Iterator[TrackedRun | None]:
-    """Join the run that `mlflow run` opened; give None elsewhere, for a command that leaves the store as it is.
+def joined_run(kind: str, name: str, params: Mapping[str, str]) -> Iterator[TrackedRun | None]:
+    """Join the run that `mlflow run` opened, and log params; give None elsewhere, for a command that needs no run.
 
     On the command line signals leave the block as `Interrupted` either way, so that it can remove what is unfinished.
     """
     if is_joined():
         with open_run(kind, name) as run:
+            run.log_params(params)
             yield run
     else:
         with _signals_raise():

@@ -13,13 +13,13 @@ from mlflow.pyfunc import PythonModel
 from mlflow.types.schema import ColSpec, Schema, TensorSpec
 from scipy.special import softmax
 
-from fer_mlflow.data.images import prepare_image
+from fer_mlflow.data.images import prepare_image, read_image_bytes
 from fer_mlflow.data.preprocessing import Preprocessing
 from fer_mlflow.errors import ImageError
 from fer_mlflow.tracking.store import tracking_errors
 
 NAME = "student"  # of the model in its run
-IMAGE = "image"
+IMAGE, PATH = "image", "path"
 # What a served student imports; the package itself travels with the model.
 PACKAGES = ("mlflow", "numpy", "pandas", "scipy", "opencv-python", "filelock", "onnxruntime")
 # Code instead of a pickle: what is run when the model is loaded can be read.
@@ -47,13 +47,16 @@ class Student(PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Return one row for each image: `label`, and the probability of each class under `p/<Class>`.
 
-        The column `image` has the bytes of image files (JPEG, PNG, …), or their base64 text.
+        The column `image` has the bytes of image files (JPEG, PNG, …), or their base64 text; without it the column
+        `path` has files below the working folder.
         """
         side = self.preprocessing.side
         pixels = np.empty((len(model_input), side, side, 3), np.uint8)
-        for row, value in enumerate(model_input[IMAGE]):
+        column = IMAGE if IMAGE in model_input else PATH
+        for row, value in enumerate(model_input[column]):
             try:
-                pixels[row] = prepare_image(image_bytes(value), self.preprocessing)
+                data = image_bytes(value) if column == IMAGE else read_image_bytes(Path.cwd(), value)
+                pixels[row] = prepare_image(data, self.preprocessing)
             except ImageError as error:
                 raise ImageError(f"image {row + 1}: {error}") from error
         (logits,) = self.session.run(["logits"], {"pixels": pixels})
@@ -79,7 +82,10 @@ def log_student(run_id: str, onnx: Path, card: dict, example: bytes) -> str:
     """
     probs: list[ColSpec | TensorSpec] = [ColSpec("double", f"p/{name}") for name in card["classes"]]
     # MLflow reads binary columns as base64 where the request is JSON.
-    inputs, outputs = Schema([ColSpec("binary", IMAGE)]), Schema([ColSpec("string", "label"), *probs])
+    inputs, outputs = (
+        Schema([ColSpec("binary", IMAGE, required=False), ColSpec("string", PATH, required=False)]),
+        Schema([ColSpec("string", "label"), *probs]),
+    )
     with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
         code, described = Path(folder) / "served_student.py", Path(folder) / "card.json"
         code.write_text(_CODE, encoding="utf-8")

@@ -1,6 +1,7 @@
 """The tracking store: opened safely, searched page by page, shown in MLflow's UI; its errors as one line."""
 
 import gc
+import getpass
 import json
 import logging
 import os
@@ -75,6 +76,14 @@ def person_of(tags: Mapping[str, str]) -> str:
         return ""
     named = tags.get(OVERRULED, "").rpartition(" at ")[0].partition(" ")[2]
     return (named if is_written else "") or "by hand"
+
+
+def user_name() -> str:
+    """Return the name by which the server knows this person, else the system's."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (KeyError, OSError):  # in a container whose user has no name
+        return "unknown"
 
 
 class HeldSignal:

@@ -51,9 +51,7 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
     Raises FerError: no such run, its bundle does not verify, the folder holds other things, or the manifest has other
     rows or images. Raises JobError: the disk has no room.
     """
-    with runs.joined_run("fetch", f"fetch · {settings.run or settings.best}") as run:
-        if run is not None:
-            run.log_params(settings.params)
+    with runs.joined_run("fetch", f"fetch · {settings.run or settings.best}", settings.params) as run:
         client, source = store.connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
         chosen = records.choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
         run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
@@ -213,11 +211,10 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
     Raises FerError: there is no such run or folder, or the manifest or the teachers cannot be used.
     """
     source = settings.run_or_folder
-    with runs.joined_run("verify", f"verify · {source}") as run, _opened(source) as (folder, verified):
-        if run is not None:
-            run.log_params(settings.params)
-            if verified:
-                run.show_below(verified.info.run_id)
+    joined = runs.joined_run("verify", f"verify · {source}", settings.params)
+    with joined as run, _opened(source) as (folder, verified):
+        if run is not None and verified:
+            run.show_below(verified.info.run_id)
         reading = files.read_parts(folder)
         checks = tuple(_all_checks(folder, verified, reading, settings))
         bundle = SoftLabels.open(folder) if _is_usable(reading, checks) else None

@@ -1,7 +1,5 @@
 """`triage`: which runs to use. Judges and tags every run, and ranks the good ones on each benchmark."""
 
-import getpass
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -129,20 +127,12 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
     if person := store.person_of(before):
         word = f"{before[store.STATUS]} {person}" if person == "by hand" else before[store.OVERRULED]
         replaced = f"{word} (“{before[store.REASONS]}”)" if store.REASONS in before else word
-    word = f"{status} by {one_line(_user()).strip()} at {datetime.now(UTC):%Y-%m-%dT%H:%MZ}"
+    word = f"{status} by {one_line(store.user_name()).strip()} at {datetime.now(UTC):%Y-%m-%dT%H:%MZ}"
     tags = {store.STATUS: status, store.WRITTEN: status, store.OVERRULED: word, store.REASONS: settings.reason}
     changes = {run.info.run_id: tags}
     if not settings.dry_run:
         store.write_tags(client, changes)
     return TriageResult(action=action, dry_run=settings.dry_run, changes=changes, replaced=replaced)
-
-
-def _user() -> str:
-    """Return the name by which the server knows this person, else the system's."""
-    try:
-        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
-    except (KeyError, OSError):  # in a container whose user has no name
-        return "unknown"
 
 
 def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:

@@ -17,6 +17,7 @@ from toys import artifact, error_line, write_soft_labels
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.images import decode_image, prepare_image
 from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.errors import ImageError
 from fer_mlflow.files import sha256_of_file
 from fer_mlflow.student.distillation import SoftObjective
 from fer_mlflow.teachers.checkpoint import load_teacher
@@ -249,7 +250,7 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", workplace.uri)
     model = mlflow.pyfunc.load_model(uri)
-    assert [column.name for column in model.metadata.signature.inputs.inputs] == ["image"]
+    assert [column.name for column in model.metadata.signature.inputs.inputs] == ["image", "path"]
     example = model.metadata.load_input_example(mlflow.artifacts.download_artifacts(uri))
     assert np.ptp(decode_image(image_bytes(example["image"].iloc[0]))) == 0  # a face, but for --log-images false
     part = read_benchmark(split_faces, FER7, split="test")
@@ -259,6 +260,11 @@ def test_an_onnx_student_takes_images_and_says_what_torch_says(workplace, split_
     probs = torch.softmax(logits.double(), dim=1).numpy()
     np.testing.assert_allclose(predicted[[f"p/{name}" for name in FER7.names]], probs, atol=1e-5)
     assert predicted["label"].tolist() == [FER7.names[at] for at in logits.argmax(dim=1)]
+    monkeypatch.chdir(part.root)
+    pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": part.paths.astype(object)})), predicted)
+    for path, problem in (("no.jpg", "image 1: No such file"), ("../manifest.csv", "image 1: ")):
+        with pytest.raises(ImageError, match=problem):
+            model.predict(pd.DataFrame({"path": [path]}))
     # What `mlflow models serve` and `predict` do with a request.
     request = json.dumps({"dataframe_records": [{"image": base64.b64encode(each).decode()} for each in images]})
     answer = invocations(request, "application/json", model, model.metadata.get_input_schema())

@@ -12,10 +12,15 @@ import subprocess
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 import toys
 import yaml
 from conftest import PROJECT
+from mlflow import MlflowClient
+from scipy.special import softmax
+
+import fer_mlflow
 
 SMALL = {"arch": "test_resnet", "img_size": 32, "epochs": 1, "batch_size": 16, "workers": 0, "lr": 0.01}
 
@@ -131,31 +136,48 @@ def test_distill(student):
     assert "test/macro_f1" in student.data.metrics
 
 
-def test_the_student_answers_as_mlflow_serves_it(machine, student, faces):
+def test_promote(machine, student):
+    machine.mlflow_run("promote", run=student.info.run_id, force="a toy is no better than chance")
+    run = machine.last("promote")
+    assert run.data.tags["fer.source_run"] == student.info.run_id
+    (model,) = student.outputs.model_outputs
+    assert MlflowClient(machine.uri).get_model_version_by_alias("fer-student", "champion").model_id == model.model_id
+
+
+def test_the_champion_answers_as_mlflow_serves_it(machine, student, faces):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (model,) = student.outputs.model_outputs
-    command = ["-m", "mlflow", "models", "serve", "-m", f"models:/{model.model_id}", "--env-manager", "local"]
+    command = ["-m", "mlflow", "models", "serve", "-m", "models:/fer-student@champion", "--env-manager", "local"]
     log = machine.folder / "serve.log"
     with log.open("w") as output:
         server = subprocess.Popen(
             [machine.python, *command, "--port", str(port)],
-            cwd=machine.home,
+            cwd=faces.parent,
             env=machine.env | {"PATH": f"{machine.python.parent}:{machine.env['PATH']}"},
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+    scored = machine.last("student")  # the student's logits on the test rows
+    folder = MlflowClient(machine.uri).download_artifacts(
+        scored.info.run_id, "softlabels", str(machine.folder / "elsewhere")
+    )
+    bundle = fer_mlflow.SoftLabels.open(folder)
+    paths = bundle.index["path"].tolist()
     try:
-        image = base64.b64encode((faces.parent / "images/f0003.jpg").read_bytes()).decode()
-        answer = post(server, port, {"dataframe_records": [{"image": image}]}, log)
+        images = [base64.b64encode((faces.parent / path).read_bytes()).decode() for path in paths]
+        answers = [
+            post(server, port, {"dataframe_records": [{column: value} for value in values]}, log)["predictions"]
+            for column, values in (("image", images), ("path", paths))
+        ]
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    (row,) = answer["predictions"]
-    assert row["label"] in toys.CLASSES
-    assert sum(row[f"p/{name}"] for name in toys.CLASSES) == pytest.approx(1)
+    assert answers[0] == answers[1]
+    probs = np.array([[row[f"p/{name}"] for name in toys.CLASSES] for row in answers[0]])
+    np.testing.assert_allclose(probs, softmax(bundle.logits.astype(np.float64), axis=1), atol=1e-4)
+    assert [row["label"] for row in answers[0]] == [toys.CLASSES[at] for at in bundle.logits.argmax(axis=1)]
 
 
 def post(server, port, body, log):
@@ -178,5 +200,5 @@ def post(server, port, body, log):
 def test_no_entry_point_is_left_out():
     entries = set(yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"])
     tried = {"export", "manifest", "train", "evaluate", "calibrate", "inspect", "compare", "sweep", "reproduce"}
-    tried |= {"triage", "fetch", "verify", "distill"}
+    tried |= {"triage", "promote", "fetch", "verify", "distill"}
     assert entries - {"main", "demo"} == tried  # `make demo` is the test of demo
