@@ -14,6 +14,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 # What stands in one line: a command in backquotes or MLflow's for the UI, an interval, a word, a share of a weighting.
 _WHOLE = re.compile(r"\s*(?:[^\s`]*`[^`]*`\S*|\[[^][]*\]\S*|mlflow ui \S+ \S+|\S+?(?:,(?=[^\s,=]+=)|(?=\s|$)))")
 _LEAST = 16  # columns of text are not made narrower
+_EMOJI = re.compile(r":(?=[\w+-]+:)")  # MLflow's UI makes a picture of `:train:`
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that starts so for a formula
 
 
@@ -177,5 +178,9 @@ def one_line(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text in one line that Markdown, and HTML inside it, takes as it is."""
-    return _MARKUP.sub(r"\\\1", one_line(text))
+    """Return text in one line that Markdown, and HTML inside it, takes as it is.
+
+    >>> escape_markdown("a_b:train:c")
+    'a\\\\_b&#58;train:c'
+    """
+    return _EMOJI.sub("&#58;", _MARKUP.sub(r"\\\1", one_line(text)))

@@ -270,7 +270,8 @@ def as_markdown(
 def as_note(frame: pd.DataFrame, metric: str) -> str:
     """Return leaderboards as the note of an experiment: the best run of each, then the tables; runs are links."""
     best = frame.drop_duplicates(BOARD).to_dict("records")
-    lines = [f"best on {each['benchmark']}: {each['configuration']}, {metric} {each[metric]:.4f}" for each in best]
+    named = ((store.split_first(each["benchmark"]), each) for each in best)
+    lines = [f"best on {name}: {each['configuration']}, {metric} {each[metric]:.4f}" for name, each in named]
     text = "\n\n".join([*map(escape_markdown, lines), as_markdown(frame, metric)])
     for line in frame.to_dict("records"):
         short, address = line["run_id"][:8], f"#/experiments/{line['experiment_id']}/runs/{line['run_id']}"

@@ -729,7 +729,7 @@ def test_the_ui_is_furnished_and_a_persons_note_is_left_alone(place, tmp_path):
     view = json.loads(json.loads(tags[f"mlflow.sharedViewState.leaderboard-{selection[:12]}"])["state"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`accuracy`", False)
     assert tags["mlflow.experiment.primaryMetric.name"] == "accuracy"
-    assert tags["mlflow.note.content"].startswith("best on faces:test: a=1, accuracy 0.")
+    assert tags["mlflow.note.content"].startswith("best on test · faces: a=1, accuracy 0.")
     assert f"| [{run_id[:8]}](#/experiments/0/runs/{run_id}) |" in tags["mlflow.note.content"]
     (run,) = place.runs("triage")
     assert run.info.run_name == "triage · 1 runs"
