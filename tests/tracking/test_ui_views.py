@@ -1,7 +1,10 @@
 """MLflow's own UI: the saved views, the note, the kind and primary metric, and what a run says of itself."""
 
 import json
+import re
+from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -106,6 +109,22 @@ def test_the_view_is_what_mlflows_menu_of_views_takes(client):
     assert len(columns) == len(set(columns))
     assert state_of(client, "macro_f1")["orderByKey"] == "metrics.`macro_f1`"
     assert state_of(client, "macro_f1")["selectedColumns"].count("metrics.`macro_f1`") == 1
+
+
+def test_the_ui_of_this_mlflow_reads_what_a_view_says(client):
+    """A newer MLflow that renames a part of a view fails here; see what its frontend reads, and write that."""
+    furnish(client)
+    state = json.loads(json.loads(tags(client)[VIEW])["state"])
+    build = Path(mlflow.__file__).parent / "server/js/build/static/js"
+    frontend = "\n".join(path.read_text(encoding="utf-8") for path in build.glob("*.js"))
+    (searched,) = set(re.findall(r'\["searchFilter"(?:,"\w+")+\]', frontend))
+    assert set(state) - {"selectedColumns"} <= set(json.loads(searched))
+    words = {"selectedColumns:", "{name:", "createdAt:", "updatedAt:", f'.ACTIVE="{state["lifecycleFilter"]}"'}
+    words |= {
+        f'"{each}"' for each in (NOTE, PRIMARY, KIND, tags(client)[KIND], "machine_learning", "viewStateShareKey")
+    }
+    words |= {f'"{VIEW.partition("leaderboard")[0]}"', f'="{state["startTime"]}"'}
+    assert [word for word in sorted(words) if word not in frontend] == []
 
 
 def state_of(client, metric: str) -> dict:
