@@ -13,7 +13,7 @@ NEWEST := .venv-newest
 PINNED := tests/test_project_files.py::test_the_environment_that_runs_the_tests_is_the_pinned_one
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test fast integration newest lint types format reference bench clean
+.PHONY: demo test fast integration browser screenshots newest lint types format reference bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)                 ## from nothing to a leaderboard, through `mlflow run`
@@ -40,6 +40,14 @@ newest: pyproject.toml         ## the fast tests with the newest release of ever
 	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $(NEWEST)/names.txt
 	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) -m "not slow" --deselect $(PINNED)
+
+# Skipped, with the reason, where no Chromium is installed.
+browser: $(READY)              ## MLflow's UI in a real browser; a part of `make integration`
+	$(PYTEST) --durations 5 tests/integration/test_browser.py
+
+# docs/images/leaderboard.png, compare.png and run.png, of the runs of `make demo`.
+screenshots: $(READY)          ## pictures of MLflow's UI for the docs
+	PYTHONPATH=tests $(BIN)/python -m integration.screenshots mlflow.db docs/images
 
 lint: $(READY)                 ## style
 	$(BIN)/ruff check .

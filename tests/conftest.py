@@ -233,6 +233,11 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
             + [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
@@ -244,6 +249,9 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         deadline = time.monotonic() + 90
         while True:
             try:

@@ -165,14 +165,16 @@ def teacher(size: int = 32, clahe: dict | None = None, in_sample: str = "unknown
     return {"preprocessing": preprocessing, "in_sample": in_sample}
 
 
-def publish(workplace, bundle, kind: str = "export", *, params: dict[str, str] | None = None, **tags: str) -> str:
+def publish(
+    workplace, bundle, kind: str = "export", *, name: str = "", params: dict[str, str] | None = None, **tags: str
+) -> str:
     """Log a bundle as a finished run of a workplace, as `export` does, and return the run's id."""
     from unittest.mock import patch
 
     from fer_mlflow.tracking.bundles import publish_bundle
     from fer_mlflow.tracking.runs import open_run
 
-    with patch.dict(os.environ, workplace.env), open_run(kind, f"a toy {kind}") as run:
+    with patch.dict(os.environ, workplace.env), open_run(kind, name or f"a toy {kind}") as run:
         run.log_params(params or {})
         key = f"{bundle.selection_sha256[:32]}.{bundle.sha256[:32]}"
         publish_bundle(run, bundle, key, {"fer.kind": kind} | tags)
