@@ -124,11 +124,18 @@ def wrapped(text: str, width: int | None) -> list[str]:
     return lines
 
 
-def part_lines(part: Part, width: int | None, others: str = " or a pipe") -> list[str]:
+def part_lines(part: Part, width: int | None = None, others: str = " or a pipe") -> list[str]:
     """Return what is printed as lines that fit into a terminal's width; `others` as for `text_lines`."""
     if isinstance(part, str):
         return [line for each in part.split("\n") for line in wrapped(each, width)]
-    return text_lines(part, width, others=others) if isinstance(part, Table) else report_text(part, width).split("\n")
+    if isinstance(part, Table):
+        return text_lines(part, width, others=others)
+    lines: list[str] = []
+    for each in part:
+        texts = [each.title, *(f"  {line}" for line in each.lines)] if each.title else each.lines
+        lines += ["", *(line for text in texts for line in wrapped(one_line(text), width))]
+        lines += text_lines(each.table, width, others=others)
+    return lines[1:]
 
 
 def markdown_lines(table: Table) -> list[str]:
@@ -150,16 +157,6 @@ def _inert(cell: Cell) -> Cell:
         return cell
     cell = one_line(cell)
     return f"'{cell}" if cell.lstrip().startswith(_FORMULA) else cell
-
-
-def report_text(sections: Sequence[Section], width: int | None = None) -> str:
-    """Return sections as they are printed."""
-    parts = []
-    for each in sections:
-        lines = [each.title, *(f"  {line}" for line in each.lines)] if each.title else each.lines
-        lines = [part for line in lines for part in wrapped(one_line(line), width)]
-        parts.append("\n".join([*lines, *text_lines(each.table, width)]))
-    return "\n\n".join(parts)
 
 
 def report_markdown(sections: Sequence[Section]) -> str:

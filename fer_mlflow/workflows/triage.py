@@ -144,7 +144,7 @@ def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:
 def _write(
     client, changed: dict[str, dict[str, str | None]], runs: Mapping[str, RunRecord], settings: TriageSettings, progress
 ) -> dict[str, dict[str, str | None]]:
-    """Write tags, unless this is a dry run, and return them without those of runs whose status changed meanwhile."""
+    """Write tags unless this is a dry run; return them without those of runs whose status a person set meanwhile."""
     if settings.dry_run or not changed:
         return changed
     written: dict[str, dict[str, str | None]] = {}
@@ -152,18 +152,14 @@ def _write(
     with progress("tagging runs", len(ids)) as count:
         for start in range(0, len(ids), _AT_ONCE):
             names = ", ".join(f"'{each}'" for each in ids[start : start + _AT_ONCE])
-            now = {run.info.run_id: run.data.tags for run in store.search_runs(client, f"run_id IN ({names})")}
-            same = [each for each, tags in now.items() if _deciding(tags) == _deciding(runs[each].tags)]
-            store.write_tags(client, {each: changed[each] for each in same}, count)
-            written |= {each: changed[each] for each in same}
-    for run_id in changed.keys() - written.keys():
-        warn(f"run {run_id}: its status has changed meanwhile; its tags stay as they are")
+            for now in store.search_runs(client, f"attributes.run_id IN ({names})"):
+                run_id = now.info.run_id
+                if store.person_of(now.data.tags) and not store.person_of(runs[run_id].tags):
+                    warn(f"run {run_id}: a person has set its status meanwhile, which stays")
+                else:
+                    store.write_tags(client, {run_id: changed[run_id]}, count)
+                    written[run_id] = changed[run_id]
     return written
-
-
-def _deciding(tags: Mapping[str, str]) -> list[str | None]:
-    """Return the tags by which a person decides."""
-    return [tags.get(name) for name in (store.STATUS, store.WRITTEN, store.OVERRULED)]
 
 
 def _check_benchmark(named: str | None, runs: Sequence[RunRecord]) -> None:

@@ -386,7 +386,7 @@ def test_what_a_person_says_while_a_triage_runs_is_kept(place, tmp_path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(module.rules, "judge", judge_slowly)
             result = place.run("triage")
-        told = f"warning: run {first}: its status has changed meanwhile; its tags stay as they are\n"
+        told = f"warning: run {first}: a person has set its status meanwhile, which stays\n"
         assert number == 2 or told in result.stderr  # the second triage has nothing to write
         assert statuses(place) == {first: "bad", second: "good"}
         assert by_hand or tags_of(place)[first]["triage.reasons"] == "blurred faces"
