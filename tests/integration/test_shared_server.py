@@ -19,6 +19,7 @@ default_permission = EDIT
 database_uri = sqlite:///basic_auth.db
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 grant_default_workspace_access = false
+auth_cache_ttl_seconds = 600
 """
 
 
@@ -46,7 +47,7 @@ def place(tmp_path_factory, migrated_store):
 
 
 @pytest.fixture(scope="module")
-def exported(place, toy_faces, toy_teachers) -> list[str]:
+def words(toy_faces, toy_teachers) -> list[str]:
     """Return what an export is given."""
     return ["export", "--manifest", toy_faces, "--teachers", toy_teachers, "--weights", "A=0.6,B=0.4", "--limit", "20"]
 
@@ -60,31 +61,32 @@ def everything(place) -> str:
     return lines + "".join(files)
 
 
+@pytest.fixture(scope="module")
+def exported(place, words) -> list:
+    """Return what an export and a triage print that get the name and the password from MLflow's variables."""
+    return [place.run(*given, env=credentials()) for given in (words, ["triage"])]
+
+
 def test_the_variables_of_mlflow_give_name_and_password(place, exported):
-    results = [place.run(*exported, env=credentials()), place.run("triage", env=credentials())]
-    assert " run " in results[0].stdout
-    assert "3 good" in results[1].stdout
-    assert SECRET not in "".join(result.output for result in results) + everything(place)
+    assert "  run      " in exported[0].stdout
+    assert "\n3 runs: " in exported[1].stdout
+    assert SECRET not in "".join(result.output for result in exported) + everything(place)
 
 
 @pytest.mark.parametrize("given", [credentials(password="wrong-password"), credentials("eve", "wrong-password"), {}])
-def test_wrong_ones_are_one_line_at_once(place, exported, given):
-    for words in (exported, ["triage"]):
+def test_wrong_ones_are_one_line_at_once(place, words, given):
+    for arguments in (words, ["triage"]):
         began = time.monotonic()
-        line = error_line(place.run(*words, status=1, env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7"} | given))
+        line = error_line(place.run(*arguments, status=1, env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7"} | given))
         assert time.monotonic() - began < 20
         assert line.startswith(f"tracking server {place.uri}: ")
         assert re.search("401|authenticated", line)
         assert "wrong-password" not in line
 
 
-def test_credentials_in_the_address_appear_nowhere(place, exported):
+def test_credentials_in_the_address_appear_nowhere(place, words, exported):
     there = replace(place, uri=place.uri.replace("//", f"//{ADMIN}:{SECRET}@"))
-    results = [
-        there.run(*exported, "--weights", "A=0.5,B=0.5"),
-        there.run("triage"),
-        there.run("triage", "--deep", "true"),
-    ]
+    results = [there.run(*arguments) for arguments in ([*words, "--weights", "A=0.5,B=0.5"], ["triage"])]
     for text in [result.output for result in results] + [everything(place)]:
         assert SECRET not in text
         assert f"{ADMIN}:" not in text
@@ -92,7 +94,6 @@ def test_credentials_in_the_address_appear_nowhere(place, exported):
 
 
 def test_the_tag_has_the_name_by_which_the_server_knows_a_person(place, exported):
-    place.run(*exported, env=credentials())
     bob = credentials("bob", BOBS)
     with pytest.MonkeyPatch.context() as patch:
         for name, text in bob.items():
