@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.evaluate import compare as compare, evaluate as evaluate, inspect as inspect
     from fer_mlflow.workflows.export import export as export
     from fer_mlflow.workflows.fetch import fetch as fetch, verify as verify
+    from fer_mlflow.workflows.lineage import lineage as lineage
     from fer_mlflow.workflows.manifest import (
         build_manifest as build_manifest,
         check_manifest as check_manifest,
@@ -40,7 +41,7 @@ _HOMES = {
     **dict.fromkeys(("evaluate", "inspect", "compare"), "workflows.evaluate"),
     **dict.fromkeys(("fetch", "verify"), "workflows.fetch"),
     **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage")},
-    **{n: f"workflows.{n}" for n in ("promote", "train", "distill")},
+    **{n: f"workflows.{n}" for n in ("lineage", "promote", "train", "distill")},
 }
 __all__ = sorted(_HOMES)
 

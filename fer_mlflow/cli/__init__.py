@@ -17,7 +17,7 @@ COMMANDS = {
     "manifest": "manifests",
     **dict.fromkeys(("export", "evaluate", "calibrate", "inspect", "compare"), "scoring"),
     **dict.fromkeys(("sweep", "reproduce"), "search"),
-    **dict.fromkeys(("triage", "promote", "fetch", "verify"), "scoring"),
+    **dict.fromkeys(("triage", "promote", "fetch", "verify", "lineage"), "scoring"),
     **dict.fromkeys(("train", "distill", "demo"), "training"),
 }
 

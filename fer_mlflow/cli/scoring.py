@@ -247,6 +247,29 @@ def promote(result) -> Iterator[Part]:
     yield from where_lines(result, made=result.source_run, model=f"models:/{result.name}@{result.alias}")
 
 
+@workflow_command("lineage", settings.LineageSettings)
+def lineage(result) -> Iterator[Part]:
+    """Print what a run was made from, down to checkpoints and manifests, and what to redo where one has changed.
+
+    RUN is a student, an export, an evaluation, or any other run. Files that are still where the run read them are
+    hashed: each is the same, changed, or not here.
+    """
+    yield from _tree_lines(result.tree)
+    if not result.redo:
+        yield "\nnothing to redo: no file that is here has changed"
+        return
+    yield "\nredo, in this order:"
+    yield Table(rows=[[each.command, each.text] for each in result.redo])
+
+
+def _tree_lines(node, first: str = "", others: str = "") -> Iterator[str]:
+    """Yield a line for a node and each one below it."""
+    yield first + one_line(node.text)
+    for at, each in enumerate(node.sources, start=1):
+        is_last = at == len(node.sources)
+        yield from _tree_lines(each, others + ("└ " if is_last else "├ "), others + ("  " if is_last else "│ "))
+
+
 @workflow_command("triage", settings.TriageSettings, has_rows=True)
 def triage(result) -> Iterator[Part]:
     """Judge every run on the tracking server, tag it, and rank the good ones benchmark by benchmark.

@@ -177,6 +177,13 @@ class PromoteSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineageSettings(Settings):
+    """Settings of `lineage`."""
+
+    run: Annotated[str, Option("Any run, by its id or first digits, or models:/NAME@ALIAS.", argument=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TriageSettings(groups.RunSettings):
     """Settings of `triage`."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
-from mlflow import MlflowClient, MlflowException, get_tracking_uri
+from mlflow import MlflowClient, MlflowException, artifacts, get_tracking_uri
 from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
 
@@ -18,7 +18,7 @@ from fer_mlflow.files import cache_folder, sha256_of_file, written_folder
 from fer_mlflow.softlabels import files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
-from fer_mlflow.tracking import store
+from fer_mlflow.tracking import models, store
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
 
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
@@ -31,28 +31,25 @@ _MOST_BYTES = dict.fromkeys(files.FILES, 64 * _MIB) | dict.fromkeys((files.ARRAY
 
 
 def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
-    """Log a bundle to a run: dataset, metrics, files, and last the tags by which it is found and trusted."""
-    run.log_params(derived_params(bundle), of_ensemble=True)
-    run.log_benchmark(bundle.benchmark, bundle)
-    run.log_metrics(bundle.metrics)
+    """Log a bundle to a run: files, models, dataset, and last the numbers and the tags by which it is found."""
     assert bundle.folder is not None  # a run gets what is on disk
     run.log_folder(bundle.folder, FOLDER, last=files.HASHES)
     alone = dict(zip(("fer.checkpoint_sha256",), bundle.checkpoints.values(), strict=False))
+    of_metrics = models.log_bundle(run, bundle, tags)
     checks = [check for check in bundle.report["checks"] if check["kind"] != "protocol"]
     warned = [check["name"] for check in checks if check["verdict"] == "warn"]
-    run.set_tags(
-        {
-            "mlflow.note.content": describe_run(bundle, tags, run.experiment_id),
-            **(alone if len(bundle.checkpoints) == 1 else {}),
-            **tags,
-            "fer.benchmark": bundle.benchmark,
-            "fer.selection_sha256": bundle.selection_sha256,
-            "fer.alignment": f"warn: {', '.join(warned)}" if warned else "pass",
-            "fer.in_sample": bundle.in_sample,
-            "fer.config_key": config_key,
-            "fer.bundle_sha256": bundle.sha256,
-        }
-    )
+    found_by = {
+        "mlflow.note.content": describe_run(bundle, tags, run.experiment_id),
+        **(alone if len(bundle.checkpoints) == 1 else {}),
+        **tags,
+        "fer.benchmark": bundle.benchmark,
+        "fer.selection_sha256": bundle.selection_sha256,
+        "fer.alignment": f"warn: {', '.join(warned)}" if warned else "pass",
+        "fer.in_sample": bundle.in_sample,
+        "fer.config_key": config_key,
+        "fer.bundle_sha256": bundle.sha256,
+    }
+    run.log(derived_params(bundle), bundle.metrics, found_by, of_ensemble=True, **of_metrics)
 
 
 def describe_run(bundle: SoftLabels, tags: Mapping[str, str], experiment_id: str) -> str:
@@ -173,7 +170,7 @@ def bundle_digest(run: Run) -> str:
     return tags["fer.bundle_sha256"]
 
 
-def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
+def download_files(run: Run, into: Path) -> list[str]:
     """Download the files of a run's bundle that are there into a folder, and return their names.
 
     What a server lists is not trusted: only a bundle's own names are requested, and a file that is larger than any
@@ -181,8 +178,10 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
     store, where MLflow would hand out the originals. Nothing is verified.
     """
     run_id = run.info.run_id
+    location = f"{run.info.artifact_uri}/{FOLDER}"  # by the run's id MLflow would look both up again for each file
     with store.tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
-        listed = {each.path: each.file_size or 0 for each in client.list_artifacts(run_id, FOLDER) if not each.is_dir}
+        offered = artifacts.list_artifacts(location)
+    listed = {each.path: each.file_size or 0 for each in offered if not each.is_dir}
     sizes = {name: listed[f"{FOLDER}/{name}"] for name in files.FILES if f"{FOLDER}/{name}" in listed}
     for name, size in sizes.items():
         _check_size(run_id, name, size)
@@ -194,11 +193,15 @@ def download_files(client: MlflowClient, run: Run, into: Path) -> list[str]:
         )
     for name in sizes:
         with store.tracking_errors(f"downloading {FOLDER}/{name} of run {run_id}"):
-            path = Path(client.download_artifacts(run_id, f"{FOLDER}/{name}", dst_path=str(into)))
-        _check_size(run_id, name, path.stat().st_size)
-        path.replace(into / name)
-    shutil.rmtree(into / FOLDER, ignore_errors=True)
+            artifacts.download_artifacts(f"{location}/{name}", dst_path=str(into))
+        _check_size(run_id, name, (into / name).stat().st_size)
     return list(sizes)
+
+
+def read_checkpoints(run: Run) -> dict[str, str]:
+    """Return teacher name -> digest of its checkpoint, as a run's bundle has them; nothing is verified."""
+    with store.tracking_errors(f"downloading {files.HASHES} of run {run.info.run_id}"):
+        return artifacts.load_dict(f"{run.info.artifact_uri}/{FOLDER}/{files.HASHES}")["checkpoints"]
 
 
 def _check_size(run_id: str, name: str, size: int) -> None:
@@ -209,7 +212,7 @@ def _check_size(run_id: str, name: str, size: int) -> None:
 
 
 @contextmanager
-def downloaded_bundle(client: MlflowClient, run: Run, folder: Path) -> Iterator[SoftLabels]:
+def downloaded_bundle(run: Run, folder: Path) -> Iterator[SoftLabels]:
     """Download a run's bundle for a block; when the block has accepted it, it is put in the place of `folder`.
 
     Until then it is in a temporary folder beside, so that what is under the final name is whole and verified, after a
@@ -218,7 +221,7 @@ def downloaded_bundle(client: MlflowClient, run: Run, folder: Path) -> Iterator[
     """
     where, expected = f"run {run.info.run_id}: its bundle", bundle_digest(run)
     with written_folder(folder) as temporary:
-        download_files(client, run, temporary)
+        download_files(run, temporary)
         try:
             bundle = SoftLabels.open(temporary)
         except files.BrokenFileError as error:
@@ -238,7 +241,7 @@ def open_if_sound(folder: Path, digest: str) -> SoftLabels | None:
     return bundle if bundle.sha256 == digest else None
 
 
-def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
+def cached_bundle(run: Run) -> SoftLabels:
     """Return a run's bundle from the cache folder, after a download where it is not there or is damaged.
 
     Bundles are kept by their digest, so a run that was exported anew is downloaded anew, and two runs with the same
@@ -250,18 +253,18 @@ def cached_bundle(client: MlflowClient, run: Run) -> SoftLabels:
     with FileLock(f"{folder}.lock"):  # two processes that want one bundle download it once
         bundle = open_if_sound(folder, digest)
         if bundle is None:
-            with downloaded_bundle(client, run, folder):
+            with downloaded_bundle(run, folder):
                 pass
             bundle = SoftLabels.open(folder)
     return bundle
 
 
-def fetch_bundle(client: MlflowClient, run: Run, cache: Path) -> SoftLabels:
+def fetch_bundle(run: Run, cache: Path) -> SoftLabels:
     """Download a run's bundle, verify it, and return it in memory; nothing of it stays on disk."""
     cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="fetched.", dir=cache) as temporary,
-        downloaded_bundle(client, run, Path(temporary) / FOLDER) as bundle,
+        downloaded_bundle(run, Path(temporary) / FOLDER) as bundle,
     ):
         return replace(bundle, folder=None)
 

@@ -167,7 +167,7 @@ class EvidenceStore:
             problem = "no file of it is there" if len(missing) == len(required) else f"without {', '.join(missing)}"
             return Evidence(problem=problem, is_missing=True)
         try:
-            bundle = bundles.fetch_bundle(self.client, whole, self.cache)
+            bundle = bundles.fetch_bundle(whole, self.cache)
         except (BundleError, RunError) as error:
             return Evidence(problem=str(error).partition(": ")[2] or str(error))
         try:
@@ -225,7 +225,7 @@ def fetch_soft_labels(source: str, *, where: str = "", even_bad: bool = False) -
         the server cannot be reached
     """
     client = store.connect()
-    return bundles.cached_bundle(client, choose_run(client, source, where=where, even_bad=even_bad).run)
+    return bundles.cached_bundle(choose_run(client, source, where=where, even_bad=even_bad).run)
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,22 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, Run, RunTag
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import OPTIONS
-from fer_mlflow.tracking import is_joined, owns_process, source_commit
+from fer_mlflow.tracking import is_joined, owns_process, source_commit, store
 from fer_mlflow.tracking.store import HELD, TAG_LENGTH, connect, describe_way_to_ui, redact, tracking_errors
 
 logger = logging.getLogger(__name__)
@@ -72,34 +72,53 @@ class TrackedRun:
     client: mlflow.MlflowClient
     run_id: str
     experiment_id: str
+    artifact_uri: str = ""
+    params: dict[str, str] = field(default_factory=dict)  # that it has
+
+    @classmethod
+    def of(cls, client: mlflow.MlflowClient, run: Run) -> "TrackedRun":
+        """Return a run that MLflow has opened."""
+        info = run.info
+        return cls(client, info.run_id, info.experiment_id, info.artifact_uri, dict(run.data.params))
+
+    def log(
+        self,
+        params: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        of_ensemble: bool = False,
+        **of_metrics: Any,
+    ) -> None:
+        """Log params that the run does not have yet, numbers, and tags, in one call.
+
+        A param that `mlflow run` has logged would drop the whole batch; where params are `of_ensemble`, a setting that
+        the run has with another text is logged as `ensemble/<name>`. No number may be NaN (MLflow's pages break on it).
+        Names of classes may hold anything. Credentials of URIs in tags are left out. `of_metrics` are further fields of
+        MLflow's `Metric`: `step`, or the model and the dataset that the numbers are of.
+        """
+        given = {key: str(value) for key, value in (params or {}).items()}
+        differ = [key for key in OPTIONS if key in given and self.params.get(key, given[key]) != given[key]]
+        given |= {f"ensemble/{key}": given[key] for key in differ if of_ensemble}
+        new = {key: text for key, text in given.items() if key not in self.params}
+        now, of_metrics = int(time.time() * 1000), {"step": 0, **of_metrics}
+        numbers = [Metric(metric_key(*key.split("/")), v, now, **of_metrics) for key, v in (metrics or {}).items()]
+        texts = [RunTag(key, redact(str(value))[:TAG_LENGTH]) for key, value in (tags or {}).items()]
+        with tracking_errors("logging params, metrics or tags"):
+            self.client.log_batch(self.run_id, numbers, [Param(*each) for each in new.items()], texts)
+        self.params.update(new)
 
     def log_params(self, params: Mapping[str, object], *, of_ensemble: bool = False) -> None:
-        """Log params that the run does not have yet; one that `mlflow run` has logged would drop the whole batch.
-
-        Where they are `of_ensemble`, a setting that the run has with another text is logged as `ensemble/<name>`.
-        """
-        texts = {key: str(value) for key, value in params.items()}
-        with tracking_errors("logging params"):
-            there = self.client.get_run(self.run_id).data.params
-            differ = [key for key in OPTIONS if key in texts and there.get(key, texts[key]) != texts[key]]
-            texts |= {f"ensemble/{key}": texts[key] for key in differ if of_ensemble}
-            new = [Param(key, text) for key, text in texts.items() if key not in there]
-            for start in range(0, len(new), 100):  # MLflow's limit for one batch
-                self.client.log_batch(self.run_id, params=new[start : start + 100])
+        """Log params that the run does not have yet."""
+        self.log(params, of_ensemble=of_ensemble)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers as they are; none may be NaN (MLflow's pages break on it). Names of classes may hold anything."""
-        now = int(time.time() * 1000)
-        entities = [Metric(metric_key(*key.split("/")), value, now, step) for key, value in metrics.items()]
-        with tracking_errors("logging metrics"):
-            for start in range(0, len(entities), 1000):  # MLflow's limit for one batch
-                self.client.log_batch(self.run_id, metrics=entities[start : start + 1000])
+        """Log numbers."""
+        self.log(metrics=metrics, step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, credentials of URIs in them left out."""
-        with tracking_errors("setting tags"):
-            entities = [RunTag(key, redact(str(value))[:TAG_LENGTH]) for key, value in tags.items()]
-            self.client.log_batch(self.run_id, tags=entities)
+        """Set tags."""
+        self.log(tags=tags)
 
     def show_below(self, run_id: str) -> None:
         """Show this run below the one that it is about, if that is of its experiment and it is below none yet."""
@@ -113,8 +132,10 @@ class TrackedRun:
         """How to see the run: an address, or the command that starts MLflow's UI on the store."""
         return describe_way_to_ui(self.experiment_id, self.run_id)
 
-    def log_benchmark(self, name: str, rows: Benchmark | SoftLabels, context: str = "benchmark") -> None:
-        """Log the benchmark as the run's dataset input, so that the UI filters by it.
+    def log_benchmark(
+        self, name: str, rows: Benchmark | SoftLabels, context: str = "benchmark", models: Iterable[str] = ()
+    ) -> None:
+        """Log the benchmark as the run's dataset input, so that the UI filters by it, with the models it reads.
 
         MLflow's own digest reads the first 10,000 rows; this is the selection digest, cut to the digits MLflow keeps.
         """
@@ -122,8 +143,13 @@ class TrackedRun:
         profile = json.dumps({"rows": len(rows)})
         dataset = Dataset(name[:500], rows.selection_sha256[:32], "manifest", source, profile=profile)
         entity = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-        with tracking_errors("logging the dataset"):
-            self.client.log_inputs(self.run_id, datasets=[entity])
+        self.log_inputs(models, [entity])
+
+    def log_inputs(self, models: Iterable[str], datasets: Iterable[DatasetInput] = ()) -> None:
+        """Log what the run reads: models by their ids, and datasets."""
+        read = [LoggedModelInput(each) for each in dict.fromkeys(models)]
+        with tracking_errors("logging inputs"):
+            self.client.log_inputs(self.run_id, list(datasets), read)
 
     def log_folder(self, folder: Path, artifact_path: str, last: str) -> None:
         """Upload a folder's files, `last` after all others: once it is there, so is everything it names."""
@@ -158,8 +184,7 @@ class TrackedRun:
 
     def artifact_location(self, artifact_path: str) -> str:
         """Return where an artifact is: a folder where the store is on this machine, else its runs:/ address."""
-        uri = self.client.get_run(self.run_id).info.artifact_uri
-        path = Path(uri.removeprefix("file://"))
+        path = Path(self.artifact_uri.removeprefix("file://"))
         return str(path / artifact_path) if path.is_dir() else f"runs:/{self.run_id}/{artifact_path}"
 
     @contextmanager
@@ -173,10 +198,10 @@ class TrackedRun:
         with tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
             inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
-            inherited |= {PARENT: self.run_id} if nested else {}
+            inherited |= {PARENT: self.run_id, **_sign_of_life()} if nested else {}
             start = None if started_s is None else int(started_s * 1000)
             run = self.client.create_run(experiment_id or self.experiment_id, start, inherited, name)
-        other = TrackedRun(self.client, run.info.run_id, run.info.experiment_id)
+        other = TrackedRun.of(self.client, run)
         with _ended(other, lambda status: self.client.set_terminated(other.run_id, status), heartbeat=nested):
             yield other
 
@@ -219,12 +244,15 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
             yield run
         return
     with _signals_raise():
+        commit = source_commit()  # MLflow searches beside the command
+        tags = {"fer.kind": kind, "mlflow.runName": name, **_sign_of_life()}
+        tags |= {COMMIT: commit} if commit and owns_process() else {}
         with tracking_errors("opening a run"):
-            active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen)
-        run = TrackedRun(client, active.info.run_id, active.info.experiment_id)
+            active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen, tags=tags)
+        run = TrackedRun.of(client, active)
         with _ended(run, mlflow.end_run):
-            commit = source_commit() if COMMIT not in active.data.tags else None  # MLflow searches beside the command
-            run.set_tags({"fer.kind": kind, "mlflow.runName": name} | ({COMMIT: commit} if commit else {}))
+            if commit and COMMIT not in active.data.tags:
+                run.set_tags({COMMIT: commit})
             yield run
 
 
@@ -234,6 +262,7 @@ def _experiment_id(client: mlflow.MlflowClient, name: str) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
+                store.EXPERIMENTS.pop(client, None)
                 return client.create_experiment(name)
             except mlflow.MlflowException:  # another process made it meanwhile
                 if (experiment := client.get_experiment_by_name(name)) is None:
@@ -249,12 +278,12 @@ def _experiment_id(client: mlflow.MlflowClient, name: str) -> str:
 def _outer_run(client: mlflow.MlflowClient) -> TrackedRun | None:
     """Return the run that a new one belongs to: the active one, or one that `mlflow run` opened for a caller."""
     if (active := mlflow.active_run()) is not None:
-        return TrackedRun(client, active.info.run_id, active.info.experiment_id)
+        return TrackedRun.of(client, active)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if not run_id or owns_process():
         return None
     with tracking_errors("reading the enclosing run"):
-        return TrackedRun(client, run_id, client.get_run(run_id).info.experiment_id)
+        return TrackedRun.of(client, client.get_run(run_id))
 
 
 @contextmanager
@@ -300,19 +329,21 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
+def _sign_of_life() -> dict[str, str]:
+    """Return the tag that says which process writes a run, and that it lives now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"fer.heartbeat": json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "at": now})}
+
+
 @contextmanager
 def _heartbeat(run: TrackedRun) -> Iterator[None]:
-    """Say in a tag, every minute, that the process is alive, so that triage can tell a dead run."""
+    """Renew the tag, every minute, that says that the process is alive, so that triage can tell a dead run."""
     done = threading.Event()
 
     def beat():
-        while True:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
+        while not done.wait(HEARTBEAT_S):
             with suppress(Exception):  # a server that is away for a while is no reason to stop
-                process = {"host": socket.gethostname(), "pid": os.getpid(), "at": now}
-                run.set_tags({"fer.heartbeat": json.dumps(process)})
-            if done.wait(HEARTBEAT_S):
-                return
+                run.set_tags(_sign_of_life())
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from filelock import FileLock
 from mlflow import MlflowClient, MlflowException, get_tracking_uri
-from mlflow.entities import Run, RunTag, ViewType
+from mlflow.entities import Experiment, Run, RunTag, ViewType
 
 from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
@@ -92,6 +93,8 @@ class HeldSignal:
 
 
 HELD = HeldSignal()
+# The active experiments that a client found when it connected, which spares every further search a call.
+EXPERIMENTS: WeakKeyDictionary[MlflowClient, list[Experiment]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -136,7 +139,7 @@ def connect() -> MlflowClient:
             path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock") if path is not None else nullcontext():
             client = MlflowClient()  # makes and migrates a SQLite store
-            client.search_experiments(max_results=1)
+            EXPERIMENTS[client] = list(_pages(client.search_experiments))
     return client
 
 
@@ -152,10 +155,15 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def active_experiments(client: MlflowClient) -> list[Experiment]:
+    """Return the active experiments, for a client of `connect` those that it found then."""
+    return EXPERIMENTS.get(client) or list(_pages(client.search_experiments))
+
+
 def search_runs(client: MlflowClient, condition: str = "", *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     """Return the runs of all active experiments that fulfil a condition in MLflow's filter language, newest first."""
     with tracking_errors("searching runs"):
-        experiments = [each.experiment_id for each in _pages(client.search_experiments)]
+        experiments = [each.experiment_id for each in active_experiments(client)]
         if not experiments:
             return []
         order = ["attributes.start_time DESC"]
@@ -166,6 +174,12 @@ def search_finished(client: MlflowClient, kind: str, *conditions: str) -> list[R
     """Return the finished runs of a kind that fulfil all conditions, newest first."""
     own = f"tags.`fer.kind` = '{kind}'", "attributes.status = 'FINISHED'"
     return search_runs(client, " AND ".join([*own, *conditions]))
+
+
+def search_trained(client: MlflowClient, checkpoint_sha256: str) -> list[Run]:
+    """Return the runs that trained a checkpoint, newest first."""
+    found = search_runs(client, f"tags.`fer.checkpoint_sha256` = '{checkpoint_sha256}'")
+    return [run for run in found if run.data.tags.get("fer.kind") in ("train", "distill")]
 
 
 def write_tags(
@@ -286,7 +300,8 @@ def furnish_experiment(
     """
     try:
         with tracking_errors("furnishing the experiment"):
-            there = client.get_experiment(experiment_id).tags
+            known = {} if is_judged else {each.experiment_id: each for each in EXPERIMENTS.get(client, ())}
+            there = (known.get(experiment_id) or client.get_experiment(experiment_id)).tags
             wanted = {_KIND: there.get(_KIND, _MACHINE_LEARNING), _PRIMARY: metric}
             for selection, name in benchmarks.items():
                 for view, condition in VIEWS.items():

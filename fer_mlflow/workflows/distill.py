@@ -190,6 +190,8 @@ def _distill_grid(reader: training.StudentReader, settings: DistillSettings, pro
         run.log_params({**settings.params, "benchmark": reader.train.name, "rows": len(reader.train)})
         result = run_grid(run, trials, test, progress)
         best = result.best
+        made = run.client.get_run(best.run_id).outputs
+        run.log_inputs([each.model_id for each in made.model_outputs] if made else [])
         if out is not None:
             with training.fetched_checkpoint(run.client, best.run_id, best.student) as checkpoint:
                 training.copy_checkpoint(checkpoint, out)

@@ -15,6 +15,7 @@ from fer_mlflow.scoring.metrics import row_losses, score
 from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
+from fer_mlflow.tracking import models
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, metric_keys, open_run
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, may_log_images, warn, workflow
 from fer_mlflow.workflows.export import Ensemble
@@ -267,6 +268,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         sides = zip("ab", protocols, strict=True)
         run.log_params(settings.params | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
+        run.log_inputs([model for each in (a, b) for model in models.inputs_of(run, each.bundle)])
         if shared.is_comparable:
             comparison, table = _compare(run, a, b, shared)
             tags |= a.tags() if a.bundle.selection_sha256 == b.bundle.selection_sha256 else {}

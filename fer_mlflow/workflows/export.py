@@ -122,7 +122,7 @@ class Gathered:
             if name in self.teachers:
                 continue
             try:
-                teacher = bundles.fetch_bundle(client, run, self.cache)
+                teacher = bundles.fetch_bundle(run, self.cache)
                 fusion.check_reusable(teacher, ensemble.benchmark, f"run {run.info.run_id}")
             except BundleError as error:
                 warn(f"teacher {name} is not reused: {error}")

@@ -17,7 +17,7 @@ from fer_mlflow.softlabels import files, verification
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import Alignment, align, reordered
 from fer_mlflow.teachers.spec import read_teachers
-from fer_mlflow.tracking import bundles, records, runs, store
+from fer_mlflow.tracking import bundles, models, records, runs, store
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, warn, workflow
 from fer_mlflow.workflows.export import copy_bundle, read_rows
 from fer_mlflow.workflows.sources import Source, read_run_source, same_configuration
@@ -67,6 +67,7 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
         except OSError as error:
             raise JobError(f"--out {out}: {error.strerror or error}; nothing was put there") from error
         if run is not None:
+            run.log_inputs(models.inputs_of(run, bundle, digest))
             run.set_tags(Source(bundle, run_id).tags() | {"fer.source_bundle_sha256": digest})
     return FetchResult(
         run_id=run.run_id if run else "",
@@ -141,7 +142,7 @@ def _fetch(client, run, out: Path, is_there: bool, settings: FetchSettings) -> t
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as temporary,
-        bundles.downloaded_bundle(client, run, Path(temporary) / "original") as bundle,
+        bundles.downloaded_bundle(run, Path(temporary) / "original") as bundle,
     ):
         how = "fetched"
         alignment, proofs = _prove(bundle, settings)
@@ -226,6 +227,7 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
             checks=checks,
         )
         if run is not None:
+            run.log_inputs(models.inputs_of(run, bundle) if bundle else [])
             failed = [check.name for check in checks if check.verdict == "fail"]
             tags = {"fer.source_run": verified.info.run_id} if verified else {}
             run.set_tags(tags | {"fer.verdict": f"fail: {', '.join(failed)}" if failed else "pass"})
@@ -243,7 +245,7 @@ def _opened(name: str) -> Iterator[tuple[Path, Any]]:
     run = bundles.read_run(client, name)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verified.", dir=cache) as temporary:
-        if not bundles.download_files(client, run, Path(temporary)):
+        if not bundles.download_files(run, Path(temporary)):
             bundles.bundle_digest(run)  # the message says where the run is of a kind that has no bundle
         yield Path(temporary), run
 

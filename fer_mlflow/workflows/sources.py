@@ -19,7 +19,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
 from fer_mlflow.softlabels.ensemble import check_same_rows
 from fer_mlflow.teachers.spec import read_teacher_names
-from fer_mlflow.tracking import bundles, records, store
+from fer_mlflow.tracking import bundles, models, records, store
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.workflows import warn
 from fer_mlflow.workflows.export import Ensemble, Gathered, fuse_and_track, read_ensemble
@@ -67,7 +67,7 @@ class Source:
         """Return the (N,) text of a column: of the bundle's index, else of the manifest that it was made from."""
         if name in self.bundle.index and name not in ("row", "path", "image_sha256"):
             return self.bundle.index[name].to_numpy(object)
-        manifest, root = self._path_of("manifest"), self.root()
+        manifest, root = path_of(self.params, "manifest"), self.root()
         if manifest is None or root is None:
             what = "the bundle has split, source and label, and its manifest is not here; name it by --manifest"
             raise ContractError(f"column {name}: {what}")
@@ -77,16 +77,16 @@ class Source:
 
     def root(self) -> Path | None:
         """Return the folder that the rows' paths start from, if it is on this machine."""
-        manifest = self._path_of("manifest")
-        return self._path_of("root") or (manifest.parent if manifest else None)
+        manifest = path_of(self.params, "manifest")
+        return path_of(self.params, "root") or (manifest.parent if manifest else None)
 
-    def _path_of(self, param: str) -> Path | None:
-        """Return the path that a param names, which `mlflow run` may have logged with a shell's quotes."""
-        text = self.params.get(param, "")
-        candidates = [text]
-        with suppress(ValueError):
-            candidates += shlex.split(text)[:1]
-        return next((Path(each) for each in candidates if each and Path(each).exists()), None)
+
+def path_of(params: Mapping[str, str], name: str) -> Path | None:
+    """Return the path that a param names, which `mlflow run` may have logged with a shell's quotes."""
+    candidates = [text := params.get(name, "")]
+    with suppress(ValueError):
+        candidates += shlex.split(text)[:1]
+    return next((Path(each) for each in candidates if each and Path(each).exists()), None)
 
 
 def read_source(settings: groups.SourceSettings) -> Source | Ensemble:
@@ -105,7 +105,7 @@ def read_run_source(run_id: str) -> Source:
     """Return a run's bundle, downloaded and verified."""
     client, cache = store.connect(), cache_folder()
     run = bundles.read_run(client, run_id)
-    bundle = bundles.fetch_bundle(client, run, cache)
+    bundle = bundles.fetch_bundle(run, cache)
 
     def teacher_logits() -> dict[str, np.ndarray]:
         if len(bundle.checkpoints) == 1 and "calibration" not in bundle.report:
@@ -114,7 +114,7 @@ def read_run_source(run_id: str) -> Source:
         for tag in sorted(tag for tag in run.data.tags if tag.startswith(store.TEACHER_RUN)):
             teacher_run, name = run.data.tags[tag], tag.removeprefix(store.TEACHER_RUN)
             try:
-                teacher = bundles.fetch_bundle(client, bundles.read_run(client, teacher_run), cache)
+                teacher = bundles.fetch_bundle(bundles.read_run(client, teacher_run), cache)
                 if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
                     raise BundleError(f"run {teacher_run} has other rows or classes")
                 found[name] = teacher.logits
@@ -165,7 +165,7 @@ def source_run(
             source = Source(bundle, "", files, lambda: logits)
         bundle = source.bundle
         run.log_params(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
-        run.log_benchmark(bundle.benchmark, bundle)
+        run.log_benchmark(bundle.benchmark, bundle, models=models.inputs_of(run, bundle))
         run.set_tags(source.tags())
         if source.run_id:
             run.show_below(source.run_id)
@@ -294,7 +294,7 @@ def _stored_sets(name: str, settings: search.SearchSettings) -> list[TeacherSet]
     found: dict[str, TeacherSet] = {}
     there: set[str] = set()
     for run in records.newest_of_each(runs):
-        bundle = bundles.fetch_bundle(client, run, cache)
+        bundle = bundles.fetch_bundle(run, cache)
         (teacher,), (preprocessing,) = bundle.checkpoints, bundle.configuration.preprocessing.values()
         there.add(teacher)
         is_member = not settings.members or teacher in settings.members

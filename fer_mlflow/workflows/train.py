@@ -20,7 +20,7 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import split_first
 from fer_mlflow.student.distillation import SoftObjective, make_targets
 from fer_mlflow.teachers.shards import held_keys
-from fer_mlflow.tracking import bundles, records, store
+from fer_mlflow.tracking import bundles, models, records, store
 from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.training import loop
 from fer_mlflow.workflows import RunResult, logger, workflow
@@ -81,7 +81,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
     plan = read_plan(settings, *read_training_rows(settings))
     with open_run("train", settings.name or plan.name, settings.experiment) as run:
         run.log_params(settings.params)
-        best = run_plan(run, plan)
+        best = run_plan(run, plan, settings.name or settings.arch)
     return TrainResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -122,8 +122,11 @@ def checkpoint_location(run: TrackedRun, settings: TrainSettings) -> str:
     return str(Path(out).absolute()) if out else f"{run.artifact_location(FOLDER)}/{settings.arch}.pt"
 
 
-def run_plan(run: TrackedRun, plan: Plan) -> loop.Epoch:
-    """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch."""
+def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
+    """Train as planned, or go on where an earlier attempt stopped, log all of it, and return the best epoch.
+
+    The run's output is a model that has the name.
+    """
     settings, cache = plan.settings, cache_folder()
     folder = cache / "training" / plan.key
     checkpoint = folder / f"{settings.arch}.pt"
@@ -158,14 +161,19 @@ def run_plan(run: TrackedRun, plan: Plan) -> loop.Epoch:
             {"best_epoch": best.number, "best_val_accuracy": best.val_accuracy, "best_val_macro_f1": best.val_macro_f1}
         )
         run.log_file(checkpoint, FOLDER)
+        digest, fields = sha256_of_file(checkpoint), ("img_size", "mean", "std", "clahe")
+        steps = {each: trained.checkpoint[each] for each in fields}
+        kind = "student" if isinstance(settings, DistillSettings) else "teacher"
         run.set_tags(  # last, since the checkpoint is found by them
             {
                 "fer.benchmark": plan.train.name,
                 "fer.selection_sha256": plan.train.selection_sha256,
                 "fer.config_key": plan.key,
-                "fer.checkpoint_sha256": sha256_of_file(checkpoint),
+                "fer.checkpoint_sha256": digest,
             }
         )
+        model = models.describe_teacher(kind, name, digest, settings.arch, steps)
+        models.log_output(run, *models.ensure_models(run, [model]))
         shutil.rmtree(folder, ignore_errors=True)
     return best
 
@@ -259,8 +267,9 @@ def train_student(run: TrackedRun, student: Student) -> loop.Epoch:
         run.log_metrics({"target_mean_max_prob": targets.sharpness})
         tags |= {"fer.source_bundle_sha256": bundle.sha256, "fer.softlabels_in_sample": bundle.in_sample}
         tags |= {"fer.source_run": source.run_id} if source.run_id else {}
+        run.log_inputs(models.inputs_of(run, bundle))
     run.set_tags(tags)
-    return run_plan(run, student.plan)
+    return run_plan(run, student.plan, student.short_name(student.settings.name))
 
 
 @dataclass
@@ -353,7 +362,7 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
         key = ensemble.key
         for there in bundles.find_runs(run.client, KIND, [key])[key]:
             try:
-                return bundles.fetch_bundle(run.client, there, cache)
+                return bundles.fetch_bundle(there, cache)
             except BundleError:
                 continue  # triage reports it; the logits are computed again
         with gathered_teachers(ensemble, run.client, progress) as gathered:

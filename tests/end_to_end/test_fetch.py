@@ -173,12 +173,12 @@ def test_a_fetch_that_is_killed_leaves_nothing_under_the_final_name(place, logit
     code = (
         "import os, sys, mlflow\n"
         "from fer_mlflow.cli import main\n"
-        "real, files = mlflow.MlflowClient.download_artifacts, []\n"
-        "def download(self, *arguments, **named):\n"
+        "real, files = mlflow.artifacts.download_artifacts, []\n"
+        "def download(*arguments, **named):\n"
         "    files.append(1)\n"
         f"    if len(files) == 4: os.kill(os.getpid(), {int(number)})\n"
-        "    return real(self, *arguments, **named)\n"
-        "mlflow.MlflowClient.download_artifacts = download\n"
+        "    return real(*arguments, **named)\n"
+        "mlflow.artifacts.download_artifacts = download\n"
         "main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "fetch", "--run", logit, "--out", tmp_path / "out"]

@@ -110,7 +110,7 @@ def published(place, tmp_path_factory):
 
 def test_a_bundle_comes_back_and_nothing_of_it_stays(client, published, tmp_path):
     run_id, bundle = published
-    fetched = fetch_bundle(client, read_run(client, run_id), tmp_path / "cache")
+    fetched = fetch_bundle(read_run(client, run_id), tmp_path / "cache")
     assert fetched.sha256 == bundle.sha256
     np.testing.assert_array_equal(fetched.logits, bundle.logits)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -148,7 +148,7 @@ def test_a_run_without_a_bundle_says_where_it_is(client, tmp_path, tags, message
     for key, value in tags.items():
         client.set_tag(IDS[3], key, value)
     with pytest.raises(RunError) as caught:
-        fetch_bundle(client, read_run(client, IDS[3]), tmp_path)
+        fetch_bundle(read_run(client, IDS[3]), tmp_path)
     assert str(caught.value) == message
 
 
@@ -159,17 +159,17 @@ def test_a_bundle_that_does_not_verify_is_named_by_its_run(client, place, tmp_pa
     index = (folder / "softlabels_index.jsonl").read_text()
     (folder / "softlabels_index.jsonl").write_text(index.replace("f0001", "f0099"))
     with pytest.raises(BundleError) as caught:
-        fetch_bundle(client, read_run(client, run_id), tmp_path / "cache")
+        fetch_bundle(read_run(client, run_id), tmp_path / "cache")
     assert str(caught.value).startswith(f"run {run_id}: its bundle is broken: softlabels_index.jsonl: SHA-256 is ")
     (folder / "softlabels_index.jsonl").write_text(index)
     client.set_tag(run_id, "fer.bundle_sha256", "0" * 64)
     with pytest.raises(BundleError, match=f"run {run_id}: its bundle .* is not the one that it is tagged with"):
-        fetch_bundle(client, read_run(client, run_id), tmp_path / "cache")
+        fetch_bundle(read_run(client, run_id), tmp_path / "cache")
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
     with pytest.raises(BundleError, match=r"hash_manifest\.json: No such file"):
-        fetch_bundle(client, read_run(client, run_id), tmp_path / "cache")
+        fetch_bundle(read_run(client, run_id), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -220,50 +220,63 @@ NAMES = {
 
 
 class Store:
-    """A client of a server that offers these files: path -> (the size that it lists, the bytes that it sends)."""
+    """The artifacts of a server that offers these files: path -> (the size that it lists, the bytes that it sends)."""
 
     def __init__(self, files):
         self.files, self.requested = files, []
 
-    def list_artifacts(self, run_id, path):
+    def list_artifacts(self, uri):
+        assert uri == "store:/run/softlabels"
         return [SimpleNamespace(path=name, file_size=size, is_dir=False) for name, (size, _) in self.files.items()]
 
-    def download_artifacts(self, run_id, path, dst_path):
+    def download_artifacts(self, uri, dst_path):
+        path = uri.removeprefix("store:/run/")
         self.requested.append(path)
-        target = Path(dst_path) / path
-        target.parent.mkdir(exist_ok=True)
+        target = Path(dst_path) / Path(path).name
         target.write_bytes(b" " * self.files[path][1])
         return str(target)
 
 
 def run_with(**tags):
-    return SimpleNamespace(info=SimpleNamespace(run_id="ab" * 16, status="FINISHED"), data=SimpleNamespace(tags=tags))
+    info = SimpleNamespace(run_id="ab" * 16, status="FINISHED", artifact_uri="store:/run")
+    return SimpleNamespace(info=info, data=SimpleNamespace(tags=tags))
 
 
-def test_only_the_names_of_a_bundle_are_requested(tmp_path):
+@pytest.fixture
+def offer(monkeypatch):
+    """Return a function that makes a store offer files, and gives it."""
+
+    def offered(files):
+        monkeypatch.setattr(bundles, "artifacts", store := Store(files))
+        return store
+
+    return offered
+
+
+def test_only_the_names_of_a_bundle_are_requested(offer, tmp_path):
     wanted = {f"softlabels/{name}": (3, 3) for name in NAMES}
     foreign = ("softlabels/../../evil", "/etc/passwd", "softlabels/more.txt", "softlabels/sub/softlabels.npz", "x")
-    store = Store(wanted | {name: (3, 3) for name in foreign})
+    store = offer(wanted | {name: (3, 3) for name in foreign})
     (tmp_path / "into").mkdir()
-    assert set(download_files(store, run_with(), tmp_path / "into")) == NAMES
+    assert set(download_files(run_with(), tmp_path / "into")) == NAMES
     assert set(store.requested) == set(wanted)
     assert {path.name for path in (tmp_path / "into").iterdir()} == NAMES
     assert [path.name for path in tmp_path.iterdir()] == ["into"]
 
 
 @pytest.mark.parametrize(("listed", "sent", "requested"), [(65 << 20, 3, 0), (3, 65 << 20, 1), (None, 65 << 20, 1)])
-def test_a_file_larger_than_any_bundles_is_refused_whatever_size_is_listed(tmp_path, listed, sent, requested):
-    store = Store({"softlabels/classorder.json": (listed, sent)})
+def test_a_file_larger_than_any_bundles_is_refused_whatever_size_is_listed(offer, tmp_path, listed, sent, requested):
+    store = offer({"softlabels/classorder.json": (listed, sent)})
     with pytest.raises(BundleError, match=r"softlabels/classorder\.json has 68,157,440 bytes, more than any bundle's"):
-        download_files(store, run_with(), tmp_path)
+        download_files(run_with(), tmp_path)
     assert len(store.requested) == requested
 
 
-def test_a_disk_without_room_is_reported_before_anything_is_downloaded(tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_before_anything_is_downloaded(offer, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
-    store = Store({"softlabels/softlabels.npz": (3 << 20, 3)})
+    store = offer({"softlabels/softlabels.npz": (3 << 20, 3)})
     with pytest.raises(JobError, match="3 MiB are to be downloaded, 1 are free"):
-        download_files(store, run_with(), tmp_path)
+        download_files(run_with(), tmp_path)
     assert store.requested == []
 
 
