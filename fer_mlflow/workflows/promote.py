@@ -62,8 +62,7 @@ def _promote(client, settings: PromoteSettings) -> PromoteResult:
             if records.is_bad(run) or run.info.status != "FINISHED":
                 what = f"bad ({run.data.tags.get(store.REASONS)})" if records.is_bad(run) else run.info.status
                 raise RunError(f"run {run.info.run_id} is {what}")
-        own = named.data.tags.get("fer.selection_sha256", "") if "fer.bundle_sha256" in named.data.tags else ""
-        mine = _soft_labels(client, product, settings.benchmark or own)
+        mine = _soft_labels(client, named, product, settings.benchmark or "")
         if mine and product.kind != "softlabels":
             tags[bundles.SOFT_LABELS] = mine.run_id
         if holder:
@@ -96,7 +95,7 @@ def _product_of(client, run) -> _Product:
     if "fer.best_run" in run.data.tags:  # of a grid
         run = bundles.read_run(client, run.data.tags["fer.best_run"])
     digest = run.data.tags.get(checkpoint)
-    if digest is None and kind in store.BUNDLED_KINDS:  # before 0.2 such runs were not tagged
+    if digest is None and kind in store.BUNDLED_KINDS:  # the run of an earlier version, which is not tagged
         (digest,) = sources.read_run_source(run.info.run_id).bundle.checkpoints.values()
     if digest is None:
         raise RunError(f"run {run.info.run_id} ({kind or 'foreign'}) made no student, teacher or soft labels")
@@ -109,16 +108,17 @@ def _product_of(client, run) -> _Product:
     return _Product("teacher", run, softlabels, checkpoint, digest)  # a checkpoint that no run here trained
 
 
-def _soft_labels(client, product: _Product, benchmark: str) -> sources.Source | None:
-    """Return a product's soft labels on a benchmark, by its name or digest; on any where that is empty."""
+def _soft_labels(client, named, product: _Product, benchmark: str) -> sources.Source | None:
+    """Return a product's soft labels on a benchmark, by its name or digest, or on any: first those of the named run."""
 
     def fits(tags) -> bool:
-        named = len(benchmark) > 3 and tags["fer.selection_sha256"].startswith(benchmark)
-        return not benchmark or named or tags["fer.benchmark"] == benchmark
+        is_digest = len(benchmark) > 3 and tags["fer.selection_sha256"].startswith(benchmark)
+        return not benchmark or is_digest or tags["fer.benchmark"] == benchmark
 
+    if "fer.bundle_sha256" in named.data.tags and fits(named.data.tags):
+        return sources.read_run_source(named.info.run_id)
     if product.kind == "softlabels":
-        own = sources.read_run_source(product.run.info.run_id)
-        return own if fits(product.run.data.tags) else next(sources.same_configuration(client, own, fits), None)
+        return next(sources.same_configuration(client, sources.read_run_source(product.run.info.run_id), fits), None)
     of_it = f"tags.`{product.tag}` = '{product.digest}'"
     found = (run for kind in store.BUNDLED_KINDS for run in store.search_finished(client, kind, of_it))
     return next((sources.read_run_source(run.info.run_id) for run in found if fits(run.data.tags)), None)
@@ -126,10 +126,10 @@ def _soft_labels(client, product: _Product, benchmark: str) -> sources.Source | 
 
 def _compare(client, mine: sources.Source | None, champion: str, settings: PromoteSettings) -> tuple[str, dict]:
     """Return how a challenger compares with a version, such as `fer-student/3`, in words, and as the version's tags."""
-    product = _product_of(client, bundles.read_run(client, f"{bundles.MODELS}{champion}"))
-    theirs = mine and _soft_labels(client, product, mine.bundle.selection_sha256)
+    product = _product_of(client, named := bundles.read_run(client, f"{bundles.MODELS}{champion}"))
+    theirs = mine and _soft_labels(client, named, product, mine.bundle.selection_sha256)
     if theirs is None and not settings.benchmark:
-        theirs = _soft_labels(client, product, "")  # on other rows, which may be the same in part
+        theirs = _soft_labels(client, named, product, "")  # on other rows, which may be the same in part
     champion = champion.replace("/", " version ")
     if mine is None or theirs is None:
         what = f"{champion if mine else 'the run'} has no soft labels on {settings.benchmark or 'any benchmark'}"
@@ -147,16 +147,15 @@ def _compare(client, mine: sources.Source | None, champion: str, settings: Promo
     verdict, each = compared.verdict(metric, settings.level, settings.margin), compared.differences[metric]
     old, new = (metrics.score(own, labels, a.classes)[metric] for own in logits)
     low, high, rows, on = each.interval.low, each.interval.high, len(labels), split_first(b.benchmark)
-    numbers = {"challenger": new, "champion": old, "difference": each.value, "low": low, "high": high, "rows": rows}
-    where = {
-        "benchmark": b.benchmark,
+    found: dict[str, object] = {"verdict": verdict, "metric": metric, "challenger": new, "champion": old, "rows": rows}
+    found |= {"difference": each.value, "low": low, "high": high, "p_value": each.p_value, "benchmark": b.benchmark}
+    found |= {
         "selection_sha256": b.selection_sha256,
-        "p_value": each.p_value,
-        "metric": metric,
+        "champion_version": champion,
+        "champion_run": product.run.info.run_id,
     }
-    of = {"champion_version": champion, "champion_run": product.run.info.run_id, "verdict": verdict}
     words = (
         f"{verdict}: {metric} {new:.4f} against {old:.4f} of {champion} on {on} ({rows:,} rows), difference "
         f"{each.value:+.4f} [{low:+.4f}, {high:+.4f}], p = {each.p_value:.2g}"
     )
-    return words, {f"promotion.{key}": str(value) for key, value in (numbers | where | of).items()}
+    return words, {f"promotion.{key}": str(value) for key, value in found.items()}

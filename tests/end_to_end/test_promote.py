@@ -259,6 +259,18 @@ def test_students_and_teachers_are_found_from_any_of_their_runs(workplace, tmp_p
     assert line == f"run {inspected} (inspect) made no student, teacher or soft labels"
 
 
+def test_students_of_an_earlier_version_are_promoted_by_the_runs_of_their_logits(workplace, tmp_path):
+    """Their runs lack the tag with the checkpoint's digest."""
+    client = MlflowClient(workplace.uri)
+    for name, logits in (("S1", POOR), ("S2", GOOD)):
+        student = trained(workplace, "distill", name)
+        scored = publish(workplace, bundle(tmp_path, logits, name), "student", **{"fer.source_run": student})
+        client.delete_tag(scored, "fer.checkpoint_sha256")
+        shown = workplace.run("promote", scored).stdout
+        assert holder(workplace, "fer-student").run_id == student
+    assert "better: macro_f1 " in shown
+
+
 def test_a_crash_before_the_alias_moves_leaves_it_and_nothing_is_registered_twice(workplace, exports, tmp_path):
     poor, good = (publish(workplace, bundle(tmp_path, logits)) for logits in (POOR, GOOD))
     workplace.run("promote", poor)
