@@ -16,7 +16,7 @@ from fer_mlflow.progress import Progress
 from fer_mlflow.search.teacher_logits import TeacherLogits
 from fer_mlflow.settings import groups, search, split_names
 from fer_mlflow.softlabels.bundle import SoftLabels
-from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.softlabels.configuration import Configuration, split_first
 from fer_mlflow.softlabels.ensemble import check_same_rows
 from fer_mlflow.teachers.spec import read_teacher_names
 from fer_mlflow.tracking import bundles, models, records, store
@@ -235,6 +235,12 @@ class SearchInput:
     teachers: tuple[str, ...]  # names, sorted
     classes: tuple[str, ...]
     variants: int  # under how many preprocessings teachers predicted, or will
+
+    @property
+    def benchmarks(self) -> str:
+        """The names of the benchmarks, split first."""
+        names = (each.benchmark if isinstance(each, TeacherSet) else each.benchmark.name for each in self.found)
+        return ", ".join(dict.fromkeys(map(split_first, names)))
 
     @classmethod
     def read(cls, settings: search.SearchSettings) -> "SearchInput":

@@ -107,9 +107,9 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
     found = SearchInput.read(settings)
     _check(settings, found.classes)
     weightings = read_weightings(settings, found.teachers, found.variants)
-    name = settings.name or f"sweep · {', '.join(found.teachers)} · {' and '.join(settings.space)}"
-    params = settings.params
-    with open_run("sweep", name, settings.experiment) as run:
+    by, spaces, teachers = settings.optimize or settings.metric, " and ".join(settings.space), ", ".join(found.teachers)
+    name, params = " · ".join(["sweep", by, spaces, teachers, found.benchmarks]), settings.params
+    with open_run("sweep", settings.name or name, settings.experiment) as run:
         run.log_params(params)
         benchmarks = found.gather(run, settings, progress)
         result = _search(benchmarks, weightings, settings, progress)

@@ -134,6 +134,8 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
     ]
     assert len(children) == 6  # of labels alone, T 1 and T 4, two seeds each; those of the first attempt are here too
     assert finished <= {run.info.run_id for run in children}
+    assert len({run.info.run_name for run in children}) == 6
+    assert "loss kd, temperature 4, seed 1 · train · manifest" in {run.info.run_name for run in children}
     table = pd.read_parquet(artifact(parent, "tables/grid.parquet"))
     assert sorted(table["configuration"].unique()) == ["loss ce", "loss kd, temperature 1", "loss kd, temperature 4"]
     means = table[table["configuration"] != "loss ce"].groupby("configuration")["best_val_macro_f1"].mean()

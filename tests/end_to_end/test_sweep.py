@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Place, new_workplace
-from toys import artifact, count_runs, draw_logits, error_line, expected_metrics, publish, write_bundle
+from toys import artifact, count_runs, draw_logits, error_line, expected_metrics, publish, repeated_params, write_bundle
 
 from fer_mlflow.scoring.fusion import fuse
 from fer_mlflow.scoring.metrics import metric_names
@@ -88,6 +88,9 @@ def test_evaluate_of_an_exported_winner_gives_the_same_numbers(place, stored, to
         "export",
     ]
     exported = next(each for each in children if each.data.tags["fer.kind"] == "export")
+    assert run.info.run_name == "sweep · macro_f1 · logit and prob · A, B, C · manifest"
+    assert exported.info.run_name.endswith(" · manifest")
+    assert [(each.info.run_name, repeated_params(each)) for each in children if repeated_params(each)] == []
     place.run("evaluate", "--run", exported.info.run_id)
     evaluated = place.runs("evaluate")[0].data
     nested = next(each for each in children if each.data.tags["fer.kind"] == "evaluate").data

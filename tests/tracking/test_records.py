@@ -42,7 +42,16 @@ def test_all_active_runs_of_ours_are_read_oldest_first(client):
 
 def test_of_a_run_is_kept_what_triage_needs(client):
     run_id = new_run(client, run_name="ranked")
-    params = {"ensemble": "A=1", "w/A": "1", "manifest": "m.csv", "rows": "6", "ensemble/space": "logit"}
+    # Runs of earlier versions have a setting of the soft labels as `ensemble/space` too; a student's own has no prefix.
+    params = {
+        "ensemble": "A=1",
+        "w/A": "1",
+        "manifest": "m.csv",
+        "rows": "6",
+        "ensemble/clahe": "true",
+        "clahe": "false",
+    }
+    params |= {"space": "logit", "clahe_clip": "3.0"}
     tags = {"triage.rank": "1", "mlflow.note.content": "long", "fer.benchmark": "faces:test", "other": "x"}
     client.log_batch(
         run_id,
@@ -58,13 +67,14 @@ def test_of_a_run_is_kept_what_triage_needs(client):
         "ranked",
         "FINISHED",
         1_000,
-        {"ensemble": "A=1", "w/A": "1", "rows": "6", "ensemble/space": "logit"},
+        {key: text for key, text in params.items() if key != "manifest"},
         {"accuracy": 0.5},
         {"fer.kind": "export", "triage.rank": "1", "fer.benchmark": "faces:test"},
     )
     assert (record.kind, record.benchmark, record.selection, record.of_ensemble("space")) == (
         *("export", "faces:test", "", "logit"),
     )
+    assert (record.of_ensemble("clahe"), record.of_ensemble("clahe_clip")) == ("true", "3.0")
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "🙂 <b>", " "])
