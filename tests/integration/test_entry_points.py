@@ -140,8 +140,8 @@ def test_promote(machine, student):
     machine.mlflow_run("promote", run=student.info.run_id, force="a toy is no better than chance")
     run = machine.last("promote")
     assert run.data.tags["fer.source_run"] == student.info.run_id
-    (model,) = student.outputs.model_outputs
-    assert MlflowClient(machine.uri).get_model_version_by_alias("fer-student", "champion").model_id == model.model_id
+    version = MlflowClient(machine.uri).get_model_version_by_alias("fer-student", "champion")
+    assert f"models:/{version.model_id}" == version.source == student.data.tags["fer.model"]
 
 
 def test_the_champion_answers_as_mlflow_serves_it(machine, student, faces):
