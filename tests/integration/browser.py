@@ -63,7 +63,8 @@ class Site:
 
     server: Server
     seeded: seeded.Seeded
-    board: pd.DataFrame
+    board: pd.DataFrame = field(default_factory=pd.DataFrame)  # all of triage's leaderboards
+    tested: pd.DataFrame = field(default_factory=pd.DataFrame)  # the first runs of each, with paired tests
     printed: dict[str, str] = field(default_factory=dict)  # command -> what it printed
     real: dict[str, str] = field(default_factory=dict)  # what -> the run's id
     configurations: list[str] = field(default_factory=list)  # exports of CONFIGURATIONS on the test split
@@ -109,16 +110,23 @@ def open_site(server: Server, folder: Path) -> Site:
     move_experiments(server.folder / "mlflow.db", str(server.folder / "mlruns" / "0"))
     server.launch()
     place = Workplace(server.folder, f"sqlite:///{server.folder}/mlflow.db")
-    site = Site(server, seeded.seed(place, folder / "bundles"), pd.DataFrame())
+    site = Site(server, seeded.seed(place, folder / "bundles"))
     log_real_runs(site, place, folder)
-    site.printed["triage"] = place.run("triage", "--top", 100).stdout
-    run = max(site.client.search_runs(["0"], "tags.`fer.kind` = 'triage'"), key=lambda each: each.info.start_time)
-    site.board = pd.read_csv(site.client.download_artifacts(run.info.run_id, "leaderboard.csv", str(folder)))
+    site.printed["triage"] = place.run("triage").stdout
+    site.tested = read_leaderboard(site, folder)
+    place.run("triage", "--top", 100, "--deep", "false")  # tests nothing
+    site.board = read_leaderboard(site, folder)
     server.wait()
     options = ("--manifest", folder / "faces/toy.csv", "--teachers", folder / "teachers/teachers.yaml")
     options += ("--split", "val", "--weights", "A=1", "--experiment", "first")
     site.printed["first"] = place.run("export", *options, env={"MLFLOW_TRACKING_URI": server.uri}).stdout
     return site
+
+
+def read_leaderboard(site: Site, folder: Path) -> pd.DataFrame:
+    """Return the leaderboards of the newest triage."""
+    (run, *_) = site.client.search_runs(["0"], "tags.`fer.kind` = 'triage'", order_by=["start_time DESC"])
+    return pd.read_csv(site.client.download_artifacts(run.info.run_id, "leaderboard.csv", str(folder)))
 
 
 def log_real_runs(site: Site, place: Workplace, folder: Path) -> None:

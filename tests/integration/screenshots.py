@@ -13,7 +13,7 @@ from fer_mlflow.tracking import store
 from integration import browser
 
 BENCHMARK = "manifest:test"
-LEADERBOARD, COMPARISON, RUN = (1280, 900), (1160, 1000), (1280, 1000)  # sizes of the window
+LEADERBOARD, COMPARISON, RUN = (1280, 680), (1160, 1000), (1280, 1000)  # sizes of the window
 
 
 def main() -> None:
@@ -42,10 +42,10 @@ def take(context, uri: str, exports: list, images: Path) -> None:
     view = store.view_id("leaderboard", exports[0].data.tags["fer.selection_sha256"])
     runs = [run.info.run_id for run in exports]
     pages = {
-        "leaderboard": (f"experiments/0/runs?{mode}&viewStateShareKey={view}", "matching runs", LEADERBOARD),
+        "leaderboard": (f"experiments/0/runs?{mode}&viewStateShareKey={view}", "nll", LEADERBOARD),
         "compare": (
             f"compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps(['0']))}&{mode}",
-            "Run details",
+            "Run Name:",
             COMPARISON,
         ),
         "run": (f"experiments/0/runs/{runs[0]}?{mode}", "Metrics (", RUN),
@@ -56,7 +56,7 @@ def take(context, uri: str, exports: list, images: Path) -> None:
         page.get_by_text(text).first.wait_for()
         if (banner := page.get_by_role("button", name="Hide banner")).count():
             banner.click()
-        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(2000)  # plots and banners move
         page.get_by_role("main").screenshot(path=images / f"{name}.png")
 
 

@@ -172,8 +172,8 @@ def test_compare_begins_with_the_settings_that_differ(site, page):
     plot = page.get_by_role("tabpanel", name="Parallel Coordinates Plot")
     expect(plot.get_by_text("macro_f1").or_(plot.get_by_text("accuracy")).first).to_be_visible()
     axes = re.findall(r"Parameters: (.*)", plot.aria_snapshot())[0].split()
-    settings = {"space", "clahe", "calibration", "configuration", "w/A", "w/B", "w/C", "weights", "ensemble"}
-    assert set(axes) <= settings, axes
+    settings = {"space", "clahe", "clahe_clip", "clahe_tile", "calibration", "ensemble", "w/A", "w/B", "w/C"}
+    assert {axis.strip('"') for axis in axes} <= settings
     params = page.get_by_role("switch", name="Parameters - Show diff only")
     table = page.get_by_role("table").filter(has=page.get_by_role("rowheader", name="benchmark", exact=True))
     names = table.get_by_role("rowheader").all_inner_texts()
@@ -193,3 +193,29 @@ def test_the_most_confident_mistakes_are_shown(site, page):
     picture = page.get_by_role("img", name="mistakes.png")
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
+
+
+@pytest.mark.parametrize("what", ["export", "evaluate", "calibrate", "distill"])
+def test_a_runs_params_have_values(site, page, what):
+    run_id = site.configurations[0] if what == "export" else site.real[what]
+    visit(page, site.run_page(run_id))
+    expect(page.get_by_role("heading", name=re.compile("^Parameters"))).to_be_visible()
+    table = page.get_by_role("table").filter(has=page.get_by_text("Parameter", exact=True))
+    values = [row.get_by_role("cell").last.inner_text() for row in table.get_by_role("row").all()[1:]]
+    assert len(values) > 5
+    assert not {"", "''", "None"} & set(values)
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def test_the_models_tab_has_teachers_and_students_with_metrics(site, page):
+    page.set_viewport_size({"width": 6000, "height": 1900})  # all benchmarks' metrics
+    visit(page, site.page(f"experiments/{site.experiment_id('real')}/models"))
+    expect(page.get_by_role("gridcell").get_by_role("link", name="A", exact=True).first).to_be_visible()
+    columns = {row["name"]: row for row in browser.read_rows(page)}
+    (student,) = [name for name in columns if name.startswith("kd-")]
+    for name in ("A", "B", "C", student):
+        scores = [text for column, text in columns[name].items() if "macro_f1" in column and text]
+        assert scores, columns[name]
+        assert all(0 <= float(score) <= 1 for score in scores)
