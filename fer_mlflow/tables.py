@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat, zip_longest
 from numbers import Integral, Real
+from typing import Any
 
 Cell = str | int | float | None
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
@@ -63,6 +64,16 @@ def format_cell(cell: Cell, digits: int = 4) -> str:
     if cell is None or math.isnan(cell):
         return "–"
     return f"{cell:,}" if isinstance(cell, Integral) else f"{cell:.{digits}f}"
+
+
+def format_interval(interval: Any, sign: str = "") -> str:
+    """Return the ends of an interval to four places; the sign `+` gives both one."""
+    return f"[{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
+
+
+def format_p_value(p_value: float) -> str:
+    """Return a p-value to four places, a smaller one as what it is below; `none` for NaN."""
+    return "none" if p_value != p_value else "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 
 
 def text_lines(table: Table, width: int | None = None, indent: int = 2, others: str = " or a pipe") -> list[str]:

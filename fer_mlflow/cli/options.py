@@ -15,7 +15,7 @@ import fer_mlflow
 from fer_mlflow.errors import FerError
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings import Field, Option, Settings, TextForm, fields_of, option_name, renamed
-from fer_mlflow.tables import Part, part_lines
+from fer_mlflow.tables import Part, format_interval as format_interval, format_p_value as format_p_value, part_lines
 
 Parts = Callable[[Any], Iterable[Part]]
 LINES: dict[str, Parts] = {}  # command -> what yields the lines and tables of its workflow's result
@@ -96,16 +96,6 @@ def where_lines(result: Any, **places: Any) -> Iterator[str]:
     shown = {name: text for name, text in {"run": result.run_id, **places, "ui": result.ui}.items() if text}
     width = max(7, *map(len, shown))
     yield from (f"  {name:<{width}}  {text}" for name, text in shown.items())
-
-
-def format_interval(interval: Any, sign: str = "") -> str:
-    """Return the ends of an interval to four places; the sign `+` gives both one."""
-    return f"[{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
-
-
-def format_p_value(p_value: float) -> str:
-    """Return a p-value to four places, a smaller one as what it is below; `none` for NaN."""
-    return "none" if p_value != p_value else "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 
 
 def _parameters(field: Field) -> list[click.Parameter]:

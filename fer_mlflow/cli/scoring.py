@@ -292,7 +292,8 @@ def triage(result) -> Iterator[Part]:
         yield one_line(f"{done} dead run {run_id} ({result.runs[run_id].name}) as {status}")
     if result.dry_run:
         for run_id, tags in result.changes.items():
-            texts = (f"{name.removeprefix('triage.')} {text or 'removed'}" for name, text in tags.items())
+            own = ((name.partition(".")[2], text) for name, text in tags.items() if name.startswith("triage."))
+            texts = (f"{name} {text or 'removed'}" for name, text in own)
             yield one_line(f"would tag {run_id[:8]} {result.runs[run_id].name}: {', '.join(texts)}")
     yield from leaderboard_lines(result)
     yield from _judgement_lines(result)

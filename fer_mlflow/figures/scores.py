@@ -28,6 +28,16 @@ _CURVES = {
 _SHADED: dict[str, Any] = {"color": style.GREEN, "alpha": 0.13, "lw": 0, "zorder": 0}
 
 
+def draw_predictions(
+    rows: tuple[np.ndarray, ...], classes: Sequence[str], title: str, null: Mapping[str, float] | None = None
+) -> dict[str, bytes]:
+    """Return the figures of (N,) labels, predictions and confidences, by the names that the UI lays side by side."""
+    labels, predictions, confidence = rows
+    confusion = draw_confusion(metrics.confusion_matrix(labels, predictions, len(classes)), classes)
+    reliability = draw_reliability({title: (confidence, predictions == labels)}, null=null)
+    return {"reliability.png": reliability, "confusion_matrix.png": confusion}
+
+
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     """Draw (C, C) int counts of label (row) against prediction, and their shares; return a PNG of 1200 × 1200 pixels.
 

@@ -31,10 +31,11 @@ class Evaluation:
     ece_null_p95: float  # what the ECE of a calibrated model of these confidences is below in 95 of 100 benchmarks
 
     def named(self) -> dict[str, float]:
-        """Return the numbers under their public names, intervals as `ci95/<metric>_low` and `_high`."""
+        """Return the numbers under their public names, intervals as `ci95/<metric>_low` and `ci95/f1 Sad_low`."""
         values = self.metrics | {name: getattr(self, name) for name in metrics.CALIBRATION_METRICS}
         for name, interval in self.intervals.items():
-            values |= {f"ci95/{name}_low": interval.low, f"ci95/{name}_high": interval.high}
+            key = f"ci95/{name.replace('/', ' ')}"
+            values |= {f"{key}_low": interval.low, f"{key}_high": interval.high}
         return values
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from fer_mlflow import calibrate, compare, distill, evaluate, export, inspect, reproduce, sweep, train, triage
 from fer_mlflow.files import sha256_of_file, written_file
 from fer_mlflow.progress import Progress
+from fer_mlflow.scoring.metrics import DEFAULT
 from fer_mlflow.settings import option_name
 from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
@@ -64,6 +65,10 @@ def run_demo(
         demo.distill_students(digests["val"])
         announce("triage")
         demo.call(triage, TriageSettings())
+        first = [each for board in boards.values() for each in board[:1].to_dict("records")]
+        best = " · ".join(f"{each['benchmark']}: {DEFAULT} **{each[DEFAULT]:.4f}**" for each in first)
+        about = f"{len(TEACHERS)} teachers and {len(STUDENTS)} students, trained on {settings.faces:,} drawn faces"
+        run.describe(best or "no good run", about, {f"best on {each['benchmark']}": each["run_id"] for each in first})
 
 
 @dataclass(frozen=True)

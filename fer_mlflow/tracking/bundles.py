@@ -1,13 +1,20 @@
 """Bundles in the tracking store: published with everything a reader compares, downloaded by name, trusted verified."""
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from mlflow import MlflowClient, MlflowException, artifacts, get_tracking_uri
 from mlflow.entities import Run, ViewType
@@ -15,9 +22,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from fer_mlflow.errors import BundleError, JobError, RunError, listed
 from fer_mlflow.files import cache_folder, sha256_of_file, written_folder
+from fer_mlflow.scoring.metrics import DEFAULT, row_losses
+from fer_mlflow.scoring.significance import Difference, Interval, bootstrap_intervals
 from fer_mlflow.softlabels import files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
 from fer_mlflow.softlabels.configuration import Configuration
+from fer_mlflow.tables import format_interval, format_p_value
 from fer_mlflow.tracking import models, store
 from fer_mlflow.tracking.runs import PARENT, TrackedRun
 
@@ -26,25 +36,76 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 MODELS = "models:/"
 SOFT_LABELS = "fer.softlabels_run"  # of a model's version: the run with its soft labels, where it is not its own
 _MIB = 1 << 20
+_DRAW = """import json, sys
+import numpy as np
+from fer_mlflow.figures.scores import draw_predictions
+for line in sys.stdin:
+    rows, *names = json.loads(line)
+    pngs = draw_predictions(tuple(map(np.array, rows)), *names)
+    print(json.dumps({name: png.hex() for name, png in pngs.items()}), flush=True)
+"""
+SEED = 0  # of bootstrap and randomisation: the same soft labels give the same numbers every time
 # What the largest file may be: ten million rows of an index, and beside arrays and index no file of a bundle is large.
 _MOST_BYTES = dict.fromkeys(files.FILES, 64 * _MIB) | dict.fromkeys((files.ARRAYS, files.INDEX), 4096 * _MIB)
 
 
-def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
-    """Log a bundle to a run: files, models, dataset, and last the numbers and the tags by which it is found."""
+@contextmanager
+def figure_process() -> Iterator[Callable[..., dict[str, bytes]]]:
+    """Give what draws a run's common figures: a process that imports Matplotlib meanwhile, unless that is done here."""
+    if "matplotlib.figure" in sys.modules:
+        yield draw_here
+        return
+    given: dict[str, Any] = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, "text": True}
+    given |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    # In a session of its own: a terminal's signals are for this process, with which it ends.
+    with subprocess.Popen([sys.executable, "-c", _DRAW], start_new_session=True, **given) as child:
+
+        def draw(rows: tuple[np.ndarray, ...], *names: Any) -> dict[str, bytes]:
+            try:
+                print(json.dumps([[each.tolist() for each in rows], *names]), file=child.stdin, flush=True)
+                assert child.stdout is not None
+                return {name: bytes.fromhex(png) for name, png in json.loads(child.stdout.readline()).items()}
+            except (OSError, ValueError):  # it is gone
+                return draw_here(rows, *names)
+
+        try:
+            yield draw
+        finally:
+            child.kill()
+            child.communicate()  # closes the pipes, broken ones too
+
+
+def draw_here(rows: tuple[np.ndarray, ...], *names: Any) -> dict[str, bytes]:
+    """Return a run's common figures, see `figures.scores.draw_predictions`."""
+    from fer_mlflow.figures.scores import draw_predictions  # here, since Matplotlib takes half a second
+
+    return draw_predictions(rows, *names)
+
+
+def publish_bundle(
+    run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str], draw: Callable = draw_here
+) -> None:
+    """Log a bundle to a run: files, figures, models, dataset, and last numbers and the tags by which it is found."""
     assert bundle.folder is not None  # a run gets what is on disk
-    run.log_folder(bundle.folder, FOLDER, last=files.HASHES)
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(_score, bundle, draw)  # while files are uploaded
+        run.log_folder(bundle.folder, FOLDER, last=files.HASHES)
+    interval, pngs = drawn.result()
+    for name, png in pngs.items():
+        run.log_figure(name, png)
+    warned = _warned(bundle)
     alone = dict(zip(("fer.checkpoint_sha256",), bundle.checkpoints.values(), strict=False))
     of_metrics = models.log_bundle(run, bundle, tags)
-    checks = [check for check in bundle.report["checks"] if check["kind"] != "protocol"]
-    warned = [check["name"] for check in checks if check["verdict"] == "warn"]
+    teachers = sorted(tag for tag in tags if tag.startswith(store.TEACHER_RUN))
+    links = {tag.removeprefix(store.TEACHER_RUN): tags[tag] for tag in teachers}
+    links["source"] = tags.get("fer.source_run", "")
     found_by = {
-        "mlflow.note.content": describe_run(bundle, tags, run.experiment_id),
+        store.NOTE: run.description(describe_scores(bundle.metrics, interval), describe_rows(bundle), links),
         **(alone if len(bundle.checkpoints) == 1 else {}),
         **tags,
         "fer.benchmark": bundle.benchmark,
         "fer.selection_sha256": bundle.selection_sha256,
-        "fer.alignment": f"warn: {', '.join(warned)}" if warned else "pass",
+        "fer.alignment": f"warn: {warned}" if warned else "pass",
         "fer.in_sample": bundle.in_sample,
         "fer.config_key": config_key,
         "fer.bundle_sha256": bundle.sha256,
@@ -52,20 +113,40 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     run.log(derived_params(bundle), bundle.metrics, found_by, of_ensemble=True, **of_metrics)
 
 
-def describe_run(bundle: SoftLabels, tags: Mapping[str, str], experiment_id: str) -> str:
-    """Return a run's description in Markdown: benchmark and settings, metrics, and the teachers' runs of its tags."""
-    protocol = bundle.protocol
-    settings = "\n".join(f"| {name} | {text.replace('|', ' ')} |" for name, text in protocol.items())
-    metrics = "\n".join(f"| {name.replace('|', ' ')} | {value:.4f} |" for name, value in bundle.metrics.items())
-    parts = [f"**{protocol['benchmark']}**, {protocol['rows']} rows", f"| setting | |\n| --- | --- |\n{settings}"]
-    parts += [f"| metric | |\n| --- | ---: |\n{metrics}"] if metrics else []
-    links = [
-        f"[{tag.removeprefix(store.TEACHER_RUN)}](#/experiments/{experiment_id}/runs/{run_id})"
-        for tag, run_id in sorted(tags.items())
-        if tag.startswith(store.TEACHER_RUN)
-    ]
-    parts += ["Teachers: " + ", ".join(links)] if links else []
-    return "\n\n".join(parts)
+def _score(bundle: SoftLabels, draw: Callable) -> tuple[Interval | None, dict[str, bytes]]:
+    """Return the interval of macro-F1 that leaderboards have, and the common figures; none where no row has a label."""
+    if not bundle.metrics:
+        return None, {}
+    labels, logits, classes = bundle.labels[bundle.labelled], bundle.logits[bundle.labelled], bundle.classes
+    predictions = logits.argmax(axis=1)
+    interval = bootstrap_intervals(labels, predictions, classes, np.random.default_rng(SEED))[DEFAULT]
+    confidence = np.exp(-row_losses(logits, predictions))
+    return interval, draw((labels, predictions, confidence), classes, bundle.benchmark)
+
+
+def _warned(bundle: SoftLabels) -> str:
+    """Return the names of the sanity checks that warn."""
+    checks = [check for check in bundle.report["checks"] if check["kind"] != "protocol"]
+    return ", ".join(check["name"] for check in checks if check["verdict"] == "warn")
+
+
+def describe_rows(bundle: SoftLabels, configuration: Configuration | None = None) -> str:
+    """Return a configuration (the bundle's own where none is given), benchmark, rows and warned checks, for people."""
+    name = (configuration or bundle.configuration).run_name(bundle.benchmark)
+    return f"{name}, {len(bundle):,} rows" + (f" · warned: {warned}" if (warned := _warned(bundle)) else "")
+
+
+def describe_difference(each: Difference) -> str:
+    """Return a difference with its interval and p-value, as a part of a verdict."""
+    return f"{each.value:+.4f} {format_interval(each.interval, '+')}, p {format_p_value(each.p_value)}"
+
+
+def describe_scores(metrics: Mapping[str, float], interval: Interval | None) -> str:
+    """Return the scores of a leaderboard as a verdict, macro-F1 with its interval; there is none without labels."""
+    if interval is None:
+        return "no row has a label, so there are no scores"
+    others = [f"{name} {metrics[name]:.4f}" for name in store.SHOWN_METRICS[1:] if name in metrics]
+    return " · ".join([f"{DEFAULT} **{metrics[DEFAULT]:.4f}** {format_interval(interval)}", *others])
 
 
 def derived_params(

@@ -26,7 +26,6 @@ ENTRY = "mlflow.project.entryPoint"
 _SOURCE = "mlflow.source.name"
 _PARAMS = ("ensemble", *OPTIONS, "benchmark", "rows", "calibration", "temperature")
 SIGNIFICANT = 0.05
-SEED = 0  # of bootstrap and randomisation, so that triage gives the same numbers every time
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
 _NO_ROWS = np.empty(0, np.int16)
@@ -35,7 +34,7 @@ _ARRAYS = ("labels", "predictions", "losses")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its `fer.` and `triage.` tags, entry point and metrics, and the params that describe its soft labels."""
+    """One run: its `fer.` and `triage.` tags, entry point, description, metrics, and params of its soft labels."""
 
     run_id: str
     experiment_id: str
@@ -82,7 +81,7 @@ def record_of(run: Run) -> RunRecord:
         info.start_time or 0,
         {key: text for key, text in data.params.items() if key in _PARAMS or key.startswith(("ensemble/", "w/"))},
         dict(data.metrics),
-        {key: text for key, text in data.tags.items() if key.startswith(("fer.", "triage.", ENTRY))},
+        {key: text for key, text in data.tags.items() if key.startswith(("fer.", "triage.", ENTRY, store.NOTE))},
     )
 
 
@@ -198,7 +197,7 @@ def difference_p_value(a: Evidence, b: Evidence, metric: str) -> float | None:
     if row.row_values == "loss":
         return paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
     labels, ours, theirs = (each.astype(np.int64) for each in (a.labels, a.predictions, b.predictions))
-    differences = paired_differences(labels, ours, theirs, a.classes, np.random.default_rng(SEED))
+    differences = paired_differences(labels, ours, theirs, a.classes, np.random.default_rng(bundles.SEED))
     return differences[metric].p_value if metric in differences else None
 
 

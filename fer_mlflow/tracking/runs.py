@@ -24,6 +24,7 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import Interrupted, TrackingError
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import OPTIONS
+from fer_mlflow.tables import escape_markdown
 from fer_mlflow.tracking import is_joined, owns_process, source_commit, store
 from fer_mlflow.tracking.store import HELD, TAG_LENGTH, connect, describe_way_to_ui, redact, tracking_errors
 
@@ -38,23 +39,26 @@ _INHERITED_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", CO
 
 
 def metric_key(*parts: str) -> str:
-    """Return a metric's key: parts joined by `/`, `_` for what MLflow does not take, the longest part cut if need be.
+    """Return a metric's key: `_` for what MLflow does not take, the longest part cut if need be.
 
-    >>> metric_key("source", "web/é!", "accuracy")
-    'source/web_é_/accuracy'
+    A key has one `/` at most, after its first part: MLflow's UI makes a section of charts of what is before the last.
+
+    >>> metric_key("slices", "source", "web/é!", "accuracy")
+    'slices/source web_é_ accuracy'
     """
     clean = [_NOT_IN_KEYS.sub("_", part).strip(" .") or "_" for part in parts]
     while (over := len("/".join(clean)) - _KEY_LENGTH) > 0:
         longest = max(range(len(clean)), key=lambda at: len(clean[at]))
         clean[longest] = clean[longest][: max(1, len(clean[longest]) - over)]
-    return "/".join(clean)
+    section, *others = clean
+    return "/".join([section, " ".join(others)] if others else [section])
 
 
 def metric_keys(values: Mapping[str, Any], *path: str) -> dict[str, float]:
     """Return the numbers of nested mappings under their keys, without those that are NaN; an empty name is `none`.
 
-    >>> metric_keys({"source": {"web/é!": {"f1/Sad": 0.5}, "": {"f1/Sad": float("nan"), "rows": 3}}})
-    {'source/web_é_/f1/Sad': 0.5, 'source/none/rows': 3}
+    >>> metric_keys({"source": {"web/é!": {"f1/Sad": 0.5}, "": {"f1/Sad": float("nan"), "rows": 3}}}, "slices")
+    {'slices/source web_é_ f1 Sad': 0.5, 'slices/source none rows': 3}
     """
     keys: dict[str, float] = {}
     for name, value in values.items():
@@ -74,12 +78,13 @@ class TrackedRun:
     experiment_id: str
     artifact_uri: str = ""
     params: dict[str, str] = field(default_factory=dict)  # that it has
+    maker: str = ""  # the run whose command made this one
 
     @classmethod
-    def of(cls, client: mlflow.MlflowClient, run: Run) -> "TrackedRun":
+    def of(cls, client: mlflow.MlflowClient, run: Run, maker: str = "") -> "TrackedRun":
         """Return a run that MLflow has opened."""
         info = run.info
-        return cls(client, info.run_id, info.experiment_id, info.artifact_uri, dict(run.data.params))
+        return cls(client, info.run_id, info.experiment_id, info.artifact_uri, dict(run.data.params), maker)
 
     def log(
         self,
@@ -126,6 +131,20 @@ class TrackedRun:
             has_parent = PARENT in self.client.get_run(self.run_id).data.tags
             if not has_parent and self.client.get_run(run_id).info.experiment_id == self.experiment_id:
                 self.client.set_tag(self.run_id, PARENT, run_id)
+
+    def describe(self, verdict: str, about: str, links: Mapping[str, str], **tags: str) -> None:
+        """Set the run's description, and tags in the same call."""
+        self.set_tags({store.NOTE: self.description(verdict, about, links), **tags})
+
+    def description(self, verdict: str, about: str, links: Mapping[str, str]) -> str:
+        """Return verdict (`**` is bold), what it is about, and links, name -> run id or nothing, as Markdown.
+
+        They are lines of one paragraph: MLflow's UI hides what is below 100 pixels.
+        """
+        page, named = f"#/experiments/{self.experiment_id}/runs", {**links, "made by": self.maker}
+        linked = [f"[{escape_markdown(name)}]({page}/{run_id})" for name, run_id in named.items() if run_id]
+        texts = [escape_markdown(verdict).replace(r"\*\*", "**"), escape_markdown(about), " · ".join(linked)]
+        return "  \n".join(filter(None, texts))
 
     @property
     def ui(self) -> str:
@@ -201,7 +220,7 @@ class TrackedRun:
             inherited |= {PARENT: self.run_id, **_sign_of_life()} if nested else {}
             start = None if started_s is None else int(started_s * 1000)
             run = self.client.create_run(experiment_id or self.experiment_id, start, inherited, name)
-        other = TrackedRun.of(self.client, run)
+        other = TrackedRun.of(self.client, run, self.run_id)
         with _ended(other, lambda status: self.client.set_terminated(other.run_id, status), heartbeat=nested):
             yield other
 

@@ -41,7 +41,7 @@ VIEWS = {
     "bad runs": f"tags.`{STATUS}` = '{BAD}'",
 }
 _KIND, _MACHINE_LEARNING = "mlflow.experimentKind", "custom_model_development"
-_NOTE, _PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
+NOTE, _PRIMARY = "mlflow.note.content", "mlflow.experiment.primaryMetric.name"
 _MARK = "<!-- written by fer-mlflow triage -->"
 SHOWN_METRICS = (DEFAULT, *sorted(set(metric_names(having=lambda row: "leaderboard" in row.shown)) - {DEFAULT}))
 VIEW_COLUMNS = (
@@ -310,9 +310,9 @@ def furnish_experiment(
                     runs = f"tags.`fer.selection_sha256` = '{selection}' AND {condition}{only_good}"
                     wanted[tag] = _view(f"{view} · {split_first(name)}", runs, metric, there.get(tag, ""))
             if note is not None and (
-                not there.get(_NOTE) or _MARK in (there[_NOTE][: len(_MARK)], there[_NOTE][-len(_MARK) :])
+                not there.get(NOTE) or _MARK in (there[NOTE][: len(_MARK)], there[NOTE][-len(_MARK) :])
             ):
-                wanted[_NOTE] = _cut(note)
+                wanted[NOTE] = _cut(note)
             for name, text in wanted.items():
                 if there.get(name) != text and (is_judged or name not in there):
                     client.set_experiment_tag(experiment_id, name, text)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from fer_mlflow.tables import escape_markdown
 from fer_mlflow.tracking import store
 from fer_mlflow.tracking.records import SIGNIFICANT, Evidence, Judgement, RunRecord, difference_p_value
 from fer_mlflow.tracking.runs import metric_key
@@ -16,6 +17,7 @@ from fer_mlflow.tracking.store import BAD, BUNDLED_KINDS, GOOD, TEACHER_RUN, WAR
 BETWEEN = "; "  # two reasons
 ONE_CLASS = 0.95
 METRIC_TOLERANCE = 1e-6
+_LINE = "triage: "  # begins triage's line in a description
 NEVER_STARTED = (
     "the command never started: `mlflow run` refused a parameter, such as a path that does not exist, "
     "or could not make the environment"
@@ -294,6 +296,28 @@ def wanted_tags(run: RunRecord, judgement: Judgement, benchmark: str, rank: int 
         store.RANK: ranked,
         store.WRITTEN: judgement.status,
     }
+
+
+def noted(note: str, judgement: Judgement | None = None, place: str = "", tested: str = "") -> str | None:
+    """Return a description with triage's line in place of the one there (removed without a judgement); None if empty.
+
+    What a person wrote stays. A line that goes on after the same `place` stays where nothing is `tested` now. Where the
+    text would be too long for a tag, the line is left out.
+
+    >>> noted("mine", Judgement("good")), noted("triage: bad")
+    ('mine\\n\\ntriage: good', None)
+    >>> noted("triage: good · rank 1 of 2 · ≈", Judgement("good"), "rank 1 of 2")
+    'triage: good · rank 1 of 2 · ≈'
+    """
+    paragraphs, line = note.split("\n\n"), ""
+    if judgement is not None:
+        reasons = BETWEEN.join(judgement.reasons).removeprefix(f"{judgement.status}: ")[:500]
+        line = escape_markdown(_LINE + " · ".join(filter(None, [judgement.status, reasons, place, tested])))
+        if place and not tested:
+            line = next((each for each in paragraphs if each.startswith(f"{line} · ")), line)
+    others = [each for each in paragraphs if not each.startswith(_LINE)]
+    text = "\n\n".join(filter(None, [*others, line]))
+    return (text if len(text) <= store.TAG_LENGTH else "\n\n".join(others)) or None
 
 
 def changes(run: RunRecord, wanted: Mapping[str, str | None]) -> dict[str, str | None]:

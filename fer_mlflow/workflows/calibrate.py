@@ -16,6 +16,7 @@ from fer_mlflow.scoring.evaluation import Evaluation, evaluate as evaluate_logit
 from fer_mlflow.settings.scoring import CalibrateSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.ensemble import calibrated, rows_of_fit
+from fer_mlflow.tracking import bundles
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys
 from fer_mlflow.workflows import SoftLabelsResult, warn, workflow
 from fer_mlflow.workflows.evaluate import SEED, check_labelled, read_slices
@@ -97,6 +98,8 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
             }
         )
         exported = _export(source, inputs, result, settings, run) if settings.export else ""
+        links = {**source.links, "fitted on": other.run_id if other else "", "exported": exported}
+        run.describe(_describe(result, settings.method), f"{bundles.describe_rows(bundle)} · {result.protocol}", links)
     return CalibrateResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -260,14 +263,26 @@ def describe_fit(fit: Any, bundle: SoftLabels) -> dict[str, Any]:
     return {"temperature": fit.pool.temperature, "teacher_temperature": temperatures}
 
 
+def _describe(result: Calibration, method: str) -> str:
+    """Return what was fitted and what it changed; where nothing was, why."""
+    if result.after is None:
+        return f"{result.fit.status}: {result.fit.explanation}"
+    error = f" ± {result.fitted['temperature_se']:.4f}" if "temperature_se" in result.fitted else ""
+    fitted = [f"T **{result.fitted['temperature']:.4f}**{error}"] if "temperature" in result.fitted else []
+    pairs = ((name, result.before.metrics[name], result.after.metrics[name]) for name in ("nll", "ece"))
+    return " · ".join([method, *fitted, *(f"{name} {before:.4f} → **{after:.4f}**" for name, before, after in pairs)])
+
+
 def _metrics(result: Calibration) -> dict[str, float]:
     """Return the run's metrics: what was fitted, `before/` and `after/` of every score, and slices."""
-    metrics = metric_keys(result.fitted)
+    metrics = {"rows": float(len(result.before.predictions))}
+    for name, fitted in result.fitted.items():
+        metrics |= metric_keys({name: fitted}, *["fit"] * isinstance(fitted, dict))
     for when, each in (("before", result.before), ("after", result.after)):
         named = {} if each is None else each.named()
-        metrics |= {f"{when}/{name}": value for name, value in named.items() if not name.startswith("ci95/")}
+        metrics |= metric_keys({name: value for name, value in named.items() if not name.startswith("ci95/")}, when)
     for column, values in result.by_slice.items():
         for value, (fit, numbers) in values.items():
             own = {"temperature": fit.temperature, "temperature_se": fit.standard_error}  # NaN where there is none
-            metrics |= metric_keys(numbers | own, column, value or "none")
+            metrics |= metric_keys(numbers | own, "slices", column, value or "none")
     return metrics

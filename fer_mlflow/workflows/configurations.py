@@ -14,6 +14,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.files import cache_folder, sha256_of_json, written_file
 from fer_mlflow.progress import Progress
 from fer_mlflow.scoring.evaluation import evaluate
+from fer_mlflow.scoring.metrics import DEFAULT
 from fer_mlflow.search.choices import Choice, Variants, count_weightings, finest_step, simplex_grid, steps_in
 from fer_mlflow.search.teacher_logits import CountTables, TeacherLogits, count_rows
 from fer_mlflow.settings.search import SearchSettings
@@ -186,26 +187,22 @@ def log_choice(
 ) -> str:
     """Log a configuration as a nested run with all metrics of the benchmark that is reported on; return the run.
 
-    `elsewhere` has metrics on other benchmarks, `<benchmark>/<metric>`; `params` are the sweep's.
+    `elsewhere` has metrics on other benchmarks; `params` are the sweep's.
     """
     bundle = teachers.bundle
     weights = choice.shares(teachers.names)
     configuration = replace(teachers.configuration, weights=weights, space=choice.space)
     logits = teachers.labelled_logits().fused(choice.space, choice.weights)
-    metrics = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED)).named()
+    result = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED))
     with run.sibling(f"#{rank} {configuration.run_name(teachers.benchmark)}", nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
         own.log_params(bundles.derived_params(bundle, configuration, given))
         own.log_benchmark(teachers.benchmark, bundle)
-        own.log_metrics({**metrics, **elsewhere})
-        own.set_tags(
-            {
-                "fer.kind": "evaluate",
-                "fer.benchmark": teachers.benchmark,
-                "fer.selection_sha256": bundle.selection_sha256,
-                "fer.sweep_rank": str(rank),
-            }
-        )
+        own.log_metrics({**result.named(), **elsewhere})
+        tags = {"fer.benchmark": teachers.benchmark, "fer.selection_sha256": bundle.selection_sha256}
+        tags |= {"fer.kind": "evaluate", "fer.sweep_rank": str(rank)}
+        verdict = bundles.describe_scores(result.metrics, result.intervals[DEFAULT])
+        own.describe(verdict, bundles.describe_rows(bundle, configuration), teachers.run_ids, **tags)
     return own.run_id
 
 

@@ -17,6 +17,7 @@ from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Clahe
 from fer_mlflow.errors import ContractError, FerError, JobError, TrackingError
 from fer_mlflow.progress import Progress, no_progress
+from fer_mlflow.scoring.metrics import DEFAULT
 from fer_mlflow.scoring.significance import Comparison, compare_logits
 from fer_mlflow.settings import fields_of
 from fer_mlflow.settings.training import DistillSettings, LossSettings, RecipeSettings
@@ -169,6 +170,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
             scored = training.score_student(run, student, run.run_id, student.short_name(settings.name), progress)
             run.log_metrics(metric_keys(training.scores_of(scored.metrics), "test"))
         model = _log_model(run, run.run_id, student) if settings.onnx else None
+        training.describe_training(run, student.plan, best, student.source, scored)
     return DistillResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -196,6 +198,12 @@ def _distill_grid(reader: training.StudentReader, settings: DistillSettings, pro
             with training.fetched_checkpoint(run.client, best.run_id, best.student) as checkpoint:
                 training.copy_checkpoint(checkpoint, out)
         model = _log_model(run, best.run_id, best.student) if settings.onnx else None
+        verdict = f"best: {best.name} · val_macro_f1 **{best.metrics['best_val_macro_f1']:.4f}**"
+        if result.comparison is not None:
+            difference = bundles.describe_difference(result.comparison.differences[DEFAULT])
+            verdict += f" · on test rows {DEFAULT} {difference} over labels alone"
+        about, links = f"{len(trials):,} students of {name}", {"best": best.run_id, "baseline": result.baseline.run_id}
+        run.describe(verdict, about, links)
     return DistillGridResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -310,6 +318,7 @@ def _train(run: TrackedRun, trial: Trial) -> None:
             child.set_tags({"fer.kind": "distill"})
             child.log_params({name: text for name, text in settings.params.items() if name not in unused})
             best = training.train_student(child, student)
+            training.describe_training(child, student.plan, best, student.source)
         trial.metrics = dict(zip(_OF_VAL, (best.number, best.val_accuracy, best.val_macro_f1), strict=True))
     except TrackingError:
         raise

@@ -11,11 +11,12 @@ from fer_mlflow.errors import ContractError, ImageError
 from fer_mlflow.figures import scores as figures
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring import evaluation as scoring, significance
-from fer_mlflow.scoring.metrics import row_losses, score
+from fer_mlflow.scoring.metrics import DEFAULT, row_losses, score
 from fer_mlflow.settings.scoring import CompareSettings, EvaluateSettings, InspectSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.rows import SharedRows, find_shared_rows
-from fer_mlflow.tracking import models
+from fer_mlflow.tracking import bundles, models
+from fer_mlflow.tracking.records import SIGNIFICANT
 from fer_mlflow.tracking.runs import TrackedRun, metric_key, metric_keys, open_run
 from fer_mlflow.workflows import RunResult, SoftLabelsResult, may_log_images, warn, workflow
 from fer_mlflow.workflows.export import Ensemble
@@ -72,8 +73,10 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
             return {"rows": float(rows.sum()), **score(logits[rows], bundle.labels[rows], bundle.classes)}
 
         sliced = {name: {value: scored(rows) for value, rows in values.items()} for name, values in parts.items()}
-        metrics = evaluation.named() | metric_keys(sliced)
+        metrics = evaluation.named() | metric_keys(sliced, "slices")
         run.log_metrics(metrics)
+        verdict = " · ".join([bundles.describe_scores(evaluation.metrics, evaluation.intervals[DEFAULT]), *at])
+        run.describe(verdict, bundles.describe_rows(bundle), source.links)
         pngs = _draw_figures(bundle, evaluation, known)
         predictions = _predictions_table(source, logits)
         run.log_table("predictions", predictions)
@@ -130,13 +133,9 @@ def _draw_figures(bundle: SoftLabels, result: scoring.Evaluation, known: np.ndar
         "f1_high": [result.intervals.get(name, none).high for name in of_class],
         "support": confusion.sum(axis=1),
     }
-    title = bundle.benchmark
-    reliability = {title: (result.confidence, result.correct)}
-    return {
-        "reliability.png": figures.draw_reliability(reliability, null={title: result.ece_null_p95}),
-        "confusion_matrix.png": figures.draw_confusion(confusion, bundle.classes),
-        "class_scores.png": figures.draw_class_scores(pd.DataFrame(scores, index=bundle.classes)),
-    }
+    rows, title = (bundle.labels[known], result.predictions, result.confidence), bundle.benchmark
+    common = figures.draw_predictions(rows, bundle.classes, title, {title: result.ece_null_p95})
+    return common | {"class_scores.png": figures.draw_class_scores(pd.DataFrame(scores, index=bundle.classes))}
 
 
 def _predictions_table(source: Source, logits: np.ndarray) -> pd.DataFrame:
@@ -212,10 +211,15 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
         columns = zip(bundle.classes, sharpness.mean_by_class.T, strict=True)
         by_class = {f"mean/{name}": column for name, column in columns}
         table = pd.DataFrame({"temperature": sharpness.temperatures, **overall, **by_class})
-        metrics = metric_keys({f"T {row.pop('temperature'):g}": row for row in table.to_dict("records")})
+        metrics = metric_keys({f"T {row.pop('temperature'):g}": row for row in table.to_dict("records")}, "sharpness")
+        metrics["rows"], verdict = len(bundle), "no temperature suits distillation: the logits are constant or tied"
         if recommended is not None:
-            metrics["recommended_temperature_low"], metrics["recommended_temperature_high"] = recommended
+            metrics["recommended_temperature_low"], metrics["recommended_temperature_high"] = low, high = recommended
+            verdict = (
+                f"recommended T **{low:.2f} to {high:.2f}**, for a mean top probability of {band[1]:g} to {band[0]:g}"
+            )
         run.log_metrics(metrics)
+        run.describe(verdict, bundles.describe_rows(bundle), source.links)
         run.log_table("sharpness", table)
         figure = figures.draw_sharpness(sharpness, bundle.classes, band=band, recommended=recommended)
         run.log_figure("sharpness.png", figure)
@@ -269,10 +273,17 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
         run.log_params(settings.params | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
         run.log_inputs([model for each in (a, b) for model in models.inputs_of(run, each.bundle)])
+        verdict = shared.verdict
         if shared.is_comparable:
             comparison, table = _compare(run, a, b, shared)
             tags |= a.tags() if a.bundle.selection_sha256 == b.bundle.selection_sha256 else {}
-        run.set_tags(tags | {"fer.source_run_a": a.run_id or "folder", "fer.source_run_b": b.run_id or "folder"})
+            each = comparison.differences[DEFAULT]
+            better = f"{'B' if each.value > 0 else 'A'} is better"
+            verdict = better if each.p_value < SIGNIFICANT else "not significantly different"
+            numbers = f"{bundles.describe_difference(each)}, {len(comparison.labels):,} shared rows"
+            verdict = f"**{verdict}**: {DEFAULT} B − A {numbers}"
+        tags |= {"fer.source_run_a": a.run_id or "folder", "fer.source_run_b": b.run_id or "folder"}
+        run.describe(verdict, f"A: {a.name} · B: {b.name}", {"A": a.run_id, "B": b.run_id}, **tags)
     return CompareResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -305,7 +316,12 @@ def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple
     predictions = {name: names[each[changed]] for name, each in predictions.items()}
     run.log_benchmark(bundle.benchmark, bundle)
     metrics = {"rows": float(len(labels)), "changed_rows": float(changed.sum())}
-    run.log_metrics(metrics | metric_keys(table.set_index("metric").to_dict()))
+    named, ends = (
+        table.set_index("metric").to_dict(),
+        {"": "difference", "/low": "low", "/high": "high", "/p": "p_value"},
+    )
+    differences = {f"{name}{end}": named[column][name] for name in named["a"] for end, column in ends.items()}
+    run.log_metrics(metrics | metric_keys({"a": named["a"], "b": named["b"], "difference": differences}))
     run.log_table("differences", table)
     run.log_table("changed_rows", rows.reset_index(drop=True).assign(**predictions))
     run.log_figure("differences.png", figures.draw_differences(table, runs=(a.name, b.name)))

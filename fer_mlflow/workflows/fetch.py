@@ -68,7 +68,9 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
             raise JobError(f"--out {out}: {error.strerror or error}; nothing was put there") from error
         if run is not None:
             run.log_inputs(models.inputs_of(run, bundle, digest))
-            run.set_tags(Source(bundle, run_id).tags() | {"fer.source_bundle_sha256": digest})
+            tags = Source(bundle, run_id).tags() | {"fer.source_bundle_sha256": digest}
+            verdict = "; ".join(filter(None, [how, chosen.how, *proofs.values()]))
+            run.describe(verdict, bundles.describe_rows(bundle), {"source": run_id}, **tags)
     return FetchResult(
         run_id=run.run_id if run else "",
         soft_labels=bundle,
@@ -230,8 +232,10 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
             run.log_inputs(models.inputs_of(run, bundle) if bundle else [])
             failed = [check.name for check in checks if check.verdict == "fail"]
             tags = {"fer.source_run": verified.info.run_id} if verified else {}
-            run.set_tags(tags | {"fer.verdict": f"fail: {', '.join(failed)}" if failed else "pass"})
-            run.log_metrics({f"checks/{word}": result.counts[word] for word in ("pass", "warn", "skip", "fail")})
+            tags |= {"fer.verdict": f"fail: {', '.join(failed)}" if failed else "pass"}
+            run.log_metrics({f"checks_{word}": result.counts[word] for word in ("pass", "warn", "skip", "fail")})
+            verdict, links = f"{tags['fer.verdict']} · {len(checks)} checks", {"source": tags.get("fer.source_run", "")}
+            run.describe(verdict, f"{result.name or result.source}, {result.rows:,} rows", links, **tags)
     return result
 
 

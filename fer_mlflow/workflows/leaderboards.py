@@ -24,7 +24,7 @@ from fer_mlflow.tables import (
     report_markdown,
     text_lines,
 )
-from fer_mlflow.tracking import records, store
+from fer_mlflow.tracking import bundles, records, store
 from fer_mlflow.tracking.records import Evidence, Judgement, RunRecord
 
 BOARD = "selection_sha256"  # runs on the same rows stand on one leaderboard
@@ -127,7 +127,7 @@ def add_significance(frame: pd.DataFrame, metric: str, evidence: Mapping[str, Ev
             each = evidence.get(run_id)
             if each is None or each.problem or not len(each.labels):
                 continue
-            rng = np.random.default_rng(records.SEED)
+            rng = np.random.default_rng(bundles.SEED)
             interval = bootstrap_intervals(each.labels, each.predictions, each.classes, rng)[DEFAULT]
             low[run_id], high[run_id] = interval.low, interval.high
             if best is not None and each is not best:
@@ -137,6 +137,17 @@ def add_significance(frame: pd.DataFrame, metric: str, evidence: Mapping[str, Ev
     columns = {"p_value": p_values, "macro_f1_low": low, "macro_f1_high": high}
     frame = frame.assign(**{name: frame["run_id"].map(values).astype(float) for name, values in columns.items()})
     return frame.assign(level=frame["p_value"] >= records.SIGNIFICANT)
+
+
+def significance_text(line: Mapping[str, Any]) -> str:
+    """Return the mark of a run that was tested, and the interval of its macro-F1; empty where there are none."""
+    mark = [f"{LEVEL_MARK} not significantly different from the best"] * bool(line["level"])
+    return " · ".join(mark + [f"{DEFAULT} {line[DEFAULT]:.3f} {text}" for text in [_interval(line)] if text])
+
+
+def _interval(line: Mapping[str, Any]) -> str:
+    low, high = line["macro_f1_low"], line["macro_f1_high"]
+    return "" if pd.isna(low) else f"[{low:.3f}, {high:.3f}]"
 
 
 def rank_across(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -211,12 +222,11 @@ def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -
     heads = [head for name in names for head in ([name, "95 %"] if name == "macro_f1" else [name])]
     rows: list[list[Cell]] = []
     for line in board.to_dict("records"):
-        interval = "" if pd.isna(line["macro_f1_low"]) else f"[{line['macro_f1_low']:.3f}, {line['macro_f1_high']:.3f}]"
         status = [f"{line['status']} {line['person']}".rstrip()] * (line["status"] != store.GOOD)
         kind = ["student"] * (line["kind"] == "student")
         settings = [*status, *kind, *(line[name] for name in SETTINGS[1:] if line[name])]
         named = [line["rank"], LEVEL_MARK if line["level"] else "", line["ensemble"], " · ".join(settings)]
-        numbers = [interval if head == "95 %" else line.get(head) for head in heads]
+        numbers = [_interval(line) if head == "95 %" else line.get(head) for head in heads]
         rows.append([*named, *numbers, line["run_id"][:8]])
     header, align = ["", "", "ensemble", "settings", *heads, "run"], f"rlll{'r' * len(heads)}l"
     goes = [head for head in heads[:0:-1] if head != "95 %"]  # requested classes go last

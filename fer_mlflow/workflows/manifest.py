@@ -221,7 +221,9 @@ def track_manifest(settings: manifests.TrackManifestSettings, progress: Progress
         run.log_params({"benchmark": whole.name, "rows": len(whole)})
         run.log_file(settings.path)
         run.log_text("report.md", report_markdown(result.report))
-        run.set_tags({"fer.benchmark": whole.name, "fer.selection_sha256": whole.selection_sha256})
+        sizes = [f"**{len(whole):,}** rows", *(f"{split} {len(rows):,}" for split, rows in splits.items())]
+        tags = {"fer.benchmark": whole.name, "fer.selection_sha256": whole.selection_sha256}
+        run.describe(" · ".join(sizes), f"{settings.action} {whole.name}, {whole.selection_sha256[:12]}", {}, **tags)
     return TrackManifestResult(run_id=run.run_id, ui=run.ui, manifest=result, benchmark=whole)
 
 

@@ -65,7 +65,13 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
         table = _table(search, configurations)
         run.log_text("reproduction.md", report_markdown(report))
         run.log_table("matches", table, csv=True)
-        run.log_metrics({"matches": float(len(search.matches)), "nearest/distance": search.nearest.distance})
+        run.log_metrics({"matches": float(len(search.matches)), "nearest_distance": search.nearest.distance})
+        nearest, sets = search.nearest, [each for own in benchmarks.values() for each in own.values()]
+        what = f"{configurations.describe(nearest.configuration)} on {nearest.benchmark}, {nearest.subset}"
+        verdict = f"**{len(search.matches):,}** candidates give these numbers; the nearest: {what}"
+        links = {f"{name} on {each.benchmark}": run_id for each in sets for name, run_id in each.run_ids.items()}
+        about = f"{numbers} · {len(configurations):,} configurations on {', '.join(benchmarks)}"
+        run.describe(f"{verdict}, {nearest.distance:.3f} tolerances away", about, links)
     return ReproduceResult(
         run_id=run.run_id,
         ui=run.ui,

@@ -32,13 +32,15 @@ class Source:
     """A bundle, and what is known around it.
 
     `run_id` is the run that has it, empty for a folder and for an ensemble that was fused for this command; `params`
-    are that run's. `teacher_logits` gives teacher name -> (N, C) logits of its rows, as far as they can be had.
+    are that run's. `teacher_logits` gives teacher name -> (N, C) logits of its rows, as far as they can be had. `links`
+    are the runs that it is from, by name.
     """
 
     bundle: SoftLabels
     run_id: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
     teacher_logits: Callable[[], dict[str, np.ndarray]] = dict
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -122,7 +124,7 @@ def read_run_source(run_id: str) -> Source:
                 warn(f"teacher {name} is left out: {error}")
         return found
 
-    return Source(bundle, run.info.run_id, run.data.params, teacher_logits)
+    return Source(bundle, run.info.run_id, run.data.params, teacher_logits, {"source": run.info.run_id})
 
 
 def read_run_or_folder(name: str) -> Source:
@@ -162,7 +164,7 @@ def source_run(
             bundle, gathered = fuse_and_track(found, run, params, progress)
             logits = {name: each.logits for name, each in gathered.teachers.items()}
             files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
-            source = Source(bundle, "", files, lambda: logits)
+            source = Source(bundle, "", files, lambda: logits, gathered.run_ids)
         bundle = source.bundle
         run.log_params(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
         run.log_benchmark(bundle.benchmark, bundle, models=models.inputs_of(run, bundle))

@@ -17,6 +17,7 @@ from fer_mlflow.search import choices
 from fer_mlflow.search.teacher_logits import check_metric, find_plateau
 from fer_mlflow.settings.search import SweepSettings
 from fer_mlflow.settings.texts import format_weights
+from fer_mlflow.tracking import bundles
 from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.workflows import RunResult, plain, warn, workflow
 from fer_mlflow.workflows.configurations import Configurations, export_choice, log_choice, read_weightings
@@ -122,6 +123,15 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
         chosen = [result.choice, *best[: settings.export_top]] if settings.export_top else []
         fitted = result.fitted
         exported = dict(export_choice(run, result.report[each.variant], each, fitted) for each in chosen)
+        metric, assessment, links = result.chosen_by, result.assessment, dict(result.reported.run_ids)
+        links |= {f"rank {number}": each for number, each in enumerate(nested, start=1)} | exported
+        better = (
+            f"{bundles.describe_difference(each.differences[metric])} over {name}"
+            for name, each in assessment.differences.items()
+        )
+        score = f"{metric} **{assessment.metrics['chosen'][metric]:.4f}**"
+        verdict = f"{result.choice.describe(found.teachers)}: {' · '.join([score, *better])}"
+        run.describe(verdict, f"{len(result.configurations):,} configurations · {result.protocol}", links)
     return replace(
         result,
         run_id=run.run_id,
@@ -225,15 +235,11 @@ def _named(benchmarks: Benchmarks, split: str | None) -> str:
 
 
 def _scores_elsewhere(result: SweepResult, rank: int) -> dict[str, float]:
-    """Return `<benchmark>/<metric>` of a configuration on the benchmarks that are not reported on."""
+    """Return `elsewhere/<benchmark> <metric>` of a configuration on the benchmarks that are not reported on."""
     m = int(result.order[rank])
-    return {
-        f"{benchmark}/{name}": float(table[name].iloc[m])
-        for benchmark, table in result.tables.items()
-        if benchmark != result.reported.benchmark
-        for name in table
-        if metric_of(name)
-    }
+    tables = {name: table for name, table in result.tables.items() if name != result.reported.benchmark}
+    values = {key: {name: table[name].iloc[m] for name in table if metric_of(name)} for key, table in tables.items()}
+    return metric_keys(values, "elsewhere")
 
 
 def _log(run: TrackedRun, result: SweepResult) -> None:

@@ -13,7 +13,7 @@ from fer_mlflow.data.manifest import Benchmark, read_benchmark
 from fer_mlflow.errors import BundleError, ContractError, JobError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file, written_file
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.scoring.metrics import metric_names
+from fer_mlflow.scoring.metrics import DEFAULT, metric_names
 from fer_mlflow.settings.groups import fusion_settings
 from fer_mlflow.settings.training import DistillSettings, TrainingRowsSettings, TrainSettings
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -82,6 +82,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
     with open_run("train", settings.name or plan.name, settings.experiment) as run:
         run.log_params(settings.params)
         best = run_plan(run, plan, settings.name or settings.arch)
+        describe_training(run, plan, best)
     return TrainResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -176,6 +177,18 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
         models.log_output(run, *models.ensure_models(run, [model]))
         shutil.rmtree(folder, ignore_errors=True)
     return best
+
+
+def describe_training(
+    run: TrackedRun, plan: Plan, best: loop.Epoch, source: Source | None = None, scored: SoftLabels | None = None
+) -> None:
+    """Describe a training's run: the best epoch, the scores on test rows, the rows, and the soft labels' run."""
+    verdict = f"val_macro_f1 **{best.val_macro_f1:.4f}** · val_accuracy {best.val_accuracy:.4f} · epoch {best.number}"
+    if scored is not None and scored.metrics:
+        verdict += f" · {split_first(scored.benchmark)}: {DEFAULT} **{scored.metrics[DEFAULT]:.4f}**"
+    soft = f" · soft labels {source.bundle.configuration.name}" if source else ""
+    about = f"{plan.name}, {len(plan.train):,} rows, validated on {len(plan.val):,}{soft}"
+    run.describe(verdict, about, source.links if source else {})
 
 
 class _Reporter:

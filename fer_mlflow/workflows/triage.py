@@ -90,14 +90,18 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     judgements = rules.judge(runs, context)
     statuses = store.STATUSES if settings.even_bad else (store.GOOD,)
     whole = leaderboards.build_leaderboard(runs, judgements, settings.metric, statuses)
-    changed = _changed_tags(runs, judgements, whole, context)
-    ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
-    changed = _write(client, changed, by_id, settings, progress)
     names = zip(whole[leaderboards.BOARD], whole["benchmark"], strict=True)
     shown = whole.loc[[_is_of(*each, settings.benchmark) for each in names]]
     shown = shown[shown["rank"] <= (settings.top or len(whole))]
     if settings.deep != "false":
         evidence |= {each: kept.read(by_id[each]) for each in shown["run_id"] if each not in evidence}
+    shown = leaderboards.add_significance(shown, settings.metric, evidence)
+    # What is shown must not change what is tagged: only the usual number of good runs is tested for descriptions.
+    tested = shown if settings.top == TriageSettings.top and not settings.even_bad else shown[:0]
+    texts = {line["run_id"]: leaderboards.significance_text(line) for line in tested.to_dict("records")}
+    changed = _changed_tags(runs, judgements, whole, texts, context)
+    ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
+    changed = _write(client, changed, by_id, settings, progress)
     left_out = leaderboards.find_left_out(runs, judgements, statuses)
     result = TriageResult(
         action="judge",
@@ -106,7 +110,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         runs=by_id,
         judgements=judgements,
         ended=ended,
-        leaderboard=leaderboards.add_significance(shown, settings.metric, evidence),
+        leaderboard=shown,
         left_out={
             each: ids for each, ids in left_out.items() if _is_of(each, by_id[ids[0]].benchmark, settings.benchmark)
         },
@@ -129,6 +133,7 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
         replaced = f"{word} (“{before[store.REASONS]}”)" if store.REASONS in before else word
     word = f"{status} by {one_line(store.user_name()).strip()} at {datetime.now(UTC):%Y-%m-%dT%H:%MZ}"
     tags = {store.STATUS: status, store.WRITTEN: status, store.OVERRULED: word, store.REASONS: settings.reason}
+    tags[store.NOTE] = rules.noted(before.get(store.NOTE, ""), Judgement(status, (settings.reason or "",)))
     changes = {run.info.run_id: tags}
     if not settings.dry_run:
         store.write_tags(client, changes)
@@ -136,9 +141,13 @@ def _overrule(client, settings: TriageSettings) -> TriageResult:
 
 
 def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:
-    """Return triage's tags of a run, to be deleted; a status set by hand stays unless the run is named."""
+    """Return triage's tags of a run, to be deleted, and its description without triage's line.
+
+    A status set by hand stays unless the run is named.
+    """
     by_hand = not is_named and store.STATUS in run.tags and run.tags.get(store.WRITTEN) != run.tags[store.STATUS]
-    return {name: None for name in store.TRIAGE_TAGS if name in run.tags and not (by_hand and name == store.STATUS)}
+    tags = {name: None for name in store.TRIAGE_TAGS if name in run.tags and not (by_hand and name == store.STATUS)}
+    return tags | rules.changes(run, {store.NOTE: rules.noted(run.tags.get(store.NOTE, ""))})
 
 
 def _write(
@@ -157,6 +166,8 @@ def _write(
                 if store.person_of(now.data.tags) and not store.person_of(runs[run_id].tags):
                     warn(f"run {run_id}: a person has set its status meanwhile, which stays")
                 else:
+                    if now.data.tags.get(store.NOTE) != runs[run_id].tags.get(store.NOTE):
+                        changed[run_id].pop(store.NOTE, None)  # somebody writes there now
                     store.write_tags(client, {run_id: changed[run_id]}, count)
                     written[run_id] = changed[run_id]
     return written
@@ -198,10 +209,15 @@ def _read_evidence(runs: Sequence[RunRecord], kept: EvidenceStore, deep: str, pr
 
 
 def _changed_tags(
-    runs: Sequence[RunRecord], judgements: Mapping[str, Judgement], whole: pd.DataFrame, context: rules.Context
+    runs: Sequence[RunRecord],
+    judgements: Mapping[str, Judgement],
+    whole: pd.DataFrame,
+    tested: Mapping[str, str],
+    context: rules.Context,
 ) -> dict[str, dict[str, str | None]]:
-    """Return run id -> the tags of triage that are not as they should be."""
-    best = whole[whole["status"] == store.GOOD].groupby(leaderboards.BOARD).head(RANKS)
+    """Return run id -> the tags of triage, and the description with its line, that are not as they should be."""
+    good = whole[whole["status"] == store.GOOD]
+    counts, best = good[leaderboards.BOARD].value_counts(), good.groupby(leaderboards.BOARD).head(RANKS)
     ranks = dict(zip(best["run_id"], best.groupby(leaderboards.BOARD).cumcount() + 1, strict=True))
     changed = {}
     for run in runs:
@@ -209,7 +225,12 @@ def _changed_tags(
         benchmark = f"{run.benchmark} ({run.selection[:8]})" if clash else run.benchmark
         # Good triage runs get no tags: else every triage would have something to write.
         is_own = run.kind == "triage" and judgement.status == store.GOOD
-        wanted = {} if is_own else rules.wanted_tags(run, judgement, benchmark, ranks.get(run.run_id))
+        rank, wanted = ranks.get(run.run_id), {}
+        if not is_own:
+            wanted = rules.wanted_tags(run, judgement, benchmark, rank)
+            place = f"rank {rank} of {counts[run.selection]} on {store.split_first(run.benchmark)}" if rank else ""
+            known = tested.get(run.run_id, "") if rank else ""
+            wanted[store.NOTE] = rules.noted(run.tags.get(store.NOTE, ""), judgement, place, known)
         if tags := rules.changes(run, wanted):
             changed[run.run_id] = tags
     return changed
@@ -258,7 +279,11 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
     with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
         run.log_params(settings.params)
         counts = Counter(judgement.status for judgement in result.judgements.values())
-        run.log_metrics({f"runs/{status}": float(counts[status]) for status in store.STATUSES})
+        run.log_metrics({f"runs_{status}": float(counts[status]) for status in store.STATUSES})
+        best = {each["benchmark"]: each for each in frame.drop_duplicates(leaderboards.BOARD).to_dict("records")}
+        metric, verdict = settings.metric, ", ".join(f"**{counts[status]:,}** {status}" for status in store.STATUSES)
+        about = [f"best on {name}: {each['configuration']}, {metric} {each[metric]:.4f}" for name, each in best.items()]
+        run.describe(verdict, "; ".join(about), {name: each["run_id"] for name, each in best.items()})
         for name, text in files.items():
             run.log_text(name, text)
         for experiment in sorted({each.experiment_id for each in runs}):

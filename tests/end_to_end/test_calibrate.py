@@ -89,7 +89,7 @@ def calibrate(place, *arguments):
 def part(metrics: dict[str, float], prefix: str) -> dict[str, float]:
     """Return the metrics under a prefix, but the simulated null."""
     return {
-        name.removeprefix(prefix): value
+        name.removeprefix(prefix).replace("f1 ", "f1/"): value
         for name, value in metrics.items()
         if name.startswith(prefix) and name != f"{prefix}ece_null_p95"
     }
@@ -149,14 +149,14 @@ def test_each_source_has_a_temperature_of_its_own(calibrated, test_split):
     after = crossfitted(by_temperature, logits, labels)
     for source in ("lab", "web"):
         rows = sources == source
-        assert metrics[f"source/{source}/rows"] == rows.sum()
+        assert metrics[f"slices/source {source} rows"] == rows.sum()
         own = best_temperature(logits[rows], labels[rows])
-        assert metrics[f"source/{source}/temperature"] == pytest.approx(own, rel=1e-6)
+        assert metrics[f"slices/source {source} temperature"] == pytest.approx(own, rel=1e-6)
         for when, values in (("before", logits), ("after", after)):
             expected = expected_metrics(values[rows], labels[rows])
             for name in ("nll", "ece"):
-                assert metrics[f"source/{source}/{when}/{name}"] == pytest.approx(expected[name], abs=1e-6)
-        assert metrics[f"source/{source}/temperature_se"] > 0
+                assert metrics[f"slices/source {source} {when} {name}"] == pytest.approx(expected[name], abs=1e-6)
+        assert metrics[f"slices/source {source} temperature_se"] > 0
 
 
 def test_tags_params_figure_and_print(calibrated, test_split, place):
@@ -210,7 +210,7 @@ def test_another_seed_and_number_of_folds_deal_rows_anew(place, test_split):
     after = crossfitted(by_temperature, logits, labels, k=3, seed=7)
     assert part(run.data.metrics, "after/") == pytest.approx(expected_metrics(after, labels), abs=1e-6)
     assert run.data.tags["fer.calibration_protocol"] == "cross-fitted: fitted on 2 of 3 folds, measured on the other"
-    assert not [name for name in run.data.metrics if name.startswith("source/")]
+    assert not [name for name in run.data.metrics if name.startswith("slices/")]
 
 
 def test_fitting_on_another_split(place, test_split, val_split):
@@ -273,8 +273,8 @@ def test_more_parameters_are_the_maximum_of_the_likelihood(place, test_split, me
         scale = np.full(7, 1 / metrics["temperature"])
     else:
         assert "temperature" not in metrics  # there is no one temperature
-        scale = np.array([metrics[f"scale/{name}"] for name in CLASSES])
-    bias = np.array([metrics[f"bias/{name}"] for name in CLASSES])
+        scale = np.array([metrics[f"fit/scale {name}"] for name in CLASSES])
+    bias = np.array([metrics[f"fit/bias {name}"] for name in CLASSES])
     assert bias.mean() == pytest.approx(0, abs=1e-9)
     mine, theirs = log_softmax(log_probs * scale + bias, axis=1), log_softmax(fit(logits, labels)(logits), axis=1)
     np.testing.assert_allclose(mine, theirs, atol=2e-4)
@@ -290,10 +290,12 @@ def test_temperatures_of_each_teacher_in_logit_space_are_one_convex_fit(place, t
     _, labels = labelled(bundle)
     coefficients = best_coefficients(stack, labels)
     metrics = run.data.metrics
-    assert [metrics[f"coefficient/{name}"] for name in TEACHERS] == pytest.approx(coefficients, rel=1e-4)
+    assert [metrics[f"fit/coefficient {name}"] for name in TEACHERS] == pytest.approx(coefficients, rel=1e-4)
     assert metrics["temperature"] == pytest.approx(1 / coefficients.sum(), rel=1e-4)
     each = {name: WEIGHTS[name] / a for name, a in zip(TEACHERS, coefficients, strict=True)}
-    assert [metrics[f"teacher_temperature/{name}"] for name in TEACHERS] == pytest.approx(list(each.values()), rel=1e-4)
+    assert [metrics[f"fit/teacher_temperature {name}"] for name in TEACHERS] == pytest.approx(
+        list(each.values()), rel=1e-4
+    )
 
     def fit(x, y):
         a = best_coefficients(x, y)
@@ -306,7 +308,7 @@ def test_temperatures_of_each_teacher_in_logit_space_are_one_convex_fit(place, t
     other, _ = calibrate(place, "--run", run_id, "--per-teacher", "true", "--fit-run", val_split[0])
     theirs = np.stack([val_split[2][name].astype(np.float64) for name in TEACHERS])[:, val_split[1].labels >= 0]
     coefficients = best_coefficients(theirs, labelled(val_split[1])[1])
-    assert [other.data.metrics[f"coefficient/{name}"] for name in TEACHERS] == pytest.approx(coefficients, rel=1e-4)
+    assert [other.data.metrics[f"fit/coefficient {name}"] for name in TEACHERS] == pytest.approx(coefficients, rel=1e-4)
 
 
 def test_temperatures_of_each_teacher_in_probability_space(place, tmp_path):
@@ -315,7 +317,9 @@ def test_temperatures_of_each_teacher_in_probability_space(place, tmp_path):
     known, metrics = bundle.labels >= 0, run.data.metrics
     _, labels = labelled(bundle)
     each = {name: best_temperature(teachers[name][known], labels) for name in TEACHERS}
-    assert [metrics[f"teacher_temperature/{name}"] for name in TEACHERS] == pytest.approx(list(each.values()), rel=1e-6)
+    assert [metrics[f"fit/teacher_temperature {name}"] for name in TEACHERS] == pytest.approx(
+        list(each.values()), rel=1e-6
+    )
     pool = np.log(sum(WEIGHTS[name] * softmax(teachers[name] / np.float64(each[name]), axis=1) for name in TEACHERS))
     assert metrics["temperature"] == pytest.approx(best_temperature(pool[known], labels), rel=1e-5)
     after = expected_metrics(pool[known] / metrics["temperature"], labels)
@@ -457,9 +461,7 @@ def test_where_there_is_no_best_temperature_the_run_says_so(place, tmp_path, nam
     assert f"  status  {status}: {run.data.tags['fer.temperature_explanation']}" in result.stdout
     metrics = run.data.metrics
     assert np.isfinite(list(metrics.values())).all()
-    assert not [
-        key for key in metrics if key.startswith(("after/", "temperature", "scale", "bias")) or "/after/" in key
-    ]
+    assert not [key for key in metrics if key.startswith(("after/", "temperature", "fit/")) or " after " in key]
     expected = expected_metrics(logits, labels)
     assert metrics["before/nll"] == pytest.approx(expected["nll"], abs=1e-9)
     assert MlflowClient(place.uri).list_artifacts(run.info.run_id) == []
@@ -503,10 +505,10 @@ def test_the_ensemble_itself_is_calibrated_per_teacher_and_only_its_calibration_
     labels = place.bundle(teachers["A"]).labels
     coefficients = best_coefficients(stack, labels)
     assert coefficients[0] > 1e-3 > coefficients[1]  # C adds nothing to A
-    found = [run.data.metrics[f"coefficient/{name}"] for name in "AC"]
+    found = [run.data.metrics[f"fit/coefficient {name}"] for name in "AC"]
     assert found == pytest.approx(coefficients, rel=1e-2, abs=1e-6)
-    assert "teacher_temperature/A" in run.data.metrics
-    assert "teacher_temperature/C" not in run.data.metrics  # it would be infinite
+    assert "fit/teacher_temperature A" in run.data.metrics
+    assert "fit/teacher_temperature C" not in run.data.metrics  # it would be infinite
     assert not [each for each in place.runs("export") if each.data.params["rows"] == "35"]
     assert not [path for path in (place.folder / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
 

@@ -41,6 +41,11 @@ def compared(place, runs):
     return place.runs("compare")[0], result
 
 
+def key(section: str, name: str, end: str = "") -> str:
+    """Return the key of a metric of a comparison."""
+    return f"{section}/{name.replace('/', ' ')} {end}".rstrip()
+
+
 def compare(place, a, b, status=0):
     """Return the run that a comparison made, and what was printed."""
     result = place.run("compare", a, b, status=status)
@@ -56,10 +61,10 @@ def test_differences_are_those_of_the_labelled_rows(compared, pair):
     known = labels >= 0
     a, b = scores(worse[known], labels[known]), scores(better[known], labels[known])
     metrics = compared[0].data.metrics
-    assert {name: metrics[f"a/{name}"] for name in METRICS} == pytest.approx(a, abs=1e-9)
-    assert {name: metrics[f"b/{name}"] for name in METRICS} == pytest.approx(b, abs=1e-9)
+    assert {name: metrics[key("a", name)] for name in METRICS} == pytest.approx(a, abs=1e-9)
+    assert {name: metrics[key("b", name)] for name in METRICS} == pytest.approx(b, abs=1e-9)
     differences = {name: b[name] - a[name] for name in METRICS}
-    assert {name: metrics[f"difference/{name}"] for name in METRICS} == pytest.approx(differences, abs=1e-9)
+    assert {name: metrics[key("difference", name)] for name in METRICS} == pytest.approx(differences, abs=1e-9)
     assert differences["accuracy"] > 0.1
     assert metrics["rows"] == ROWS - 3
 
@@ -70,21 +75,27 @@ def test_p_values_and_intervals(compared, pair):
     metrics, y = compared[0].data.metrics, labels[known]
     right_a, right_b = (logits[known].argmax(axis=1) == y for logits in (worse, better))
     only_a, only_b = (right_a & ~right_b).sum(), (right_b & ~right_a).sum()
-    assert metrics["p_value/accuracy"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue, abs=1e-12)
+    assert metrics["difference/accuracy p"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue, abs=1e-12)
     losses = [-log_softmax(z[known].astype(float), axis=1)[np.arange(len(y)), y] for z in (worse, better)]
     test = stats.ttest_rel(losses[1], losses[0])
-    assert metrics["p_value/nll"] == pytest.approx(test.pvalue, rel=1e-6)
+    assert metrics["difference/nll p"] == pytest.approx(test.pvalue, rel=1e-6)
     interval = test.confidence_interval()
-    assert [metrics["low/nll"], metrics["high/nll"]] == pytest.approx([interval.low, interval.high], abs=1e-9)
+    assert [metrics["difference/nll low"], metrics["difference/nll high"]] == pytest.approx(
+        [interval.low, interval.high], abs=1e-9
+    )
     rng = np.random.default_rng(2)
     drawn = rng.integers(0, len(y), (10_000, len(y)))
     difference = right_b[drawn].mean(axis=1) - right_a[drawn].mean(axis=1)
     ends = np.quantile(difference, [0.025, 0.975])
-    assert [metrics["low/accuracy"], metrics["high/accuracy"]] == pytest.approx(ends, abs=0.012)
+    assert [metrics["difference/accuracy low"], metrics["difference/accuracy high"]] == pytest.approx(ends, abs=0.012)
     for name in METRICS:
-        assert metrics[f"low/{name}"] <= metrics[f"difference/{name}"] <= metrics[f"high/{name}"]
-        assert 0 <= metrics[f"p_value/{name}"] <= 1
-    assert metrics["p_value/macro_f1"] < 0.05
+        assert (
+            metrics[key("difference", name, "low")]
+            <= metrics[key("difference", name)]
+            <= metrics[key("difference", name, "high")]
+        )
+        assert 0 <= metrics[key("difference", name, "p")] <= 1
+    assert metrics["difference/macro_f1 p"] < 0.05
 
 
 def test_the_tables_hold_the_differences_and_every_changed_row(compared, pair, place):
@@ -93,8 +104,10 @@ def test_the_tables_hold_the_differences_and_every_changed_row(compared, pair, p
     table = pd.read_parquet(artifact(run, "tables/differences.parquet"))
     assert table["metric"].tolist() == METRICS
     for row in table.to_dict("records"):
-        for key in ("a", "b", "difference", "low", "high", "p_value"):
-            assert row[key] == run.data.metrics[f"{key}/{row['metric']}"]
+        for column in ("a", "b", "difference"):
+            assert row[column] == run.data.metrics[key(column, row["metric"])]
+        for column, end in {"low": "low", "high": "high", "p_value": "p"}.items():
+            assert row[column] == run.data.metrics[key("difference", row["metric"], end)]
     a, b = worse.argmax(axis=1), better.argmax(axis=1)
     rows = [n for n in range(ROWS) if labels[n] >= 0 and a[n] != b[n]]
     expected = pd.DataFrame(
@@ -156,8 +169,8 @@ def test_what_is_printed_is_what_is_stored(compared):
     run, result = compared
     m = run.data.metrics
     line = next(line for line in result.stdout.splitlines() if line.startswith("  accuracy"))
-    interval = f"[{m['low/accuracy']:+.4f}, {m['high/accuracy']:+.4f}]"
-    p_value = "<0.0001" if m["p_value/accuracy"] < 0.0001 else f"{m['p_value/accuracy']:.4f}"
+    interval = f"[{m['difference/accuracy low']:+.4f}, {m['difference/accuracy high']:+.4f}]"
+    p_value = "<0.0001" if m["difference/accuracy p"] < 0.0001 else f"{m['difference/accuracy p']:.4f}"
     assert line.split(None, 4) == [
         "accuracy",
         f"{m['a/accuracy']:.4f}",
@@ -172,16 +185,16 @@ def test_exchanging_a_and_b_turns_every_sign(place, compared, runs):
     run, _ = compare(place, runs[1], runs[0])
     mine, theirs = run.data.metrics, compared[0].data.metrics
     for name in METRICS:
-        assert mine[f"difference/{name}"] == pytest.approx(-theirs[f"difference/{name}"], abs=1e-12)
-        assert mine[f"p_value/{name}"] == pytest.approx(theirs[f"p_value/{name}"], abs=0.02)
-        assert mine[f"low/{name}"] == pytest.approx(-theirs[f"high/{name}"], abs=0.02)
+        assert mine[key("difference", name)] == pytest.approx(-theirs[key("difference", name)], abs=1e-12)
+        assert mine[key("difference", name, "p")] == pytest.approx(theirs[key("difference", name, "p")], abs=0.02)
+        assert mine[key("difference", name, "low")] == pytest.approx(-theirs[key("difference", name, "high")], abs=0.02)
 
 
 def test_a_run_does_not_differ_from_itself(place, runs):
     run, result = compare(place, runs[0], runs[0])
     metrics = run.data.metrics
     for name in METRICS:
-        assert [metrics[f"{key}/{name}"] for key in ("difference", "low", "high", "p_value")] == [0, 0, 0, 1]
+        assert [metrics[key("difference", name, end)] for end in ("", "low", "high", "p")] == [0, 0, 0, 1]
     assert metrics["changed_rows"] == 0
     assert "≠" not in result.stdout
     assert run.data.tags["fer.protocol_differences"] == "none"
@@ -197,7 +210,7 @@ def shuffled(folder, pair, rows, **parts):
 
 
 def differences(run) -> dict[str, float]:
-    return {name: run.data.metrics[f"difference/{name}"] for name in METRICS}
+    return {name: run.data.metrics[key("difference", name)] for name in METRICS}
 
 
 def test_rows_in_another_order_are_matched_by_their_images(place, pair, runs, compared, tmp_path):
@@ -206,7 +219,7 @@ def test_rows_in_another_order_are_matched_by_their_images(place, pair, runs, co
     shuffled(tmp_path / "b", pair, order, images=images, paths=paths, benchmark="other")
     run, result = compare(place, runs[0], tmp_path / "b")
     assert differences(run) == pytest.approx(differences(compared[0]), abs=1e-12)
-    assert run.data.metrics["p_value/nll"] == pytest.approx(compared[0].data.metrics["p_value/nll"])
+    assert run.data.metrics["difference/nll p"] == pytest.approx(compared[0].data.metrics["difference/nll p"])
     assert "comparable on the 177 shared rows (of 177 labelled rows of A and 177 of B)" in result.stdout
     assert run.data.tags["fer.source_run_b"] == "folder"
     assert "fer.selection_sha256" not in run.data.tags  # it is on no one benchmark
@@ -224,7 +237,7 @@ def test_a_subset_is_compared_on_the_shared_rows(place, pair, runs, tmp_path):
         f"comparable on the {len(known)} shared rows (of 177 labelled rows of A and {len(known)} of B)" in result.stdout
     )
     a, b = scores(worse[known], labels[known]), scores(better[known], labels[known])
-    found = {name: run.data.metrics[f"difference/{name}"] for name in a}
+    found = {name: run.data.metrics[key("difference", name)] for name in a}
     assert found == pytest.approx({name: b[name] - a[name] for name in a}, abs=1e-9)
     changed = pd.read_parquet(artifact(run, "tables/changed_rows.parquet"))
     moved = [n for n in known if worse[n].argmax() != better[n].argmax()]
@@ -317,7 +330,7 @@ def test_one_shared_row_of_one_benchmark(place, tmp_path):
     run, result = compare(place, tmp_path / "a", tmp_path / "b")
     assert np.isfinite(list(run.data.metrics.values())).all()
     assert "nan" not in result.stdout
-    assert "p_value/nll" not in run.data.metrics
+    assert "difference/nll p" not in run.data.metrics
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,14 @@ def test_a_student_of_the_best_configuration_stands_beside_its_teachers(workplac
     assert scored.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert scored.data.params["ensemble"] == "KD=1"
     assert scored.data.metrics["macro_f1"] == run.data.metrics["test/macro_f1"]
+    assert {key.rpartition("/")[0] for key in run.data.metrics} == {"", "test"}  # the sections of charts
+    verdict, about, links = run.data.tags["mlflow.note.content"].split("  \n")
+    val, test_f1 = run.data.metrics["best_val_macro_f1"], scored.data.metrics["macro_f1"]
+    assert verdict.startswith(rf"val\_macro\_f1 **{val:.4f}** · val\_accuracy ")
+    assert verdict.endswith(rf" · test · manifest: macro\_f1 **{test_f1:.4f}**")
+    assert " · soft labels " in about
+    assert links == f"[source](#/experiments/0/runs/{best.info.run_id})"
+    assert f"](#/experiments/0/runs/{run.info.run_id})" in scored.data.tags["mlflow.note.content"]
     assert f"macro_f1           {scored.data.metrics['macro_f1']:.4f}  [" in result.stdout
     shown = workplace.run("triage", "--even-bad", "true", "--benchmark", "manifest:test").stdout
     (line,) = (line for line in shown.splitlines() if scored.info.run_id[:8] in line)
@@ -148,16 +156,20 @@ def test_a_killed_grid_goes_on_and_compares_its_best_on_the_test_rows(workplace,
     metrics = parent.data.metrics
     baseline = table.set_index("run_id").loc[parent.data.tags["fer.baseline_run"]]
     assert baseline["configuration"] == "loss ce"
-    assert metrics["test/difference/macro_f1"] == pytest.approx(best["test_macro_f1"] - baseline["test_macro_f1"])
+    assert metrics["test/difference macro_f1"] == pytest.approx(best["test_macro_f1"] - baseline["test_macro_f1"])
     scores = tested.pivot(index="seed", columns="configuration", values="test_accuracy")
     seed_difference = (scores[best["configuration"]] - scores["loss ce"]).mean()
-    assert metrics["test/seed_difference/accuracy"] == pytest.approx(seed_difference)
-    assert metrics["test/difference/macro_f1/low"] <= metrics["test/difference/macro_f1/high"]
+    assert {key.rpartition("/")[0] for key in metrics} == {"", "test"}
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("best: ")
+    assert f"[best](#/experiments/0/runs/{parent.data.tags['fer.best_run']})" in note
+    assert metrics["test/seed_difference accuracy"] == pytest.approx(seed_difference)
+    assert metrics["test/difference macro_f1 low"] <= metrics["test/difference macro_f1 high"]
     sha256 = {run.info.run_id: run.data.tags["fer.checkpoint_sha256"] for run in children}
     assert sha256_of_file(workplace.folder / "best.pt") == sha256[parent.data.tags["fer.best_run"]]
     assert len(workplace.runs("student")) == 4
     assert "best - baseline, paired over rows" in result.stdout
-    assert f"{metrics['test/difference/macro_f1']:+.4f}" in result.stdout
+    assert f"{metrics['test/difference macro_f1']:+.4f}" in result.stdout
     again = workplace.run("distill", "--manifest", split_faces, *SMALL, *grid)
     assert again.stderr.count("reused from run") == 6
     assert len(workplace.runs("student")) == 4

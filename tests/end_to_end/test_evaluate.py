@@ -93,7 +93,7 @@ def own_metrics(run) -> dict[str, float]:
     return {
         name: value
         for name, value in run.data.metrics.items()
-        if name.count("/") < 2 and not name.startswith("ci95/") and name != "ece_null_p95"
+        if not name.startswith(("ci95/", "slices/")) and name != "ece_null_p95"
     }
 
 
@@ -106,12 +106,13 @@ def test_every_metric_is_what_other_tools_compute_from_the_bundle(evaluated, bun
 
 def test_intervals_are_around_the_values_and_as_wide_as_a_row_wise_bootstrap(evaluated, bundle):
     metrics = evaluated[0].data.metrics
-    named = ["accuracy", "macro_f1", "balanced_accuracy", *(f"f1/{name}" for name in CLASSES)]
+    names = ("accuracy", "macro_f1", "balanced_accuracy")
+    named = {name: f"ci95/{name}" for name in names} | {f"f1/{name}": f"ci95/f1 {name}" for name in CLASSES}
     assert {name for name in metrics if name.startswith("ci95/")} == {
-        f"ci95/{name}_{end}" for name in named for end in ("low", "high")
+        f"{key}_{end}" for key in named.values() for end in ("low", "high")
     }
-    for name in named:
-        assert metrics[f"ci95/{name}_low"] <= metrics[name] <= metrics[f"ci95/{name}_high"]
+    for name, key in named.items():
+        assert metrics[f"{key}_low"] <= metrics[name] <= metrics[f"{key}_high"]
     known = bundle.labels >= 0
     correct = (bundle.logits.argmax(axis=1) == bundle.labels)[known]
     rng = np.random.default_rng(5)
@@ -141,14 +142,15 @@ def test_the_null_is_the_ece_of_labels_drawn_from_the_probabilities(evaluated, b
 def test_slices_are_scored_on_their_own(evaluated, bundle, place, column, names):
     run, result = evaluated
     table = pd.read_csv(place.folder / "my faces/faces.csv", keep_default_na=False).iloc[:ROWS]
-    metrics = {name: value for name, value in run.data.metrics.items() if name.startswith(f"{column}/")}
+    metrics = {name: value for name, value in run.data.metrics.items() if name.startswith(f"slices/{column} ")}
     expected = {}
     shown = {tuple(line.split()) for line in result.stdout.splitlines()}
     for value, key in names.items():
         rows = (table[column] == value).to_numpy() & (bundle.labels >= 0)
         scores = expected_metrics(bundle.logits[rows], bundle.labels[rows])
         scores = {name: score for name, score in scores.items() if name not in ("ece_adaptive", "ece_classwise")}
-        expected |= {f"{column}/{key}/{name}": score for name, score in {"rows": rows.sum(), **scores}.items()}
+        scores_by_key = {"rows": rows.sum(), **{name.replace("/", " "): score for name, score in scores.items()}}
+        expected |= {f"slices/{column} {key} {name}": score for name, score in scores_by_key.items()}
         numbers = [f"{scores[name]:.4f}" for name in ("accuracy", "macro_f1", "nll", "ece")]
         assert (*(value or "(empty)").split(), f"{rows.sum()}", *numbers) in shown
     assert metrics == pytest.approx(expected, abs=1e-9)
@@ -156,7 +158,7 @@ def test_slices_are_scored_on_their_own(evaluated, bundle, place, column, names)
 
 def test_a_column_with_one_value_makes_no_slices(evaluated):
     run, result = evaluated
-    assert not [name for name in run.data.metrics if name.startswith("split/")]
+    assert not [name for name in run.data.metrics if name.startswith("slices/split")]
     assert "split " not in result.stdout
 
 
@@ -285,9 +287,9 @@ def test_names_of_classes_and_values_may_hold_anything(place, tmp_path):
     metrics = evaluate(place, "--bundle", tmp_path / "b").data.metrics
     f1 = sklearn.metrics.f1_score(labels, logits.argmax(axis=1), average=None)
     assert [metrics[f"f1/{name}"] for name in ("Ärger_", "Freude _laut_", "快乐")] == pytest.approx(f1)
-    assert metrics["source/高兴/rows"] == metrics["source/生气/rows"] == 20
-    long = {name for name in metrics if name.startswith("source/xxx")}
-    assert {name.split("/", 2)[2] for name in long} >= {"rows", "accuracy", "f1/快乐"}
+    assert metrics["slices/source 高兴 rows"] == metrics["slices/source 生气 rows"] == 20
+    long = {name for name in metrics if name.startswith("slices/source xxx")}
+    assert {name.split(" ", 2)[2] for name in long} >= {"rows", "accuracy", "f1 快乐"}
     assert max(map(len, metrics)) <= 250
 
 
@@ -349,7 +351,7 @@ def test_a_column_of_a_manifest_that_moved_is_refused_until_it_is_named(place, e
         "column age: the bundle has split, source and label, and its manifest is not here; name it by --manifest"
     )
     run = evaluate(place, "--run", run_id, "--by", "age", "--manifest", "other faces/faces.csv")
-    assert run.data.metrics["age/child/rows"] == 22
+    assert run.data.metrics["slices/age child rows"] == 22
     assert artifact(run, "mistakes.png").exists()
     assert run.data.params["manifest"] == "other faces/faces.csv"
     shutil.copytree(moved_faces, place.folder / "my faces")
@@ -366,13 +368,13 @@ def test_from_another_folder_a_relative_manifest_is_missed_only_where_it_is_need
     run = evaluate(elsewhere, "--run", exported.info.run_id)  # no sheet, no failure
     files = {entry.path for entry in MlflowClient(place.uri).list_artifacts(run.info.run_id)}
     assert files == {"reliability.png", "confusion_matrix.png", "class_scores.png", "tables"}
-    again = {name: value for name, value in run.data.metrics.items() if not name.startswith("source/")}
+    again = {name: value for name, value in run.data.metrics.items() if not name.startswith("slices/source ")}
     assert again.items() < evaluated[0].data.metrics.items()  # the same digits, resampled ones too
     line = error_line(elsewhere.run("evaluate", "--run", exported.info.run_id, "--by", "age", status=2))
     assert "its manifest is not here; name it by --manifest" in line
     there = os.path.relpath(place.folder / "my faces/faces.csv", tmp_path)
     run = evaluate(elsewhere, "--run", exported.info.run_id, "--by", "age", "--manifest", there)
-    assert run.data.metrics["age/child/rows"] == 22
+    assert run.data.metrics["slices/age child rows"] == 22
 
 
 def test_the_contact_sheet_shows_the_most_confident_mistakes_first_and_no_changed_image(place, tmp_path, monkeypatch):

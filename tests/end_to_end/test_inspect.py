@@ -63,11 +63,13 @@ def test_the_table_is_what_a_loop_over_rows_gives(inspected, bundle):
 
 def test_the_metrics_are_the_table_and_the_recommended_range(inspected, bundle):
     metrics = dict(inspected[0].data.metrics)
+    assert metrics.pop("rows") == len(bundle)
     low, high = (metrics.pop(f"recommended_temperature_{end}") for end in ("low", "high"))
     expected = {}
     for row in expected_table(bundle.logits, STANDARD):
         at = f"T {row.pop('temperature')}"
-        expected |= {f"{at}/{name}": value for name, value in row.items() if not np.isnan(value)}
+        names = {name: f"sharpness/{at} {name.replace('/', ' ')}" for name in row}
+        expected |= {names[name]: value for name, value in row.items() if not np.isnan(value)}
     assert metrics == pytest.approx(expected, abs=1e-12)
     tops = [softmax(bundle.logits.astype(float) / t, axis=1).max(axis=1).mean() for t in (low, high)]
     assert tops == pytest.approx([0.8, 0.5], abs=1e-8)
@@ -92,13 +94,15 @@ def test_what_is_printed_is_what_is_stored_with_the_rule(inspected, bundle):
     run, result = inspected
     lines, metrics = result.stdout.splitlines(), run.data.metrics
     assert lines[0] == "logit · A 0.5 · B 0.5  on  faces:test, 150 rows: top probability of softmax(z / T)"
-    row = [metrics[f"T 3/{name}"] for name in ("mean", "median", "p90", "p99", "entropy")]
+    row = [metrics[f"sharpness/T 3 {name}"] for name in ("mean", "median", "p90", "p99", "entropy")]
     shown = "  3       " + "  ".join(f"{value:6.4f}" for value in row[:4]) + f"   {row[4]:6.4f}  "
-    assert [line for line in lines if line.startswith(shown)] == [f"{shown}{metrics['T 3/nearly_sure']:10.2%}"]
+    assert [line for line in lines if line.startswith(shown)] == [
+        f"{shown}{metrics['sharpness/T 3 nearly_sure']:10.2%}"
+    ]
     counts = np.bincount(bundle.logits.argmax(axis=1), minlength=7)
     fear, sad = (next(line for line in lines if line.split()[:1] == [name]) for name in ("Fear", "Sad"))
     assert fear.split() == ["Fear", "0", *"–" * 7]
-    assert sad.split() == ["Sad", str(counts[4]), *(f"{metrics[f'T {t}/mean/Sad']:.4f}" for t in STANDARD)]
+    assert sad.split() == ["Sad", str(counts[4]), *(f"{metrics[f'sharpness/T {t} mean Sad']:.4f}" for t in STANDARD)]
     assert "  rule: a mean top probability from 0.5 to 0.8; above it targets are nearly" in lines
     low, high = (metrics[f"recommended_temperature_{end}"] for end in ("low", "high"))
     assert f"  recommended  T from {low:.2f} to {high:.2f}" in lines
@@ -107,9 +111,11 @@ def test_what_is_printed_is_what_is_stored_with_the_rule(inspected, bundle):
 def test_temperatures_and_band_as_typed(place, bundle):
     place.run("inspect", "--bundle", bundle.folder, "--temperatures", "0.5,2.25", "--band", "0.3,0.6")
     metrics = place.runs("inspect")[0].data.metrics
-    found = {name.split("/")[0] for name in metrics if "/" in name}
+    found = {" ".join(name.split("/")[1].split(" ")[:2]) for name in metrics if "/" in name}
     assert found == {"T 0.5", "T 2.25"}
-    assert metrics["T 2.25/mean"] == pytest.approx(expected_table(bundle.logits, [2.25])[0]["mean"], abs=1e-12)
+    assert metrics["sharpness/T 2.25 mean"] == pytest.approx(
+        expected_table(bundle.logits, [2.25])[0]["mean"], abs=1e-12
+    )
     tops = [
         softmax(bundle.logits.astype(float) / metrics[f"recommended_temperature_{end}"], axis=1).max(axis=1).mean()
         for end in ("low", "high")
@@ -124,8 +130,8 @@ def test_constant_logits_have_no_recommended_temperature(place, tmp_path, rows):
     run = place.runs("inspect")[0]
     assert "no temperature gives that: the logits are constant or tied" in result.stdout
     assert not [name for name in run.data.metrics if name.startswith("recommended")]
-    assert run.data.metrics["T 1/mean"] == pytest.approx(1 / 7)
-    assert run.data.metrics["T 8/entropy"] == pytest.approx(np.log(7))
+    assert run.data.metrics["sharpness/T 1 mean"] == pytest.approx(1 / 7)
+    assert run.data.metrics["sharpness/T 8 entropy"] == pytest.approx(np.log(7))
 
 
 def test_an_ensemble_without_labels_is_inspected_from_its_teachers(place, toy_teachers, tmp_path):
@@ -136,7 +142,9 @@ def test_an_ensemble_without_labels_is_inspected_from_its_teachers(place, toy_te
     (teacher,) = place.runs("teacher")
     logits = place.bundle(teacher).logits
     metrics = place.runs("inspect")[0].data.metrics
-    assert metrics["T 1/mean"] == pytest.approx(softmax(logits.astype(float), axis=1).max(axis=1).mean(), abs=1e-12)
+    assert metrics["sharpness/T 1 mean"] == pytest.approx(
+        softmax(logits.astype(float), axis=1).max(axis=1).mean(), abs=1e-12
+    )
     assert [run.info.status for run in place.runs("export")] == ["FINISHED"]  # the one that this file published
 
 

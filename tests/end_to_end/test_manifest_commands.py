@@ -273,7 +273,7 @@ def test_track_logs_the_manifest_under_the_name_and_digest_that_an_export_has(wo
         "rows": "7",
     }
     assert run.data.metrics["rows"] == 7
-    assert (run.data.metrics["rows/test"], run.data.metrics["rows/test/Fear"]) == (4, 1)
+    assert (run.data.metrics["rows/test"], run.data.metrics["rows/test Fear"]) == (4, 1)
     splits = {split: read_benchmark(data / "rafdb.csv", FER7, split=split) for split in (None, "train", "test")}
     logged = {(each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs}
     assert logged == {(part.name, part.selection_sha256[:32]) for part in splits.values()}

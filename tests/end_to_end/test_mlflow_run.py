@@ -68,7 +68,7 @@ def test_soft_labels_are_evaluated_in_the_run_that_mlflow_opened(workplace, tmp_
     assert run.data.tags["fer.kind"] == "evaluate"
     assert run.data.tags["fer.source_run"] == run_id
     assert (run.data.params["run"], run.data.params["ensemble"]) == (run_id[:12], "A=0.5,B=0.5")
-    assert run.data.metrics["age/8/rows"] == run.data.metrics["source/web/rows"] == 20
+    assert run.data.metrics["slices/age 8 rows"] == run.data.metrics["slices/source web rows"] == 20
     assert run.data.metrics["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
     assert len(workplace.runs()) == 2
 

@@ -85,16 +85,21 @@ def test_an_ensemble_is_evaluated_calibrated_and_compared_on_real_faces(workplac
         "ece_null_p95": 0.0585,
         "ci95/macro_f1_low": 0.3700,
         "ci95/macro_f1_high": 0.4433,
-        "source/c1/accuracy": 0.6595,
-        "source/c3/accuracy": 0.1654,
+        "slices/source c1 accuracy": 0.6595,
+        "slices/source c3 accuracy": 0.1654,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1.5e-3)
     workplace.run("calibrate", "--run", test, "--fit-run", val)
     run = workplace.runs("calibrate")[0]
-    expected = {"temperature": 0.8135, "before/ece": 0.0692, "after/ece": 0.0597, "source/c1/temperature": 0.6784}
+    expected = {
+        "temperature": 0.8135,
+        "before/ece": 0.0692,
+        "after/ece": 0.0597,
+        "slices/source c1 temperature": 0.6784,
+    }
     assert {name: run.data.metrics[name] for name in expected} == pytest.approx(expected, abs=3e-3)
     assert run.data.metrics["after/nll"] > run.data.metrics["before/nll"]  # the splits are of other sources
-    assert "source/c3/temperature" not in run.data.metrics  # worse than chance there
+    assert "slices/source c3 temperature" not in run.data.metrics  # worse than chance there
     alone = next(run.info.run_id for run in workplace.runs("teacher") if run.data.params["ensemble"] == "L0=1")
     workplace.run("compare", test, alone)
     run = workplace.runs("compare")[0]

@@ -126,7 +126,9 @@ def test_the_run_has_table_figures_and_nested_runs(place, swept):
     scores = [each.data.metrics["macro_f1"] for each in ranked]
     assert scores == pytest.approx(own["macro_f1"].nlargest(3).tolist(), abs=1e-12)
     other = table[table["benchmark"] == "faces:test"]
-    assert ranked[0].data.metrics["faces:test/accuracy"] == other["accuracy"].iloc[own.index.get_loc(best.name)]
+    assert (
+        ranked[0].data.metrics["elsewhere/faces:test accuracy"] == other["accuracy"].iloc[own.index.get_loc(best.name)]
+    )
     assert f"{int(own['plateau'].sum())} of 42 are within one paired standard error" in printed
     assert run.data.metrics["plateau"] == own["plateau"].sum()
 

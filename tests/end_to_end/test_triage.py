@@ -168,7 +168,7 @@ def test_planted_faults_are_found_and_no_good_run_is_called_bad(place, tmp_path)
     assert on_boards(result)[:2] == short(sharp, better)
     assert "16 runs: 4 good, 1 warn, 11 bad, 0 superseded" in result.stdout
     (run,) = place.runs("triage")
-    assert (run.data.metrics["runs/good"], run.data.metrics["runs/bad"]) == (4, 11)
+    assert (run.data.metrics["runs_good"], run.data.metrics["runs_bad"]) == (4, 11)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files == {"leaderboard.md", "leaderboard.csv", "leaderboard.html"}
     text = {name: Path(client.download_artifacts(run.info.run_id, name, str(tmp_path))).read_text() for name in files}

@@ -115,4 +115,7 @@ def test_under_mlflow_run_the_verdict_is_the_runs(place, exported, tmp_path):
     _, found = place.run_joined("verify", folder, status=1)
     assert found.data.tags["fer.kind"] == "verify"
     assert found.data.tags["fer.verdict"] == "fail: hash classorder.json, class order"
-    assert (found.info.status, found.data.metrics["checks/fail"]) == ("FINISHED", 2)
+    assert (found.info.status, found.data.metrics["checks_fail"]) == ("FINISHED", 2)
+    assert set(found.data.metrics) == {f"checks_{word}" for word in ("pass", "warn", "skip", "fail")}  # one section
+    note = found.data.tags["mlflow.note.content"]
+    assert note.startswith("fail: hash classorder.json, class order · ")

@@ -69,7 +69,7 @@ def test_of_a_run_is_kept_what_triage_needs(client):
         1_000,
         {key: text for key, text in params.items() if key != "manifest"},
         {"accuracy": 0.5},
-        {"fer.kind": "export", "triage.rank": "1", "fer.benchmark": "faces:test"},
+        {"fer.kind": "export", "triage.rank": "1", "fer.benchmark": "faces:test", "mlflow.note.content": "long"},
     )
     assert (record.kind, record.benchmark, record.selection, record.of_ensemble("space")) == (
         *("export", "faces:test", "", "logit"),

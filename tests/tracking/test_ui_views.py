@@ -8,10 +8,10 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from toys import draw_logits, publish, write_bundle
+from toys import CLASSES, draw_logits, publish, write_bundle
 
+from fer_mlflow.scoring.significance import bootstrap_intervals
 from fer_mlflow.tracking import store
-from fer_mlflow.tracking.bundles import describe_run
 from fer_mlflow.tracking.store import furnish_experiment
 
 NOTE, PRIMARY, KIND = "mlflow.note.content", "mlflow.experiment.primaryMetric.name", "mlflow.experimentKind"
@@ -246,34 +246,37 @@ def test_every_column_of_the_view_is_one_that_exports_have(workplace, tmp_path):
 LOGITS, LABELS = draw_logits(40, seed=1)
 
 
-def test_a_run_says_its_benchmark_settings_metrics_and_teachers(tmp_path):
+def note_of(workplace, run_id) -> list[str]:
+    """Return the lines of a run's description."""
+    return MlflowClient(workplace.uri).get_run(run_id).data.tags[NOTE].split("  \n")
+
+
+def test_an_export_says_its_scores_what_it_is_of_and_its_teachers(workplace, tmp_path):
     bundle = write_bundle(tmp_path / "b", LOGITS, LABELS, weights={"A": 0.4, "B": 0.6}, space="prob")
-    text = describe_run(
-        bundle, {"fer.teacher_run/B": "bb" * 16, "fer.kind": "export", "fer.teacher_run/A": "aa" * 16}, "7"
+    tags = {"fer.teacher_run/B": "bb" * 16, "fer.teacher_run/A": "aa" * 16, "fer.source_run": "cc" * 16}
+    verdict, about, links = note_of(workplace, publish(workplace, bundle, **tags))
+    interval = bootstrap_intervals(LABELS, LOGITS.argmax(axis=1), CLASSES, np.random.default_rng(0))["macro_f1"]
+    values = bundle.metrics
+    assert verdict == (
+        f"macro\\_f1 **{values['macro_f1']:.4f}** \\[{interval.low:.4f}, {interval.high:.4f}\\] · "
+        f"accuracy {values['accuracy']:.4f} · ece {values['ece']:.4f} · nll {values['nll']:.4f}"
     )
-    lines = text.splitlines()
-    assert lines[0] == "**faces:test**, 40 rows"
-    assert {"| setting | |", "| space | prob |", "| weights | A=0.4,B=0.6 |", "| calibration | none |"} <= set(lines)
-    assert f"| accuracy | {bundle.metrics['accuracy']:.4f} |" in lines
-    assert lines[-1] == (f"Teachers: [A](#/experiments/7/runs/{'aa' * 16}), [B](#/experiments/7/runs/{'bb' * 16})")
+    assert about == f"{bundle.configuration.name} · test · faces, 40 rows"
+    page = "#/experiments/0/runs"
+    assert links == " · ".join(
+        f"[{name}]({page}/{run_id * 16})" for name, run_id in {"A": "aa", "B": "bb", "source": "cc"}.items()
+    )
 
 
-def test_a_run_without_labels_or_teachers_says_less(tmp_path):
+def test_a_run_without_labels_or_teachers_says_less(workplace, tmp_path):
     bundle = write_bundle(tmp_path / "b", LOGITS, np.full(40, -1))
-    text = describe_run(bundle, {}, "7")
-    assert "| metric |" not in text
-    assert "Teachers" not in text
+    verdict, about = note_of(workplace, publish(workplace, bundle))
+    assert verdict == "no row has a label, so there are no scores"
+    assert about.endswith(" · test · faces, 40 rows")
 
 
-def test_names_do_not_break_a_descriptions_tables(tmp_path):
-    classes = ("a|b", *(f"c{at}" for at in range(6)))
-    bundle = write_bundle(tmp_path / "b", LOGITS, LABELS, classes=classes, benchmark="x|y:test")
-    rows = [line for line in describe_run(bundle, {}, "7").splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {3}
-
-
-def test_an_export_has_its_description_as_note(workplace, tmp_path):
-    run_id = publish(workplace, write_bundle(tmp_path / "b", LOGITS, LABELS), **{"fer.teacher_run/A": "aa" * 16})
-    note = MlflowClient(workplace.uri).get_run(run_id).data.tags["mlflow.note.content"]
-    assert note.startswith("**faces:test**, 40 rows\n")
-    assert note.endswith(f"Teachers: [A](#/experiments/0/runs/{'aa' * 16})")
+def test_names_of_other_people_are_no_markdown(workplace, tmp_path):
+    bundle = write_bundle(tmp_path / "b", LOGITS, LABELS, benchmark="[x](http://y)<b>:test")
+    assert r" · test · \[x\](http" not in note_of(workplace, publish(workplace, bundle))[1]  # `:` begins the next part
+    assert r"\[x\](http" in note_of(workplace, publish(workplace, bundle))[1]
+    assert r"\<b\>" in note_of(workplace, publish(workplace, bundle))[1]
