@@ -1,18 +1,13 @@
 """Bundles in the tracking store: published with everything a reader compares, downloaded by name, trusted verified."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -36,59 +31,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 MODELS = "models:/"
 SOFT_LABELS = "fer.softlabels_run"  # of a model's version: the run with its soft labels, where it is not its own
 _MIB = 1 << 20
-_DRAW = """import json, sys
-import numpy as np
-from fer_mlflow.figures.scores import draw_predictions
-for line in sys.stdin:
-    rows, *names = json.loads(line)
-    pngs = draw_predictions(tuple(map(np.array, rows)), *names)
-    print(json.dumps({name: png.hex() for name, png in pngs.items()}), flush=True)
-"""
 SEED = 0  # of bootstrap and randomisation: the same soft labels give the same numbers every time
 # What the largest file may be: ten million rows of an index, and beside arrays and index no file of a bundle is large.
 _MOST_BYTES = dict.fromkeys(files.FILES, 64 * _MIB) | dict.fromkeys((files.ARRAYS, files.INDEX), 4096 * _MIB)
 
 
-@contextmanager
-def figure_process() -> Iterator[Callable[..., dict[str, bytes]]]:
-    """Give what draws a run's common figures: a process that imports Matplotlib meanwhile, unless that is done here."""
-    if "matplotlib.figure" in sys.modules:
-        yield draw_here
-        return
-    given: dict[str, Any] = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, "text": True}
-    given |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    # In a session of its own: a terminal's signals are for this process, with which it ends.
-    with subprocess.Popen([sys.executable, "-c", _DRAW], start_new_session=True, **given) as child:
-
-        def draw(rows: tuple[np.ndarray, ...], *names: Any) -> dict[str, bytes]:
-            try:
-                print(json.dumps([[each.tolist() for each in rows], *names]), file=child.stdin, flush=True)
-                assert child.stdout is not None
-                return {name: bytes.fromhex(png) for name, png in json.loads(child.stdout.readline()).items()}
-            except (OSError, ValueError):  # it is gone
-                return draw_here(rows, *names)
-
-        try:
-            yield draw
-        finally:
-            child.kill()
-            child.communicate()  # closes the pipes, broken ones too
-
-
-def draw_here(rows: tuple[np.ndarray, ...], *names: Any) -> dict[str, bytes]:
-    """Return a run's common figures, see `figures.scores.draw_predictions`."""
-    from fer_mlflow.figures.scores import draw_predictions  # here, since Matplotlib takes half a second
-
-    return draw_predictions(rows, *names)
-
-
-def publish_bundle(
-    run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str], draw: Callable = draw_here
-) -> None:
+def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: Mapping[str, str]) -> None:
     """Log a bundle to a run: files, figures, models, dataset, and last numbers and the tags by which it is found."""
     assert bundle.folder is not None  # a run gets what is on disk
     with ThreadPoolExecutor(1) as pool:
-        drawn = pool.submit(_score, bundle, draw)  # while files are uploaded
+        drawn = pool.submit(_score, bundle)  # while files are uploaded
         run.log_folder(bundle.folder, FOLDER, last=files.HASHES)
     interval, pngs = drawn.result()
     for name, png in pngs.items():
@@ -113,15 +65,17 @@ def publish_bundle(
     run.log(derived_params(bundle), bundle.metrics, found_by, of_ensemble=True, **of_metrics)
 
 
-def _score(bundle: SoftLabels, draw: Callable) -> tuple[Interval | None, dict[str, bytes]]:
+def _score(bundle: SoftLabels) -> tuple[Interval | None, dict[str, bytes]]:
     """Return the interval of macro-F1 that leaderboards have, and the common figures; none where no row has a label."""
     if not bundle.metrics:
         return None, {}
+    from fer_mlflow.figures.scores import draw_predictions  # here, since Matplotlib takes half a second
+
     labels, logits, classes = bundle.labels[bundle.labelled], bundle.logits[bundle.labelled], bundle.classes
     predictions = logits.argmax(axis=1)
     interval = bootstrap_intervals(labels, predictions, classes, np.random.default_rng(SEED))[DEFAULT]
     confidence = np.exp(-row_losses(logits, predictions))
-    return interval, draw((labels, predictions, confidence), classes, bundle.benchmark)
+    return interval, draw_predictions((labels, predictions, confidence), classes, bundle.benchmark)
 
 
 def _warned(bundle: SoftLabels) -> str:

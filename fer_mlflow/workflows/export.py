@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -165,14 +165,14 @@ class Gathered:
         """Write the soft labels of a key to where they are until the tracking store has them."""
         return soft_labels.write(self.cache / "bundles" / key / FOLDER)
 
-    def publish(self, run: runs.TrackedRun, params: Mapping[str, str], draw: Callable = bundles.draw_here) -> None:
+    def publish(self, run: runs.TrackedRun, params: Mapping[str, str]) -> None:
         """Log every teacher that was computed as a run of its own, for every later ensemble to reuse."""
         for name in self.computed:
             key, teacher = self.ensemble.keys[name], self.teachers[name]
             bundle = self.keep(teacher, key)
             with run.sibling(teacher.run_name(), self.started_s) as teacher_run:
                 teacher_run.log_params(teacher.configuration.params(params))
-                bundles.publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"}, draw)
+                bundles.publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
             self.run_ids[name] = teacher_run.run_id
 
     def forget(self) -> None:
@@ -247,17 +247,16 @@ def export(settings: scoring.ExportSettings, progress: Progress = no_progress) -
     """
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
-    name = settings.name or ensemble.run_name()
-    with runs.open_run("export", name, settings.experiment) as run, bundles.figure_process() as draw:
+    with runs.open_run("export", settings.name or ensemble.run_name(), settings.experiment) as run:
         run.log_params(ensemble.configuration.params(settings.params))
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.fused(), ensemble.key)
             if out is not None:
                 copy_bundle(bundle, out)
             try:
-                gathered.publish(run, settings.params, draw)
+                gathered.publish(run, settings.params)
                 teacher_runs = {f"{store.TEACHER_RUN}{name}": run_id for name, run_id in gathered.run_ids.items()}
-                bundles.publish_bundle(run, bundle, ensemble.key, teacher_runs, draw)
+                bundles.publish_bundle(run, bundle, ensemble.key, teacher_runs)
             except TrackingError as error:
                 raise TrackingError(
                     f"{error}; the finished bundle is kept in {bundle.folder}: "

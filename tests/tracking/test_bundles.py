@@ -1,7 +1,6 @@
 """Runs are found by their ids, and a bundle comes back from the store verified or not at all."""
 
 import sqlite3
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -285,21 +284,3 @@ def test_a_disk_without_room_is_reported_before_anything_is_downloaded(offer, tm
 def test_a_tag_that_is_no_digest_names_no_folder(tag):
     with pytest.raises(RunError, match=r"its tag fer\.bundle_sha256 is not 64 hex digits"):
         bundle_digest(run_with(**{"fer.bundle_sha256": tag}))
-
-
-# --- common figures --------------------------------------------------------------------------------------------------
-
-
-def test_another_process_draws_the_same_figures_and_one_that_is_gone_is_replaced(monkeypatch):
-    rows = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]), np.array([0.9, 0.8, 0.7, 0.6])
-    here = bundles.draw_here(rows, ("Angry", "怒り"), "faces:test")
-    assert set(here) == {"reliability.png", "confusion_matrix.png"}
-    fresh = SimpleNamespace(modules={}, path=sys.path, executable=sys.executable)
-    monkeypatch.setattr(bundles, "sys", fresh)  # as in a process that has not drawn yet
-    with bundles.figure_process() as draw:
-        assert draw is not bundles.draw_here
-        assert draw(rows, ("Angry", "怒り"), "faces:test") == here
-        assert draw(rows, ("Angry", "怒り"), "faces:test") == here
-    monkeypatch.setattr(bundles, "_DRAW", "")
-    with bundles.figure_process() as draw:
-        assert draw(rows, ("Angry", "怒り"), "faces:test") == here
