@@ -201,7 +201,7 @@ def cost() -> None:
     logits = {}
     for precision in ("fp32", "bf16"):
         teachers = [load_teacher(spec, FER7) for spec in specs.values()]
-        (shard,) = predict_shards(
+        ((_, shard),) = predict_shards(
             benchmark.root, paths, span, teachers, ForwardSettings(precision=precision, device="cpu")
         )
         logits[precision] = {name: each.logits for name, each in shard.items()}

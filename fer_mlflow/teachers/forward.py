@@ -9,8 +9,10 @@ import gc
 import hashlib
 import shutil
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +98,12 @@ class ImageBatches(Dataset):
 
 
 def load_batches(
-    dataset: ImageBatches, batches: Sequence[range], workers: int | None, device: torch.device
+    dataset: ImageBatches, batches: Iterable[range], most: int, workers: int | None, device: torch.device
 ) -> DataLoader:
-    """Return a loader that gives one dictionary of tensors for each range of rows, in order.
+    """Return a loader that gives one dictionary of tensors for each of at most `most` ranges of rows, in order.
 
-    `workers` of None: on a CPU the models need the cores, and a fraction of one feeds them.
+    Ranges are taken from `batches` when a decoding process is free for them. `workers` of None: on a CPU the models
+    need the cores, and a fraction of one feeds them.
     """
     if workers is None:
         cores = torch.multiprocessing.cpu_count()
@@ -109,7 +112,7 @@ def load_batches(
         dataset,
         batch_size=None,
         sampler=batches,  # each item is the range of a batch's rows
-        num_workers=min(workers, len(batches)),
+        num_workers=min(workers, most),
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
     )
@@ -163,10 +166,14 @@ class Predictor:
         return images.div_(255).sub_(self.mean).div_(self.std)
 
     def predict(self, images: torch.Tensor, *, eager: bool = False) -> np.ndarray:
-        """Return (b, C) float32 logits for prepared images; JobError where memory is full, or compiling fails."""
+        """Return (b, C) float32 logits for prepared images; JobError where memory is full, or compiling fails.
+
+        A short batch is padded, unless it is `eager` (uncompiled): the shape of a batch decides how sums are split
+        among threads, and so the last bits of the logits.
+        """
         count, size = len(images), self.settings.batch_size
         is_compiled = self.compiled and not eager
-        if is_compiled and count < size:
+        if not eager and count < size:
             images = torch.cat([images, images[:1].expand(size - count, -1, -1, -1)])
             images = images.contiguous(memory_format=torch.channels_last)
         try:
@@ -207,8 +214,8 @@ def predict_shards(
     *,
     compiled: bool = False,
     on_rows: Callable[[int], object] = lambda count: None,
-) -> Iterator[dict[str, PredictedLogits]]:
-    """Yield each teacher's logits, by name, for each range of rows, in order.
+) -> Iterator[tuple[tuple[int, int], dict[str, PredictedLogits]]]:
+    """Yield each range of rows, in order, with each teacher's logits by name.
 
     An image is read, hashed, decoded and equalised once for all teachers. Two rows of each shard are then read
     again and predicted alone, uncompiled: if they do not get the same logits, rows and logits are out of step.
@@ -216,27 +223,30 @@ def predict_shards(
     Parameters
     ----------
     paths : (N,) paths under `root`
-    ranges : (start, stop) with 0 <= start < stop <= N
+    ranges : (start, stop) with 0 <= start < stop <= N, each taken when its first images are to be read
     compiled : compile each model for the one shape of a full batch; shorter batches are padded
     on_rows : called with the number of rows done, batch by batch
 
     Raises ImageError: images of a range cannot be decoded, all that it has. JobError: a logit is not finite, a row
     predicted alone disagrees, the device is out of memory, or decoding died.
     """
-    device, ranges = choose_device(settings.device), list(ranges)
-    batches = [
-        range(first, min(first + settings.batch_size, stop))
-        for start, stop in ranges
-        for first in range(start, stop, settings.batch_size)
-    ]
+    device, size = choose_device(settings.device), settings.batch_size
+    taken: deque[tuple[int, int]] = deque()
+
+    def batches() -> Iterator[range]:
+        for start, stop in ranges:
+            taken.append((start, stop))
+            yield from (range(first, min(first + size, stop)) for first in range(start, stop, size))
+
     dataset = ImageBatches(root, paths, [teacher.preprocessing for teacher in teachers])
-    loaded = iter(load_batches(dataset, batches, settings.workers, device))
+    loaded = iter(load_batches(dataset, batches(), -(-len(paths) // size), settings.workers, device))
     predictors = [Predictor(teacher, device, settings, compiled) for teacher in teachers]
-    for start, stop in ranges:
+    while (first := _next_batch(loaded)) is not None:
+        start, stop = taken.popleft()
         with numerics(device, settings.precision):
-            shard = _compute_shard(stop - start, loaded, dataset, predictors, on_rows)
+            shard = _compute_shard(stop - start, chain([first], loaded), dataset, predictors, on_rows)
             _check_shard(start, stop, shard, dataset, predictors)
-        yield shard
+        yield (start, stop), shard
 
 
 def _compute_shard(
@@ -252,6 +262,7 @@ def _compute_shard(
     logits: dict[str, list[np.ndarray]] = {predictor.name: [] for predictor in predictors}
     while count > 0:
         batch = _next_batch(batches)
+        assert batch is not None  # a range that was begun is loaded to its end
         taken = len(batch["rows"]) + len(batch["unreadable"])
         count -= taken
         unreadable += [Unreadable(row, dataset.paths[row], why, sha) for row, why, sha in batch["unreadable"]]
@@ -283,10 +294,10 @@ def _compute_shard(
     }
 
 
-def _next_batch(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Take a decoded batch; a worker's death becomes a message."""
+def _next_batch(batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    """Take a decoded batch, None behind the last; a worker's death becomes a message."""
     try:
-        return next(batches)
+        return next(batches, None)
     except RuntimeError as error:
         raise JobError(
             f"decoding died ({str(error).splitlines()[0]}); finished shards are kept: run the same command again, "

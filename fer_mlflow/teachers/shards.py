@@ -1,7 +1,8 @@
 """Teachers' logits on a benchmark: shards that are kept on disk are read, the others computed and kept.
 
 A store is a folder for one content key, and a shard is one file that is whole where it is there: all that survives a
-kill. Work on a key is done under a lock that the system releases when its holder dies, however it dies.
+kill. A process claims each shard before it computes it, by a lock that the system releases when its holder dies,
+however it dies: processes that want the same logits share the shards among them.
 """
 
 import errno
@@ -9,10 +10,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -25,6 +28,10 @@ from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.spec import PredictedLogits, TeacherSpec
 
+if TYPE_CHECKING:
+    from fer_mlflow.teachers.checkpoint import Teacher
+
+Span = tuple[int, int]  # the first row of a shard, and the row behind its last
 _ARRAYS = ("rows", "logits", "image_sha256")
 SHARD_ROWS = 512  # a minute of three large teachers on two cores: the most that a kill can cost
 logger = logging.getLogger(__name__)
@@ -46,7 +53,7 @@ class ShardStore:
         }
         arrays = {name: getattr(shard, name) for name in _ARRAYS}
         try:
-            with written_file(self._path(start, stop)) as file:
+            with written_file(self.path(start, stop)) as file:
                 np.savez(file, **arrays, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or 0)
@@ -57,7 +64,7 @@ class ShardStore:
     def read(self, start: int, stop: int) -> PredictedLogits | None:
         """Return a kept shard; None where there is none, or none that is whole (a zip file checks its sums)."""
         try:
-            with self._path(start, stop).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with self.path(start, stop).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 parts = {name: arrays[name] for name in _ARRAYS}
                 meta = json.loads(arrays["meta"].tobytes())
             meta["unreadable"] = tuple(Unreadable(**bad) for bad in meta["unreadable"])
@@ -68,15 +75,25 @@ class ShardStore:
         fits = len(shard.rows) == len(shard.logits) == len(shard.image_sha256) and np.isfinite(shard.logits).all()
         return shard if fits and rows == list(range(start, stop)) else None
 
+    def claim(self, start: int, stop: int) -> FileLock:
+        """Return the lock of whoever computes a shard, not yet acquired."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / f"{start:09d}-{stop:09d}.lock")
+
     def clear(self) -> None:
         """Forget the whole key, once its results are kept elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, start: int, stop: int) -> Path:
+    def remove(self, start: int, stop: int) -> None:
+        """Forget one shard."""
+        self.path(start, stop).unlink(missing_ok=True)
+
+    def path(self, start: int, stop: int) -> Path:
+        """Return the file of a shard."""
         return self.folder / f"{start:09d}-{stop:09d}.npz"
 
 
-def row_ranges(rows: int, shard_rows: int) -> list[tuple[int, int]]:
+def row_ranges(rows: int, shard_rows: int) -> list[Span]:
     """Return the ranges of whole shards that make up a benchmark; the last may be shorter.
 
     >>> row_ranges(5, 2)
@@ -120,9 +137,13 @@ def compute_logits(
     progress: Progress = no_progress,
     warn: Callable[[str], None] = lambda message: None,
 ) -> dict[str, PredictedLogits]:
-    """Return every teacher's logits on a benchmark, computing only what no shard in `cache` holds.
+    """Return teachers' logits on a benchmark, computing only what no shard in `cache` holds.
 
-    Where all shards are there, no checkpoint is loaded. The caller holds the keys' locks (`held_keys`).
+    Processes that call this at the same time share the shards: each computes those that no other has claimed, and then
+    waits for the others. A teacher is missing from the result where another process died, or published the logits and
+    removed its shards meanwhile: the caller looks for them elsewhere, and calls again.
+
+    Where all shards are there, no checkpoint is loaded.
 
     Parameters
     ----------
@@ -143,6 +164,7 @@ def compute_logits(
         for (name, span), shard in list(kept.items()):
             if (shard.image_sha256 != current[shard.rows]).any():
                 warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} predicted them; predicting again")
+                stores[name].remove(*span)
                 del kept[name, span]
     if settings.on_bad_image == "fail":
         for name in specs:
@@ -151,37 +173,111 @@ def compute_logits(
     lacking = {span: tuple(name for name in specs if (name, span) not in kept) for span in ranges}
     missing = {span: names for span, names in lacking.items() if names}
     if missing:
-        from fer_mlflow.teachers.checkpoint import load_teacher
-        from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
-
-        needed = set().union(*missing.values())
-        teachers = {name: load_teacher(spec, benchmark.classes) for name, spec in specs.items() if name in needed}
-        for name, teacher in teachers.items():
-            if teacher.assumed:
-                assumed = ", ".join(teacher.assumed)
-                warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
-        compiled = choose_compile(settings.compile, len(benchmark), choose_device(settings.device))
-        left = sum(stop - start for start, stop in missing)
-        kept_rows = f", {len(benchmark) - left:,} kept from an earlier run" if left < len(benchmark) else ""
-        doing = f"predicting with {', '.join(teachers)}"
-        logger.info("%s: %s rows%s", doing, f"{len(benchmark):,}", kept_rows)
-        with progress(doing, len(benchmark), len(benchmark) - left) as count:
-            # Ranges that lack the same teachers form one pass: usually all of them do.
-            for names in sorted(set(missing.values())):
-                spans = [span for span, lacking in missing.items() if lacking == names]
-                shards = predict_shards(
-                    benchmark.root,
-                    benchmark.paths.to_numpy(object),
-                    spans,
-                    [teachers[name] for name in names],
-                    settings,
-                    compiled=compiled,
-                    on_rows=count,
-                )
-                for span, found in zip(spans, shards, strict=True):
-                    for name in names:
-                        stores[name].write(*span, found[name])
-                        kept[name, span] = found[name]
+        done = len(benchmark) - sum(stop - start for start, stop in missing)
+        doing = f"predicting with {', '.join(sorted(set().union(*missing.values())))}"
+        passes = sum((stop - start) * len(names) for (start, stop), names in missing.items())
+        size_mb = passes * len(benchmark.classes) * 4 / 1e6
+        what = f"{len(benchmark):,} rows" + f", {done:,} kept from an earlier run" * bool(done)
+        logger.info("%s: %s; %s forward passes, %.1f MB of logits", doing, what, f"{passes:,}", size_mb)
+        with progress(doing, len(benchmark), done) as count:
+            _compute_missing(benchmark, specs, stores, settings, missing, kept, count, warn)
+            _await_others(stores, missing, kept, count)
     return {
-        name: PredictedLogits.joined([kept[name, span] for span in ranges], len(benchmark.classes)) for name in specs
+        name: PredictedLogits.joined([kept[name, span] for span in ranges], len(benchmark.classes))
+        for name in specs
+        if all((name, span) in kept for span in ranges)
     }
+
+
+def _compute_missing(
+    benchmark: Benchmark,
+    specs: Mapping[str, TeacherSpec],
+    stores: Mapping[str, ShardStore],
+    settings: ForwardSettings,
+    missing: Mapping[Span, tuple[str, ...]],
+    kept: dict[tuple[str, Span], PredictedLogits],
+    count: Callable[[int], object],
+    warn: Callable[[str], None],
+) -> None:
+    """Compute the shards that no other process has claimed, and put them into their stores and `kept`.
+
+    Ranges that lack the same teachers form one pass: usually all of them do.
+    """
+    from fer_mlflow.teachers.checkpoint import load_teacher
+    from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
+
+    compiled = choose_compile(settings.compile, len(benchmark), choose_device(settings.device))
+    teachers: dict[str, Teacher] = {}
+    for names in sorted(set(missing.values())):
+        claims: dict[Span, ExitStack] = {}
+
+        def claimed(names: tuple[str, ...] = names, claims: dict[Span, ExitStack] = claims) -> Iterator[Span]:
+            for span in (span for span, lacking in missing.items() if lacking == names):
+                own = [stores[name] for name in names]
+                if (claim := _claimed(own, span)) is None:
+                    continue
+                there = {name: shard for name in names if (shard := stores[name].read(*span)) is not None}
+                if len(there) == len(names):  # another process has finished it meanwhile
+                    claim.close()
+                    kept.update({(name, span): shard for name, shard in there.items()})
+                    count(span[1] - span[0])
+                    continue
+                claims[span] = claim
+                yield span
+
+        spans = claimed()
+        if (first := next(spans, None)) is None:
+            continue
+        for name in names:
+            if name not in teachers:
+                teachers[name] = load_teacher(specs[name], benchmark.classes)
+                if assumed := ", ".join(teachers[name].assumed):
+                    warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
+        try:
+            for span, found in predict_shards(
+                benchmark.root,
+                benchmark.paths.to_numpy(object),
+                chain([first], spans),
+                [teachers[name] for name in names],
+                settings,
+                compiled=compiled,
+                on_rows=count,
+            ):
+                for name in names:
+                    stores[name].write(*span, found[name])
+                    kept[name, span] = found[name]
+                claims.pop(span).close()
+        finally:
+            for claim in claims.values():
+                claim.close()
+
+
+def _claimed(stores: Sequence[ShardStore], span: Span) -> ExitStack | None:
+    """Hold the claims on a range in all stores, or return None where another process has one of them."""
+    with ExitStack() as stack:
+        for store in stores:
+            try:
+                stack.enter_context(store.claim(*span).acquire(timeout=0))
+            except Timeout:
+                return None
+        return stack.pop_all()
+
+
+def _await_others(
+    stores: Mapping[str, ShardStore],
+    missing: Mapping[Span, tuple[str, ...]],
+    kept: dict[tuple[str, Span], PredictedLogits],
+    count: Callable[[int], object],
+) -> None:
+    """Wait for the shards that other processes have claimed, and put them into `kept`."""
+    awaited = {span: left for span, names in missing.items() if (left := [n for n in names if (n, span) not in kept])}
+    if awaited:
+        rows = sum(stop - start for start, stop in awaited)
+        logger.info("other processes compute %s of the rows; waiting for them", f"{rows:,}")
+    for span, names in awaited.items():
+        for name in names:
+            with stores[name].claim(*span):
+                shard = stores[name].read(*span)
+            if shard is not None:
+                kept[name, span] = shard
+        count(span[1] - span[0])

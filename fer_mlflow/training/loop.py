@@ -265,7 +265,7 @@ def train_teacher(
             raise NotFiniteError(f"{error}. The state after epoch {number} is kept", trained()) from None
         teacher = Teacher("train", model.eval(), preprocessing, np.arange(len(val.classes)), {}, ())
         settings = ForwardSettings(device=device, batch_size=recipe.batch_size, workers=workers)
-        (shard,) = predict_shards(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
+        ((_, shard),) = predict_shards(val.root, val.paths.to_numpy(object), [(0, len(val))], [teacher], settings)
         scores = score(shard["train"].logits, val.labels, val.classes.names)
         rate = float(optimizer.param_groups[0]["lr"])
         epoch = Epoch(number + 1, rate, loss, scores["nll"], scores["accuracy"], scores["macro_f1"])

@@ -28,7 +28,7 @@ from fer_mlflow.teachers import shards, spec
 from fer_mlflow.tracking import bundles, runs, store
 from fer_mlflow.workflows import SoftLabelsResult, logger, warn, workflow
 
-_WAITING = "another process computes logits of the same teachers; waiting for it"
+_WAITING = "another process logs the same teachers; waiting for it"
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class Gathered:
     def reuse(self, client) -> None:
         """Take the missing soft labels from finished teacher runs that verify and fit; warn where one does not."""
         ensemble, missing = self.ensemble, self.missing
+        if not missing:
+            return
         found = bundles.find_runs(client, "teacher", [ensemble.keys[name] for name in missing])
         for name, run in ((each, run) for each in missing for run in found[ensemble.keys[each]]):
             if name in self.teachers:
@@ -136,12 +138,12 @@ class Gathered:
             self.teachers[name], self.run_ids[name] = teacher, run.info.run_id
 
     def compute(self, progress: Progress) -> None:
-        """Run the forward pass for the missing teachers, where kept shards do not spare it."""
-        ensemble, how, self.computed = self.ensemble, self.ensemble.settings, self.missing
+        """Run the forward pass for the missing teachers, where neither kept shards nor other processes spare it."""
+        ensemble, how = self.ensemble, self.ensemble.settings
         benchmark = ensemble.benchmark
         predicted = shards.compute_logits(
             benchmark,
-            {name: ensemble.specs[name] for name in self.computed},
+            {name: ensemble.specs[name] for name in self.missing},
             ensemble.keys,
             how,
             self.cache,
@@ -150,10 +152,20 @@ class Gathered:
             warn=warn,
         )
         for name, each in predicted.items():
+            self.computed.append(name)
             checkpoint, verified = ensemble.checkpoints[name], how.verify_paths
             self.teachers[name] = fusion.soft_labels_of_teacher(
                 benchmark, name, each, checkpoint, how.precision, images_verified=verified
             )
+
+    def reuse_published(self, client) -> None:
+        """Take the run of another process for each teacher that it has published while it was computed here."""
+        own = {name: self.teachers.pop(name) for name in self.computed}
+        self.reuse(client)
+        for name in own.keys() & self.teachers.keys():
+            shards.ShardStore(self.cache, self.ensemble.keys[name]).clear()
+        self.computed = self.missing
+        self.teachers |= {name: own[name] for name in self.computed}
 
     def fused(self, configuration: Configuration | None = None) -> SoftLabels:
         """Return the soft labels of the ensemble, or of another configuration of its teachers, in memory."""
@@ -186,17 +198,17 @@ class Gathered:
 def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progress) -> Iterator[Gathered]:
     """Give every teacher's soft labels for a block: from finished runs, from kept shards, and computed.
 
-    Teachers that no run has stay locked for the block, so that it can publish them; another process that wants
-    them waits, and then finds their runs.
+    Processes that want the same teachers share the forward pass. The first of them holds the lock of a teacher for
+    the block, so that it can publish it; the others wait, and then find its run.
     """
     gathered = Gathered(ensemble)
     gathered.reuse(client)
-    keys = [ensemble.keys[name] for name in gathered.missing]
-    with shards.held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)) as waited:
-        if waited:
-            gathered.reuse(client)
-        if gathered.missing:
-            gathered.compute(progress)
+    while gathered.missing:
+        gathered.compute(progress)
+        gathered.reuse(client)
+    keys = [ensemble.keys[name] for name in gathered.computed]
+    with shards.held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)):
+        gathered.reuse_published(client)
         if ensemble.settings.on_bad_image == "fail":
             for teacher in gathered.teachers.values():
                 if unreadable := teacher.report["unreadable"]:

@@ -54,7 +54,10 @@ CPU = ForwardSettings(device="cpu", workers=0)
 def run(benchmark, teachers, spans=None, settings=None, **more):
     settings = settings or CPU
     paths = benchmark.paths.to_numpy(object)
-    return list(predict_shards(benchmark.root, paths, spans or [(0, len(benchmark))], teachers, settings, **more))
+    spans = spans or [(0, len(benchmark))]
+    found = list(predict_shards(benchmark.root, paths, spans, teachers, settings, **more))
+    assert [span for span, _ in found] == spans
+    return [shard for _, shard in found]
 
 
 @pytest.mark.parametrize("clahe", [None, Clahe()])

@@ -1,7 +1,11 @@
 """What is on disk is whole, is used again, and is not trusted further than it can be checked."""
 
 import errno
+import subprocess
+import sys
 import threading
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -46,7 +50,7 @@ def test_a_shard_that_is_not_there_is_none(store):
 
 def test_a_shard_with_any_byte_changed_or_cut_off_is_not_used(store):
     store.write(0, 3, SHARD)
-    path = store._path(0, 3)
+    path = store.path(0, 3)
     data = path.read_bytes()
     reference = store.read(0, 3)
     for position in range(0, len(data), 7):
@@ -60,7 +64,7 @@ def test_a_shard_with_any_byte_changed_or_cut_off_is_not_used(store):
 
 def test_a_shard_of_other_rows_is_not_used(store):
     store.write(0, 3, SHARD)
-    store._path(0, 3).rename(store._path(3, 6))
+    store.path(0, 3).rename(store.path(3, 6))
     assert store.read(3, 6) is None
 
 
@@ -73,7 +77,7 @@ def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(JobError, match="the disk is full; finished shards are kept there: make room"):
         store.write(3, 6, SHARD)
-    assert [path.name for path in store.folder.iterdir()] == [store._path(0, 3).name]
+    assert [path.name for path in store.folder.iterdir()] == [store.path(0, 3).name]
 
 
 def test_a_key_is_held_by_one_at_a_time_whatever_order_keys_are_named_in(tmp_path):
@@ -139,7 +143,7 @@ def test_what_is_kept_is_not_computed_again(predict):
 
 def test_only_missing_shards_and_teachers_are_computed(predict):
     whole = predict("AB")
-    ShardStore(predict.folder / "cache", "s.A")._path(20, 40).unlink()
+    ShardStore(predict.folder / "cache", "s.A").path(20, 40).unlink()
     again = predict("ABC")
     assert predict.computed == [(70, ["A", "C"])]  # every range lacks C, one lacks A as well
     np.testing.assert_array_equal(again["A"].logits, whole["A"].logits)
@@ -169,7 +173,7 @@ def test_unreadable_rows_stop_the_run_and_kept_shards_stay(predict):
     (predict.folder / "faces/images/f0050.jpg").write_bytes(b"")
     with pytest.raises(ImageError, match=r'1 images cannot be decoded: row 51 "images/f0050.jpg" \(empty file\)'):
         predict("A")
-    assert len(list((predict.folder / "cache/logits/s.A").iterdir())) == 2
+    assert len(list((predict.folder / "cache/logits/s.A").glob("*.npz"))) == 2
     found = predict("A", on_bad_image="skip")["A"]
     assert [bad.row for bad in found.unreadable] == [50]
     with pytest.raises(ImageError, match="row 51"):
@@ -199,7 +203,126 @@ def test_an_interruption_between_shards_loses_none_of_them(predict, monkeypatch)
 
 def test_the_environment_of_every_session_is_kept(predict, monkeypatch):
     predict("A")
-    ShardStore(predict.folder / "cache", "s.A")._path(20, 40).unlink()
+    ShardStore(predict.folder / "cache", "s.A").path(20, 40).unlink()
     monkeypatch.setattr(forward.torch, "__version__", "9.9.9")
     environments = predict("A")["A"].environments
     assert [session["versions"]["torch"] for session in environments][1:] == ["9.9.9"]
+
+
+CLAIMING = """
+import sys, torch
+from pathlib import Path
+from fer_mlflow.data.classes import FER7
+from fer_mlflow.data.manifest import read_benchmark
+from fer_mlflow.settings.groups import ForwardSettings
+from fer_mlflow.teachers.shards import compute_logits
+from fer_mlflow.teachers.spec import read_teachers
+folder, teachers, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(threads)
+benchmark = read_benchmark(folder / "many.csv", FER7)
+specs = read_teachers(teachers, ["A", "B"])
+settings = ForwardSettings(workers=1, device="cpu", on_bad_image="skip")
+print("ready", flush=True)
+sys.stdin.readline()
+keys, found = {name: f"s.{name}" for name in specs}, {}
+while len(found) < 2:  # a process that dies leaves its shards to the next attempt
+    found = compute_logits(benchmark, specs, keys, settings, folder / sys.argv[4], shard_rows=128)
+import numpy as np
+np.savez(folder / sys.argv[5], **{name: each.logits for name, each in found.items()})
+print(len(found["A"].unreadable), flush=True)
+"""
+
+
+@pytest.fixture
+def many_faces(tmp_path, toy_faces):
+    """1,300 rows of the toy faces, a few of them unreadable."""
+    images = sorted((toy_faces.parent / "images").iterdir())
+    (tmp_path / "images").mkdir()
+    lines = ["path,label"]
+    for row in range(1300):
+        path = tmp_path / f"images/{row:04d}{images[0].suffix}"
+        path.write_bytes(b"" if row in (7, 640, 1299) else images[row % len(images)].read_bytes())
+        lines.append(f"images/{path.name},Happy")
+    (tmp_path / "many.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def start(folder, teachers, threads, cache, out):
+    command = [sys.executable, "-c", CLAIMING, str(folder), str(teachers), str(threads), cache, out]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(processes):
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_shards_give_the_bytes_of_one_process(many_faces, toy_teachers):
+    alone = start(many_faces, toy_teachers, 2, "one", "one.npz")
+    two = [start(many_faces, toy_teachers, 1, "two", f"two{number}.npz") for number in range(2)]
+    go([alone])
+    assert alone.communicate()[0] == "3\n"
+    go(two)
+    assert [process.communicate()[0] for process in two] == ["3\n", "3\n"]
+    for name in ("one", "two0", "two1"):
+        with np.load(many_faces / f"{name}.npz") as arrays, np.load(many_faces / "one.npz") as expected:
+            for teacher in "AB":
+                assert arrays[teacher].shape == (1297, 7)
+                assert arrays[teacher].tobytes() == expected[teacher].tobytes()
+    assert len(list((many_faces / "two/logits/s.A").glob("*.npz"))) == 11
+
+
+@pytest.mark.slow
+def test_the_shards_of_a_process_that_was_killed_are_computed_by_the_other(many_faces, toy_teachers):
+    first, second = (start(many_faces, toy_teachers, 1, "cache", f"{name}.npz") for name in ("first", "second"))
+    go([first])
+    folder = many_faces / "cache/logits/s.A"
+    while not list(folder.glob("*.npz")):
+        time.sleep(0.01)
+    go([second])
+    time.sleep(0.3)
+    first.kill()
+    first.communicate()
+    assert second.communicate()[0] == "3\n"
+    with np.load(many_faces / "second.npz") as arrays:
+        assert arrays["A"].shape == (1297, 7)
+
+
+@contextmanager
+def claimed_elsewhere(store, span, end):
+    """Hold the claim on a shard in another thread; after 0.3 s `end` is called and the claim is given up."""
+    held = threading.Event()
+
+    def hold():
+        with store.claim(*span):
+            held.set()
+            time.sleep(0.3)
+            end()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    yield
+    thread.join()
+
+
+def test_a_claimed_shard_is_awaited_and_not_computed_twice(predict, monkeypatch):
+    whole, store = predict("A"), ShardStore(predict.folder / "cache", "s.A")
+    kept = store.path(20, 40).read_bytes()
+    store.remove(20, 40)
+    monkeypatch.setattr(forward, "_compute_shard", lambda *_: pytest.fail("computed"))
+    with claimed_elsewhere(store, (20, 40), lambda: store.path(20, 40).write_bytes(kept)):
+        np.testing.assert_array_equal(predict("A")["A"].logits, whole["A"].logits)
+
+
+def test_a_claim_that_was_given_up_leaves_the_teacher_to_the_callers_next_attempt(predict):
+    predict("A")
+    store = ShardStore(predict.folder / "cache", "s.A")
+    store.remove(20, 40)
+    with claimed_elsewhere(store, (20, 40), lambda: None):
+        assert predict("A") == {}
+    assert predict("A")["A"].logits.shape == (70, 7)
