@@ -56,7 +56,9 @@ class ComputeSettings(DeviceSettings):
     """How teachers' logits are computed; none of it changes what is computed."""
 
     compile: Annotated[Switch, Option("torch.compile; auto where the rows repay it.")] = "auto"
-    batch_size: Annotated[int, Option("Rows in a forward pass.", least=1)] = 32
+    batch_size: Annotated[
+        int | None, Option("Rows in a forward pass; auto is 32, and on a GPU what fits.", least=1, none_text="auto")
+    ] = None
     on_bad_image: Annotated[
         Literal["fail", "skip"], Option("Images that cannot be decoded: stop, or leave them out.")
     ] = "fail"

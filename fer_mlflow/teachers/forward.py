@@ -7,6 +7,7 @@ across their borders, so that nothing waits.
 
 import gc
 import hashlib
+import logging
 import shutil
 import signal
 from collections import deque
@@ -29,6 +30,8 @@ from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.checkpoint import Teacher
 from fer_mlflow.teachers.spec import TOLERANCE, PredictedLogits
 
+logger = logging.getLogger(__name__)
+AUTO_BATCH = {"cpu": 32, "cuda": 256}  # rows in a forward pass, halved where the memory of a GPU is full
 RECHECKED = 2  # rows of each shard that are predicted again, alone
 # `--compile auto` compiles where a benchmark has more rows than compiling costs; measured by benchmarks/export.py.
 COMPILE_FROM_ROWS = {"cpu": 50_000, "cuda": 100_000}
@@ -58,6 +61,11 @@ def choose_compile(choice: str, rows: int, device: torch.device) -> bool:
         return choice == "true"
     has_compiler = device.type == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
     return has_compiler and rows >= COMPILE_FROM_ROWS.get(device.type, 1 << 62)
+
+
+def choose_batch_size(given: int | None, device: torch.device) -> int:
+    """Return how many rows a forward pass has at first."""
+    return given or AUTO_BATCH.get(device.type, AUTO_BATCH["cpu"])
 
 
 class ImageBatches(Dataset):
@@ -133,7 +141,8 @@ class Predictor:
 
     def __init__(self, teacher: Teacher, device: torch.device, settings: ForwardSettings, compiled: bool):
         self.teacher, self.device, self.settings, self.compiled = teacher, device, settings, compiled
-        self.columns = torch.from_numpy(teacher.columns)
+        self.batch_size = choose_batch_size(settings.batch_size, device)
+        self.columns = torch.from_numpy(teacher.columns).to(device)
         model = teacher.model.to(device)
         self.eager: Callable[[torch.Tensor], torch.Tensor] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.eager
@@ -156,7 +165,7 @@ class Predictor:
         return {
             "device": f"cuda ({torch.cuda.get_device_name(self.device)})" if is_cuda else self.device.type,
             "compiled": self.compiled,
-            "batch_size": self.settings.batch_size,
+            "batch_size": self.batch_size,
             "versions": versions,
         }
 
@@ -165,27 +174,51 @@ class Predictor:
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         return images.div_(255).sub_(self.mean).div_(self.std)
 
-    def predict(self, images: torch.Tensor, *, eager: bool = False) -> np.ndarray:
-        """Return (b, C) float32 logits for prepared images; JobError where memory is full, or compiling fails.
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (b, C) float32 logits for prepared images, on the device; nothing waits for it.
 
-        A short batch is padded, unless it is `eager` (uncompiled): the shape of a batch decides how sums are split
-        among threads, and so the last bits of the logits.
+        Raises JobError: memory is full at a batch size that was given, or compiling fails. One that was not given is
+        halved.
         """
-        count, size = len(images), self.settings.batch_size
-        is_compiled = self.compiled and not eager
-        if not eager and count < size:
-            images = torch.cat([images, images[:1].expand(size - count, -1, -1, -1)])
+        logits: list[torch.Tensor] = []
+        done = 0
+        while done < len(images):
+            chunk = images[done : done + self.batch_size]
+            try:
+                logits.append(self._forward(chunk))
+                done += len(chunk)
+                continue
+            except torch.OutOfMemoryError as error:
+                if self.settings.batch_size is not None or self.batch_size == 1:
+                    raise JobError(
+                        f"teacher {self.name}: {self.device} is out of memory at --batch-size {self.batch_size}; "
+                        "finished shards are kept: run the same command again with a smaller one"
+                    ) from error
+            self.batch_size //= 2
+            logger.warning("teacher %s: out of memory; going on with --batch-size %d", self.name, self.batch_size)
+            torch.cuda.empty_cache()
+        return torch.cat(logits)
+
+    def predict_alone(self, image: torch.Tensor) -> np.ndarray:
+        """Return (C,) float32 logits of one prepared image, uncompiled and without padding."""
+        return self.eager(image).float()[0, self.columns].cpu().numpy()
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits of at most a batch, which is padded where it is short.
+
+        The shape of a batch decides how sums are split among threads, and so the last bits of the logits; and a
+        compiled model has one shape.
+        """
+        count = len(images)
+        if count < self.batch_size:
+            images = torch.cat([images, images[:1].expand(self.batch_size - count, -1, -1, -1)])
             images = images.contiguous(memory_format=torch.channels_last)
         try:
-            logits = (self.eager if eager else self.model)(images)[:count]
-            return logits.float().cpu()[:, self.columns].numpy()
-        except torch.OutOfMemoryError as error:
-            raise JobError(
-                f"teacher {self.name}: {self.device} is out of memory at --batch-size {size}; "
-                "finished shards are kept: run the same command again with a smaller one"
-            ) from error
+            return self.model(images)[:count, self.columns].float()
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            if not is_compiled:
+            if not self.compiled:
                 raise
             raise JobError(
                 f"teacher {self.name} does not compile here ({str(error).splitlines()[0]}); use --compile false"
@@ -230,7 +263,8 @@ def predict_shards(
     Raises ImageError: images of a range cannot be decoded, all that it has. JobError: a logit is not finite, a row
     predicted alone disagrees, the device is out of memory, or decoding died.
     """
-    device, size = choose_device(settings.device), settings.batch_size
+    device = choose_device(settings.device)
+    size = choose_batch_size(settings.batch_size, device)
     taken: deque[tuple[int, int]] = deque()
 
     def batches() -> Iterator[range]:
@@ -240,6 +274,8 @@ def predict_shards(
 
     dataset = ImageBatches(root, paths, [teacher.preprocessing for teacher in teachers])
     loaded = iter(load_batches(dataset, batches(), -(-len(paths) // size), settings.workers, device))
+    if device.type == "cuda":
+        loaded = _copied_ahead(loaded, device)
     predictors = [Predictor(teacher, device, settings, compiled) for teacher in teachers]
     while (first := _next_batch(loaded)) is not None:
         start, stop = taken.popleft()
@@ -247,6 +283,29 @@ def predict_shards(
             shard = _compute_shard(stop - start, chain([first], loaded), dataset, predictors, on_rows)
             _check_shard(start, stop, shard, dataset, predictors)
         yield (start, stop), shard
+
+
+def _copied_ahead(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield batches with their pixels on a GPU, each copied on a stream of its own while the one before is computed."""
+    stream = torch.cuda.Stream(device)
+    ahead: deque[dict[str, Any]] = deque()
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            pixels = {key: each.to(device, non_blocking=True) for key, each in batch["pixels"].items()}
+        ahead.append({**batch, "pixels": pixels, "copied": stream.record_event()})
+        if len(ahead) > 1:
+            yield _arrived(ahead.popleft(), device)
+    while ahead:
+        yield _arrived(ahead.popleft(), device)
+
+
+def _arrived(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Make the device's main stream wait for a batch's pixels, and keep their memory until it has read them."""
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(batch["copied"])
+    for pixels in batch["pixels"].values():
+        pixels.record_stream(stream)
+    return batch
 
 
 def _compute_shard(
@@ -259,7 +318,7 @@ def _compute_shard(
     """Take the batches of a shard's `count` rows from the loader, and predict with every teacher."""
     skips_unreadable = predictors[0].settings.on_bad_image == "skip"
     rows, digests, unreadable = [], [], []
-    logits: dict[str, list[np.ndarray]] = {predictor.name: [] for predictor in predictors}
+    logits: dict[str, list[torch.Tensor]] = {predictor.name: [] for predictor in predictors}
     while count > 0:
         batch = _next_batch(batches)
         assert batch is not None  # a range that was begun is loaded to its end
@@ -283,7 +342,7 @@ def _compute_shard(
     return {
         each.name: PredictedLogits(
             rows=np.concatenate(rows),
-            logits=np.concatenate(logits[each.name] or [np.empty((0, 0), np.float32)]),
+            logits=torch.cat(logits[each.name] or [torch.empty(0, 0)]).cpu().numpy(),  # the one wait for the device
             image_sha256=image_sha256,
             unreadable=tuple(unreadable),
             teacher=each.teacher.description,
@@ -329,7 +388,7 @@ def _check_shard(
             raise JobError(f'row {row + 1} "{dataset.paths[row]}" changed while it was read; run the command again')
         for predictor in predictors:
             pixels = torch.from_numpy(alone["pixels"][predictor.teacher.preprocessing.pixel_key])
-            again = predictor.predict(predictor.prepare(pixels), eager=True)[0]
+            again = predictor.predict_alone(predictor.prepare(pixels))
             difference = np.abs(again - shard[predictor.name].logits[position]).max()
             if difference > (allowed := TOLERANCE[precision] * (1 + np.abs(again).max())):
                 raise JobError(

@@ -370,7 +370,7 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
         teachers = checkpoint.with_name("teachers.yaml")
         teachers.write_text(f"{name}: {{checkpoint: {checkpoint.name}}}\n", encoding="utf-8")
         own = {"teachers": str(teachers), "weights": {name: 1.0}, "split": settings.test_split}
-        forward = {"precision": "fp32", "batch_size": 32}  # not those of the training
+        forward = {"precision": "fp32", "batch_size": None}  # not those of the training
         ensemble = read_ensemble(fusion_settings(settings, **own, **forward))
         key = ensemble.key
         for there in bundles.find_runs(run.client, KIND, [key])[key]:

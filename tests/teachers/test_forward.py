@@ -220,3 +220,30 @@ def test_compilation_is_chosen_by_the_whole_benchmark(monkeypatch):
     assert not choose_compile("false", threshold, cpu)
     monkeypatch.setattr(forward.shutil, "which", lambda name: None)
     assert not choose_compile("auto", threshold, cpu)
+
+
+class Hungry(torch.nn.Module):
+    """A model whose device has memory for eight rows."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        if len(images) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(images)
+
+
+def test_a_batch_that_does_not_fit_is_halved_unless_its_size_was_given(benchmark_rows, teachers, caplog):
+    hungry = [replace(teachers[0], model=Hungry(teachers[0].model))]
+    (shard,) = run(benchmark_rows, hungry)
+    (expected,) = run(benchmark_rows, teachers[:1])
+    np.testing.assert_allclose(shard["A"].logits, expected["A"].logits, atol=1e-5)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "teacher A: out of memory; going on with --batch-size 16",
+        "teacher A: out of memory; going on with --batch-size 8",
+    ]
+    assert shard["A"].environments[0]["batch_size"] == 8
+    with pytest.raises(JobError, match="teacher A: cpu is out of memory at --batch-size 32; finished shards are kept"):
+        run(benchmark_rows, hungry, settings=ForwardSettings(batch_size=32, workers=0, device="cpu"))
