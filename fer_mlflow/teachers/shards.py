@@ -56,10 +56,7 @@ class ShardStore:
             with written_file(self.path(start, stop)) as file:
                 np.savez(file, **arrays, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
         except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or 0)
-            raise JobError(
-                f"{self.folder}: {reason}; finished shards are kept there: make room and run the same command again"
-            ) from error
+            raise self._refused(error) from error
 
     def read(self, start: int, stop: int) -> PredictedLogits | None:
         """Return a kept shard; None where there is none, or none that is whole (a zip file checks its sums)."""
@@ -76,9 +73,20 @@ class ShardStore:
         return shard if fits and rows == list(range(start, stop)) else None
 
     def claim(self, start: int, stop: int) -> FileLock:
-        """Return the lock of whoever computes a shard, not yet acquired."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / f"{start:09d}-{stop:09d}.lock")
+        """Return the lock of whoever computes a shard, not yet acquired; JobError where the disk refuses one."""
+        path = self.folder / f"{start:09d}-{stop:09d}.lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise self._refused(error) from error
+        return FileLock(path)
+
+    def _refused(self, error: OSError) -> JobError:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno or 0)
+        return JobError(
+            f"{self.folder}: {reason}; finished shards are kept there: make room and run the same command again"
+        )
 
     def clear(self) -> None:
         """Forget the whole key, once its results are kept elsewhere."""

@@ -159,13 +159,13 @@ class Gathered:
             )
 
     def reuse_published(self, client) -> None:
-        """Take the run of another process for each teacher that it has published while it was computed here."""
-        own = {name: self.teachers.pop(name) for name in self.computed}
+        """Take the run of another process for each teacher that it has published, and whose shards it then removed."""
+        own, keys = self.teachers, self.ensemble.keys
+        published = [name for name in self.computed if not shards.ShardStore(self.cache, keys[name]).folder.exists()]
+        self.teachers = {name: each for name, each in own.items() if name not in published}
         self.reuse(client)
-        for name in own.keys() & self.teachers.keys():
-            shards.ShardStore(self.cache, self.ensemble.keys[name]).clear()
-        self.computed = self.missing
-        self.teachers |= {name: own[name] for name in self.computed}
+        self.computed = [name for name in self.computed if name not in published or name in self.missing]
+        self.teachers |= {name: own[name] for name in self.missing}
 
     def fused(self, configuration: Configuration | None = None) -> SoftLabels:
         """Return the soft labels of the ensemble, or of another configuration of its teachers, in memory."""
@@ -205,7 +205,7 @@ def gathered_teachers(ensemble: Ensemble, client, progress: Progress = no_progre
     gathered.reuse(client)
     while gathered.missing:
         gathered.compute(progress)
-        gathered.reuse(client)
+        gathered.reuse(client)  # what another process has published meanwhile
     keys = [ensemble.keys[name] for name in gathered.computed]
     with shards.held_keys(gathered.cache, keys, on_wait=lambda: logger.info(_WAITING)):
         gathered.reuse_published(client)
