@@ -36,7 +36,7 @@ def read_images(part: Benchmark, preprocessing: Preprocessing, workers: int | No
     digests, unreadable = np.empty((len(part), 32), np.uint8), []
     batches = [range(start, min(start + 64, len(part))) for start in range(0, len(part), 64)]
     dataset = ImageBatches(part.root, paths, [preprocessing])
-    for batch in load_batches(dataset, batches, decoding_workers(workers), torch.device("cpu")):
+    for batch in load_batches(dataset, batches, len(batches), decoding_workers(workers), torch.device("cpu")):
         unreadable += [Unreadable(row, paths[row], why, sha) for row, why, sha in batch["unreadable"]]
         digests[batch["rows"].numpy()] = batch["sha256"].numpy()
         if pixels is not None:
