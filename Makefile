@@ -36,7 +36,7 @@ newest: pyproject.toml         ## the fast tests with the newest release of ever
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -c 'import re, tomllib; p = tomllib.load(open("$<", "rb"))["project"]; \
 	  every = [*p["dependencies"], *sum(p["optional-dependencies"].values(), [])]; \
-	  print(*(re.match("[\\w.-]+", each)[0] for each in every if "fer-mlflow" not in each), sep="\n")' > $(NEWEST)/names.txt
+	  print(*(re.match("[][\\w.-]+(>=[\\w.]+)?", each)[0] for each in every if "fer-mlflow" not in each), sep="\n")' > $(NEWEST)/names.txt
 	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $(NEWEST)/names.txt
 	$(NEWEST)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) -m "not slow" --deselect $(PINNED)

@@ -217,6 +217,48 @@ def real_data() -> Path:
     return Path(folder).resolve()
 
 
+def wait_until(answers, process: subprocess.Popen, name: str) -> None:
+    """Wait until a server that was started answers."""
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            return answers()
+        except OSError:
+            assert process.poll() is None, f"{name} ended with {process.returncode}"
+            assert time.monotonic() < deadline, f"{name} does not answer"
+            time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def object_store():
+    """Give the address of an empty server that speaks S3; this process's clients use it from then on."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": address,
+            "MLFLOW_S3_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close(), process, "moto")
+        yield address
+        process.kill()
+        process.wait()
+
+
 class Server:
     """A real `mlflow server` over a store of its own, which can go away and come back; it may get further options."""
 
@@ -226,9 +268,7 @@ class Server:
         shutil.copyfile(store, folder / "mlflow.db")
         move_experiments(folder / "mlflow.db", "mlflow-artifacts:/0")
         shutil.copyfile(folder / "mlflow.db", folder / "empty.db")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -252,14 +292,9 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, "mlflow server does not answer"
-                time.sleep(0.2)
+        wait_until(
+            lambda: urllib.request.urlopen(f"{self.uri}/health", timeout=5).close(), self.process, "mlflow server"
+        )
 
     def empty(self) -> None:
         """Take its store back to no runs while it runs, as a writer of its database may."""

@@ -192,6 +192,18 @@ def test_every_link_between_the_docs_leads_somewhere(name):
             assert not anchor or anchor in anchors(linked), target
 
 
+def test_the_page_of_a_teams_server_has_the_tested_versions_and_whole_yaml():
+    page = (PROJECT / "docs/team-server.md").read_text()
+    tested = pip_packages() + PYPROJECT["project"]["optional-dependencies"]["dev"]
+    pins = dict(package.split("==") for package in tested if "==" in package)
+    named = dict(re.findall(r'"([a-z0-9]+(?:\[binary\])?)(?:\[auth\])?==([0-9.]+)"', page))
+    assert set(named) == {"mlflow", "psycopg[binary]", "boto3"}
+    assert named.items() <= pins.items()
+    compose, job = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
+    assert set(compose["services"]) == {"database", "server"}
+    assert job["spec"]["completionMode"] == "Indexed"
+
+
 def test_mlflow_keeps_no_file_store_here():
     assert not list((PROJECT / "mlruns").glob("[0-9]*/meta.yaml"))
 

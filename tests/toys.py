@@ -37,6 +37,23 @@ def write_faces(folder: Path, count: int, *, split: str = "test", labelled: bool
     return path
 
 
+def store_files(url: str, files: dict[str, bytes]) -> str:
+    """Write files under a URL in an object store, whose bucket is made where it is not there; return the URL."""
+    from fsspec.core import url_to_fs
+
+    store, top = url_to_fs(url)
+    if url.startswith("s3://") and not store.exists(top.partition("/")[0]):
+        store.mkdir(top.partition("/")[0])
+    store.pipe({f"{top}/{name}": data for name, data in files.items()})
+    return url
+
+
+def store_folder(folder: Path, url: str) -> str:
+    """Copy a folder to a URL in an object store; return the URL."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return store_files(url, files)
+
+
 def write_many_faces(folder: Path, count: int, distinct: int = 50) -> Path:
     """Write a manifest of many rows whose images are links to few files."""
     write_faces(folder, distinct)

@@ -8,9 +8,9 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
+from fer_mlflow.data.roots import is_url, read_url, read_urls
 from fer_mlflow.errors import ImageError, listed
 from fer_mlflow.files import is_under
 
@@ -26,9 +27,12 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def read_image_bytes(root: str | Path, path: str) -> bytes:
-    """Return the bytes of an image file under `root`; ImageError where links lead out of it."""
+    """Return the bytes of an image file under `root`; ImageError where links lead out of it, JobError as `read_url`."""
+    root = str(root)
+    if is_url(root):
+        return read_url(root, path)
     try:
-        handle = _open_under(str(root), path)
+        handle = _open_under(root, path)
         try:
             blocks = [os.read(handle, os.fstat(handle).st_size + 1)]
             while blocks[-1]:
@@ -38,6 +42,13 @@ def read_image_bytes(root: str | Path, path: str) -> bytes:
             os.close(handle)
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+
+
+def image_readers(root: str | Path, paths: Sequence[str]) -> list[Callable[[], bytes]]:
+    """Return for each file a function that does `read_image_bytes`; files of a URL are read now, all at once."""
+    if is_url(root):
+        return read_urls(str(root), paths)
+    return [partial(read_image_bytes, root, path) for path in paths]
 
 
 def _open_under(root: str, path: str) -> int:

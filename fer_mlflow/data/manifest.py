@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.classes import ClassOrder
+from fer_mlflow.data.roots import absolute, is_url, list_urls, open_store, parse_root
 from fer_mlflow.errors import ManifestError, listed
 from fer_mlflow.files import is_under, sha256_of_file, written_file
 
@@ -37,7 +38,7 @@ class Benchmark:
     Attributes
     ----------
     name : `<stem>[:split][:firstN]`, for people
-    root : the folder that every path is relative to and stays under
+    root : the folder that every path is relative to and stays under: a path, or a str with a URL
     frame : N rows of str columns path, label, split, source, then the manifest's other columns;
         paths are normalised with `/`, labels are class names or empty
     labels : (N,) int64 column of the label in `classes`, -1 where a row has none
@@ -45,7 +46,7 @@ class Benchmark:
     """
 
     name: str
-    root: Path
+    root: Path | str
     frame: pd.DataFrame
     labels: np.ndarray
     classes: ClassOrder
@@ -105,7 +106,7 @@ def read_benchmark(
 
     Parameters
     ----------
-    root : folder of relative paths; None means the manifest's own
+    root : folder of relative paths, or its URL; None means the manifest's own
     limit : keep the first so many of the split's rows
     verify_paths : list each folder once and check that every path is a file there that stays under `root`
     on_refused : called with what would be raised because of rows, and how many; those rows are left out then
@@ -115,8 +116,10 @@ def read_benchmark(
     """
     manifest = Path(manifest)
     raw, columns = _read_csv(manifest)
-    root = Path(root) if root else manifest.parent
-    if not root.is_dir():
+    root = parse_root(root or manifest.parent)
+    if isinstance(root, str):
+        open_store(root)  # requests nothing yet, but its package must be here
+    elif not root.is_dir():
         raise ManifestError(f"{root} is not a folder; give the folder that the manifest's paths start from with --root")
 
     frame = raw.drop(columns=[*columns.values(), *HEADERS], errors="ignore")
@@ -158,7 +161,7 @@ def read_benchmark(
     return Benchmark(name, root, frame, labels, classes, manifest.absolute(), sha256_of_file(manifest))
 
 
-def read_column(manifest: str | Path, name: str, root: Path, paths: pd.Series) -> np.ndarray:
+def read_column(manifest: str | Path, name: str, root: Path | str, paths: pd.Series) -> np.ndarray:
     """Return a column's text for (N,) paths that a `Benchmark` of this manifest and root has, (N,) str objects."""
     manifest = Path(manifest)
     raw, columns = _read_csv(manifest)
@@ -193,17 +196,22 @@ def _select(frame: pd.DataFrame, manifest: Path, split: str | None, limit: int |
     return (selected if limit is None else selected.head(limit)).copy()
 
 
-def _normalise(paths: pd.Series, root: Path) -> tuple[pd.Series, np.ndarray]:
+def _normalise(paths: pd.Series, root: Path | str) -> tuple[pd.Series, np.ndarray]:
     """Return (N,) paths without `.`, `..` and doubled slashes, and which of them lead out of the root, (N,) bool."""
     odd = paths.str.contains(_ODD_PATH, regex=True).to_numpy(bool)
     is_outside = odd.copy()
     if odd.any():
-        top = os.path.abspath(root).replace(os.sep, "/").rstrip("/") + "/"
-        fixed = [posixpath.normpath(path).removeprefix(top) for path in paths[odd]]
+        top = _as_path(absolute(root)).replace(os.sep, "/").rstrip("/") + "/"
+        fixed = [posixpath.normpath(_as_path(path)).removeprefix(top) for path in paths[odd]]
         is_outside[odd] = [path.startswith(("/", "../")) or path in (".", "..") for path in fixed]
         paths = paths.copy()
         paths[odd] = fixed
     return paths, is_outside
+
+
+def _as_path(text: str) -> str:
+    """Return a URL as an absolute path that no other has, and a path as it is."""
+    return posixpath.normpath(f"/{text}") if is_url(text) else text
 
 
 def _label_columns(labels: pd.Series, classes: ClassOrder) -> np.ndarray:
@@ -271,7 +279,8 @@ def find_unusable(paths: pd.Series, root: str | Path) -> tuple[np.ndarray, np.nd
     """
     halves = paths.str.rpartition("/")
     codes, folders = pd.factorize(halves[0].to_numpy(object))
-    listings = [_list_folder(str(root), folder) for folder in folders]
+    text = str(root)
+    listings = list_urls(text, folders) if is_url(text) else [_list_folder(text, folder) for folder in folders]
     files = [listings[code].get(name) for code, name in zip(codes, halves[2], strict=True)]
     return np.array([is_out is None for is_out in files], bool), np.array([is_out is True for is_out in files], bool)
 
@@ -298,10 +307,10 @@ def rebase_paths(root: str | Path, folder: str | Path, paths: pd.Series) -> pd.S
 
     Links are not resolved: a link in the root that leads to the images stays in the paths.
     """
-    root, folder = os.path.abspath(root), os.path.abspath(folder)
-    between = os.path.relpath(folder, root).replace(os.sep, "/")
+    root, folder = absolute(root), absolute(folder)
+    between = os.path.relpath(_as_path(folder), _as_path(root)).replace(os.sep, "/")
     if between == ".." or between.startswith("../"):
-        common = os.path.commonpath([folder, root])
+        common = folder if is_url(folder) or is_url(root) else os.path.commonpath([folder, root])
         raise ManifestError(
             f"images lie in {folder}, outside of {root}, which the manifest's paths start from; write the manifest "
             f"into a folder above the images, or give --root {common} here and in every command that reads the manifest"

@@ -24,7 +24,7 @@ class ManifestInput:
 
     path: Path
     split: str | None = None  # take only these rows; None means all
-    root: Path | None = None  # folder of its paths; None means its own
+    root: str | None = None  # folder of its paths; None means its own
     source: str | None = None  # for its column `source`; None keeps what is there, and the file's name fills gaps
 
     @property
@@ -49,7 +49,7 @@ class Merged:
         return self.duplicates[(kept != dropped) & (kept != "") & (dropped != "")]
 
 
-def parse_input(text: str, root: Path | None = None, source: str | None = None) -> ManifestInput:
+def parse_input(text: str, root: str | None = None, source: str | None = None) -> ManifestInput:
     """Return the input that `A.csv` or `A.csv:split` names; a file of the whole name comes first."""
     path, _, split = text.rpartition(":")
     if split and path and not Path(text).exists():
@@ -116,7 +116,7 @@ def _hash_images(benchmark: Benchmark, progress: Progress) -> np.ndarray:
     for row, problem in scan.problems.items():
         raise ImageError(
             f"{benchmark.manifest_path}: {len(scan.problems):,} images cannot be read, first "
-            f"{benchmark.root / benchmark.paths.iloc[row]}: {problem}"
+            f"{benchmark.root}/{benchmark.paths.iloc[row]}: {problem}"
         )
     return scan.sha256
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
+from fer_mlflow.data.roots import AT_ONCE, absolute, is_url
 from fer_mlflow.errors import ImageError
 from fer_mlflow.progress import Progress, no_progress, track
 
@@ -46,16 +47,17 @@ def scan_images(
     Small files of a fast disk that are only hashed are read one after the other: Python's lock is held most of
     the time, so that threads would be slower.
     """
-    root, paths = os.path.abspath(root), list(paths)
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    root, paths = absolute(root), list(paths)
+    size = AT_ONCE if is_url(root) else _BLOCK
+    blocks = [paths[start : start + size] for start in range(0, len(paths), size)]
     files: list[tuple] = []
 
     def scan(block: list[str]) -> list[tuple]:
         return [_scan_file(root, path, decode, perceptual) for path in block]
 
     with progress("decoding images" if decode else "hashing images", len(paths)) as count:
-        workers = os.cpu_count() or 1
-        if blocks and not decode:
+        workers = AT_ONCE if is_url(root) else os.cpu_count() or 1
+        if blocks and not decode and not is_url(root):
             began = time.perf_counter()
             files += scan(blocks[0])
             count(len(blocks[0]))

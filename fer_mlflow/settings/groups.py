@@ -12,7 +12,7 @@ from fer_mlflow.settings.texts import FilePath, NamedWeights
 
 SpaceWord = Literal["logit", "prob"]
 Manifest = Annotated[FilePath, Option("CSV of images: path, label, split, source.")]
-Root = Annotated[FilePath | None, Option("Folder that paths start from.", default_text="the manifest's")]
+Root = Annotated[FilePath | None, Option("Folder or URL that paths start from.", default_text="the manifest's")]
 Split = Annotated[str | None, Option("Use the rows of this split.", default_text="all rows")]
 Limit = Annotated[int | None, Option("Use only the first so many of them.", least=1, default_text="all")]
 Classes = Annotated[FilePath | None, Option("YAML file with another class order, or more words for a class.")]

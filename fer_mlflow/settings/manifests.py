@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Option, Settings, format_value, option_name
-from fer_mlflow.settings.groups import Classes, RunSettings
+from fer_mlflow.settings.groups import Classes, Root, RunSettings
 from fer_mlflow.settings.texts import FilePath, Inputs, NamedShares, Number, Texts
 
 # A builder is registered by a word here; the module of fer_mlflow.datasets that has this name lists its rows.
@@ -15,7 +15,8 @@ DATASETS: tuple[str, ...] = get_args(Dataset)
 
 Report = Annotated[FilePath | None, Option("Also write what is printed into this Markdown file.")]
 FromRoots = Annotated[
-    Texts, Option("Folder of the paths that are read; one for each input, or one for all.", default_text="its own")
+    Texts,
+    Option("Folder or URL of the paths that are read; one for each input, or one for all.", default_text="its own"),
 ]
 Sources = Annotated[
     Texts, Option("Text of the column source; one for each input, or one for all.", default_text="what is there")
@@ -28,7 +29,7 @@ class _NewManifest(Settings):
 
     out: Annotated[FilePath, Option("CSV to write.")]
     root: Annotated[
-        FilePath | None, Option("Folder that the new manifest's paths start from.", default_text="that of --out")
+        FilePath | None, Option("Folder or URL that the new manifest's paths start from.", default_text="that of --out")
     ] = None
     classes: Classes = None
 
@@ -38,9 +39,9 @@ class _NewManifest(Settings):
         return Path(self.out)
 
     @property
-    def folder_of_paths(self) -> Path:
-        """The folder that the new manifest's paths start from."""
-        return Path(self.root) if self.root else self.path.parent
+    def folder_of_paths(self) -> str:
+        """The folder or URL that the new manifest's paths start from."""
+        return self.root or str(self.path.parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class CheckManifestSettings(Settings):
     """Settings of `manifest check`."""
 
     manifest: Annotated[FilePath, Option("A.csv, or A.csv:SPLIT.", argument=True)]
-    root: Annotated[str | None, Option("Folder that paths start from.", default_text="the manifest's")] = None
+    root: Root = None
     classes: Classes = None
     dataset: Annotated[
         str | None, Option("Data set whose published counts the rows should have.", default_text="goes by source")
@@ -99,7 +100,7 @@ class CheckManifestSettings(Settings):
         int, Option("Bits of 64 in which the perceptual hashes of two near-duplicates may differ.", least=0, most=12)
     ] = 4
     against: Annotated[str | None, Option("Another manifest (OTHER.csv or OTHER.csv:SPLIT) to compare with.")] = None
-    against_root: Annotated[str | None, Option("Folder that its paths start from.", default_text="its own")] = None
+    against_root: Annotated[str | None, Option("Folder or URL its paths start from.", default_text="its own")] = None
     report: Report = None
 
 
@@ -108,7 +109,7 @@ class SplitManifestSettings(_NewManifest):
     """Settings of `manifest split`."""
 
     manifest: Annotated[FilePath, Option("Manifest whose rows are split.", argument=True)]
-    from_root: Annotated[str | None, Option("Folder of the paths that are read.", default_text="the manifest's")] = None
+    from_root: Annotated[str | None, Option("Folder or URL of the paths read.", default_text="the manifest's")] = None
     splits: Annotated[
         NamedShares | None, Option("NAME=share,… summing to 1.", default_text="train=0.8,val=0.1,test=0.1")
     ] = None

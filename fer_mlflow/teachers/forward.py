@@ -23,9 +23,9 @@ import timm
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fer_mlflow.data.images import Unreadable, image_prefixes, prepare_images, read_image_bytes, unreadable_message
+from fer_mlflow.data.images import Unreadable, image_prefixes, image_readers, prepare_images, unreadable_message
 from fer_mlflow.data.preprocessing import Preprocessing
-from fer_mlflow.errors import ContractError, ImageError, JobError
+from fer_mlflow.errors import ContractError, FerError, ImageError, JobError
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.checkpoint import Teacher
 from fer_mlflow.teachers.spec import TOLERANCE, PredictedLogits
@@ -71,7 +71,7 @@ def choose_batch_size(given: int | None, device: torch.device) -> int:
 class ImageBatches(Dataset):
     """Rows in, pixels out, a batch for each preprocessing with pixels of its own: runs in the decoding processes."""
 
-    def __init__(self, root: Path, paths: Sequence[str], preprocessings: Sequence[Preprocessing]):
+    def __init__(self, root: Path | str, paths: Sequence[str], preprocessings: Sequence[Preprocessing]):
         self.root, self.paths = root, paths
         self.by_key = {each.pixel_key: each for each in sorted(preprocessings, key=lambda each: each.pixel_key)}
 
@@ -83,10 +83,10 @@ class ImageBatches(Dataset):
         preprocessings = list(self.by_key.values())
         good, digests, unreadable = [], [], []
         images: list[list[np.ndarray]] = []
-        for row in rows:
+        for row, read in zip(rows, image_readers(self.root, [self.paths[row] for row in rows]), strict=True):
             digest = bytes(32)
             try:
-                data = read_image_bytes(self.root, self.paths[row])
+                data = read()
                 digest = hashlib.sha256(data).digest()
                 images.append(prepare_images(data, preprocessings))
             except ImageError as error:
@@ -239,7 +239,7 @@ def numerics(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def predict_shards(
-    root: Path,
+    root: Path | str,
     paths: Sequence[str],
     ranges: Iterable[tuple[int, int]],
     teachers: Sequence[Teacher],
@@ -357,6 +357,10 @@ def _next_batch(batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
     """Take a decoded batch, None behind the last; a worker's death becomes a message."""
     try:
         return next(batches, None)
+    except FerError as error:  # of a worker: the message is the last line of its traceback
+        kind = type(error)
+        line = str(error).strip().rpartition("\n")[2]
+        raise kind(line.removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
     except RuntimeError as error:
         raise JobError(
             f"decoding died ({str(error).splitlines()[0]}); finished shards are kept: run the same command again, "

@@ -10,7 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -52,6 +52,7 @@ VIEW_COLUMNS = (
 _PAGE = 1000
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _SQLITE = "sqlite:///"
+_LOCKS = {"postgresql": "SELECT pg_advisory_xact_lock(6710642)"}  # the bytes of "fer"
 
 
 def redact(text: str) -> str:
@@ -125,22 +126,39 @@ def tracking_errors(doing: str) -> Iterator[None]:
 def connect() -> MlflowClient:
     """Return a client of the tracking store that MLFLOW_TRACKING_URI names (else MLflow's default).
 
-    A new SQLite store is made under a file lock beside it: several processes that make one at the same time
-    break it for good (mlflow#19943).
+    The first client of an empty database makes its tables, and the others wait: several at the same time fail, and
+    break a SQLite store for good (mlflow#19943).
     """
     # Links, bars and migrations that MLflow reports are not part of a command's output.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    path = _sqlite_path()
-    with tracking_errors("opening the store"):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock") if path is not None else nullcontext():
-            client = MlflowClient()  # makes and migrates a SQLite store
-            EXPERIMENTS[client] = list(_pages(client.search_experiments))
+    with tracking_errors("opening the store"), _one_at_a_time():
+        client = MlflowClient()  # makes and migrates a database
+        EXPERIMENTS[client] = list(_pages(client.search_experiments))
     return client
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Hold a lock for a block: beside a SQLite store's file, else in a database that has locks of that kind."""
+    path, uri = _sqlite_path(), get_tracking_uri()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            yield
+    elif lock := _LOCKS.get(uri.partition(":")[0].partition("+")[0]):
+        import sqlalchemy as sql  # a tracking server's clients do without it
+
+        try:
+            with sql.create_engine(uri, poolclass=sql.NullPool).begin() as connection:
+                connection.execute(sql.text(lock))  # until the transaction's end
+                yield
+        except (ImportError, sql.exc.SQLAlchemyError) as error:  # no driver, no server, no rights
+            raise ConnectionError(str(error)) from error
+    else:
+        yield
 
 
 @contextmanager

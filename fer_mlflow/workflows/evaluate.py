@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fer_mlflow.data.images import decode_image, read_image_bytes
-from fer_mlflow.errors import ContractError, ImageError
+from fer_mlflow.errors import ContractError, FerError, ImageError
 from fer_mlflow.figures import scores as figures
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring import evaluation as scoring, significance
@@ -179,6 +179,9 @@ def _draw_most_confident_mistakes(source: Source, predictions: pd.DataFrame) -> 
             captions.append(f"label {row['label']}\npredicted {row['prediction']} {row['confidence']:.2f}")
         except ImageError:
             missing += 1
+        except FerError as error:
+            warn(f"mistakes.png is left out: {error}")
+            return None
     if missing:
         warn(f"{missing} of the {len(wrong)} most confident mistakes are not under {root} any more, or changed")
     return figures.draw_mistakes(images, captions) if images else None

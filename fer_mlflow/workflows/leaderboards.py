@@ -10,20 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fer_mlflow import tables
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better
 from fer_mlflow.scoring.significance import bootstrap_intervals, holm
-from fer_mlflow.tables import (
-    Cell,
-    Section,
-    Table,
-    csv_text,
-    escape_markdown,
-    format_cell,
-    one_line,
-    report_markdown,
-    text_lines,
-)
+from fer_mlflow.tables import Cell, Section, Table, escape_markdown, format_cell, one_line, report_markdown, text_lines
 from fer_mlflow.tracking import bundles, records, store
 from fer_mlflow.tracking.records import Evidence, Judgement, RunRecord
 
@@ -294,7 +285,7 @@ def as_csv(frame: pd.DataFrame) -> str:
     first = ["benchmark", BOARD, "rank", *TESTED, "kind", "configuration", *SETTINGS, "status", "run_id"]
     metrics = list(frame.columns[frame.columns.get_loc("experiment_id") + 1 :].difference(TESTED))
     columns = frame[[*first, *metrics]].astype(object)
-    return csv_text(columns.columns.tolist(), columns.where(columns.notna(), None).to_numpy().tolist())
+    return tables.csv_text(columns.columns.tolist(), columns.where(columns.notna(), None).to_numpy().tolist())
 
 
 def as_page(

@@ -13,6 +13,7 @@ from fer_mlflow.data.classes import ClassOrder, read_classes
 from fer_mlflow.data.manifest import Benchmark, read_benchmark, rebase_paths, write_manifest
 from fer_mlflow.data.merge_split import ManifestInput, Merged, merge, parse_input, split_rows
 from fer_mlflow.data.published import CODES, compare_support, dataset_called
+from fer_mlflow.data.roots import absolute, parse_root
 from fer_mlflow.data.scan import scan_images
 from fer_mlflow.datasets import Built, build
 from fer_mlflow.errors import ContractError
@@ -44,7 +45,7 @@ class ManifestResult:
     """
 
     path: Path
-    root: Path
+    root: Path | str
     frame: pd.DataFrame
     report: tuple[Section, ...]
 
@@ -125,7 +126,7 @@ def merge_manifests(settings: manifests.MergeManifestsSettings, progress: Progre
         for texts in (settings.from_root, settings.source)
     )
     inputs = [
-        parse_input(text, Path(root) if root else None, source or None)
+        parse_input(text, root or None, source or None)
         for text, root, source in zip(settings.inputs, roots, sources, strict=True)
     ]
     classes = ClassOrder.read(settings.classes) if settings.classes else None
@@ -183,7 +184,7 @@ def check_manifest(settings: manifests.CheckManifestSettings, progress: Progress
     )
     sections, relation = _check_sections(given.name, check), None
     if settings.against:
-        other = parse_input(settings.against, Path(settings.against_root) if settings.against_root else None)
+        other = parse_input(settings.against, settings.against_root)
         relation = _relate(check, other, classes, progress)
         sections.append(_relation_section(relation, other.name))
     _write_report(settings.report, sections)
@@ -233,11 +234,11 @@ def _written(
     sections: Sequence[Section],
 ) -> ManifestResult:
     """Write the manifest and the report, which says where the manifest is and how to read it."""
-    out, root = settings.path, settings.folder_of_paths
+    out, root = settings.path, parse_root(settings.folder_of_paths)
     write_manifest(frame, out)
     lines = [f"manifest  {out.absolute()}, {len(frame):,} rows"]
-    if root.absolute() != out.absolute().parent:
-        lines.append(f"root      {root.absolute()}: give it as --root to every command that reads this manifest")
+    if absolute(root) != absolute(out.parent):
+        lines.append(f"root      {absolute(root)}: give it as --root to every command that reads this manifest")
     report = (*sections, Section(lines=lines))
     _write_report(settings.report, report)
     return ManifestResult(out, root, frame, report)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fer_mlflow.data.manifest import read_column
 from fer_mlflow.data.merge_split import parse_input
+from fer_mlflow.data.roots import is_url, parse_root
 from fer_mlflow.errors import BundleError, ContractError, FerError, RunError
 from fer_mlflow.files import cache_folder, sha256_of_file
 from fer_mlflow.progress import Progress
@@ -77,10 +78,12 @@ class Source:
             raise ContractError(f"column {name}: {manifest} has changed since the soft labels were exported")
         return read_column(manifest, name, root, self.bundle.index["path"])
 
-    def root(self) -> Path | None:
-        """Return the folder that the rows' paths start from, if it is on this machine."""
-        manifest = path_of(self.params, "manifest")
-        return path_of(self.params, "root") or (manifest.parent if manifest else None)
+    def root(self) -> Path | str | None:
+        """Return the folder that the rows' paths start from, if it is on this machine, or its URL."""
+        text, manifest = self.params.get("root", ""), path_of(self.params, "manifest")
+        if is_url(url := text.strip("'")):
+            return parse_root(url)
+        return path_of({"root": text.removeprefix("file://")}, "root") or (manifest.parent if manifest else None)
 
 
 def path_of(params: Mapping[str, str], name: str) -> Path | None:

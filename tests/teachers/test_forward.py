@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from torch import nn
 from toys import TEACHERS, make_model
 
+from fer_mlflow.data import images, roots
 from fer_mlflow.data.classes import FER7
 from fer_mlflow.data.manifest import read_benchmark
 from fer_mlflow.data.preprocessing import Clahe
@@ -49,6 +51,19 @@ def teachers(toy_teachers):
 
 
 CPU = ForwardSettings(device="cpu", workers=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_store_that_fails_is_one_line_from_a_decoding_process_too(teachers, monkeypatch, workers):
+    def cat_file(self, path):
+        raise OSError("no route")
+
+    monkeypatch.setattr(roots, "_WAITS_S", ())
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+    settings = replace(CPU, workers=workers, on_bad_image="skip")
+    message = r"memory://faces/a\.jpg: the store did not give it \(no route\); run the same command again"
+    with pytest.raises(JobError, match=f"^{message}$"):
+        list(predict_shards("memory://faces", ["a.jpg"], [(0, 1)], teachers, settings))
 
 
 def run(benchmark, teachers, spans=None, settings=None, **more):
@@ -154,11 +169,11 @@ def test_rows_off_by_one_within_a_batch_are_found_by_predicting_again(benchmark_
 def test_an_image_that_changes_while_it_is_read_is_found(benchmark_rows, teachers, monkeypatch):
     reads = {}
 
-    def read_twice(root, path, read=forward.read_image_bytes):
+    def read_twice(root, path, read=images.read_image_bytes):
         reads[path] = reads.get(path, 0) + 1
         return read(root, path if reads[path] == 1 else benchmark_rows.paths.iloc[-1])
 
-    monkeypatch.setattr(forward, "read_image_bytes", read_twice)
+    monkeypatch.setattr(images, "read_image_bytes", read_twice)
     with pytest.raises(JobError, match="changed while it was read"):
         run(benchmark_rows, teachers[:1])
 

@@ -127,3 +127,13 @@ def test_all_pages_of_runs_and_experiments_are_read(workplace, monkeypatch):
     made = {client.create_run(each).info.run_id for each in [*experiments, *experiments]}
     assert {run.info.run_id for run in search_runs(client)} == made
     assert len(search_runs(client)) == 6
+
+
+def test_a_database_that_does_not_answer_is_one_line_without_its_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@127.0.0.1:1/runs")
+    with pytest.raises(TrackingError) as caught:
+        store.connect()
+    message = str(caught.value)
+    assert message.startswith("tracking server postgresql://***@127.0.0.1:1/runs: opening the store failed (")
+    assert "\n" not in message
+    assert "secret" not in message

@@ -1,6 +1,7 @@
 """The manifest workflows called from Python: the same files and findings as the command line, as values."""
 
 import pytest
+import toys
 from trees import put, rafdb
 
 import fer_mlflow
@@ -69,3 +70,27 @@ def test_a_builder_is_a_module_and_a_word(folder, monkeypatch):
     put(folder / "set/1.jpg", 1)
     built = datasets.build("planted", folder / "set", FER7, folder / "images", root=folder)
     assert built.frame.to_dict("records") == [{"path": "set/1.jpg", "label": "Sad", "split": "", "source": "planted"}]
+
+
+def test_manifests_of_images_in_a_store_are_merged_and_split(folder):
+    rows = {"raf": "a.jpg,Sad,train\nb.jpg,Happy,train\n", "web": "c.jpg,Happy,test\n"}
+    toys.store_files("memory://merged", {"raf/a.jpg": b"1", "raf/b.jpg": b"2", "web/c.jpg": b"2"})
+    for name, text in rows.items():
+        (folder / f"{name}.csv").write_text("path,label,split\n" + text)
+    given = {"inputs": ["raf.csv", "web.csv"], "from_root": ["memory://merged/raf", "memory://merged/web"]}
+    with pytest.raises(
+        ManifestError, match=f"^images lie in memory://merged/raf, outside of {folder}, .*--root memory:"
+    ):
+        fer_mlflow.merge_manifests(**given, out="all.csv")
+    merged = fer_mlflow.merge_manifests(**given, out="all.csv", root="memory://merged/")
+    assert merged.root == "memory://merged"
+    assert merged.frame["path"].tolist() == ["raf/a.jpg", "web/c.jpg"]
+    assert "root      memory://merged: give it as --root" in merged.report[-1].lines[-1]
+    split = fer_mlflow.split_manifest(
+        manifest="all.csv", from_root=merged.root, root="memory://", out="halves.csv", splits={"x": 0.5, "y": 0.5}
+    )
+    assert split.frame["path"].tolist() == ["merged/raf/a.jpg", "merged/web/c.jpg"]
+    check = fer_mlflow.check_manifest(
+        manifest="halves.csv", root="memory://", against="raf.csv", against_root=given["from_root"][0]
+    )
+    assert check.relation.shared_images == 2
