@@ -184,6 +184,13 @@ def test_compare_begins_with_the_settings_that_differ(site, page):
     assert {"space", "w/A", "w/B"} <= set(differing)
 
 
+@pytest.mark.parametrize("figure", ["reliability.png", "confusion_matrix.png"])
+def test_compare_shows_the_figures_of_all_runs(site, page, figure):
+    visit(page, site.comparison(site.configurations, site.experiment_id("real")))
+    page.get_by_text(figure).first.dispatch_event("click")  # other parts of a high page cover it
+    expect(page.get_by_role("img", name=figure)).to_have_count(len(site.configurations))
+
+
 # --- a run's page ------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +202,19 @@ def test_the_most_confident_mistakes_are_shown(site, page):
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
 
 
+@pytest.mark.parametrize("what", ["export", "evaluate", "calibrate", "compare", "distill"])
+def test_a_run_describes_itself_in_three_lines_with_links(site, page, what):
+    run_id = site.configurations[0] if what == "export" else site.real[what]
+    visit(page, site.run_page(run_id))
+    expect(page.get_by_role("heading", name="Description")).to_be_visible()
+    note = site.client.get_run(run_id).data.tags["mlflow.note.content"]
+    lines = [line for line in note.splitlines() if line and not line.startswith("triage: ")]
+    assert len(lines) == 3, note
+    name, address = re.findall(r"\[([^]]*)\]\(([^)]*)\)", lines[2])[0]
+    link = page.get_by_role("main").get_by_role("link", name=name, exact=True)
+    expect(link.first).to_have_attribute("href", address)
+
+
 @pytest.mark.parametrize("what", ["export", "evaluate", "calibrate", "distill"])
 def test_a_runs_params_have_values(site, page, what):
     run_id = site.configurations[0] if what == "export" else site.real[what]
@@ -204,6 +224,29 @@ def test_a_runs_params_have_values(site, page, what):
     values = [row.get_by_role("cell").last.inner_text() for row in table.get_by_role("row").all()[1:]]
     assert len(values) > 5
     assert not {"", "''", "None"} & set(values)
+
+
+def test_a_run_has_its_interval_and_triages_verdict(site, page):
+    of_benchmark = site.tested["selection_sha256"] == site.seeded.selections["manifest:test"]
+    near = site.tested[of_benchmark & (site.tested["level"].astype(str) == "True")].iloc[0]
+    visit(page, site.page(f"experiments/0/runs/{near['run_id']}"))
+    main = page.get_by_role("main")
+    interval = re.compile(r"macro_f1 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]")
+    expect(main.get_by_role("paragraph").filter(has_text=interval).first).to_be_visible()
+    verdict = main.get_by_role("paragraph").filter(has_text="triage: good · rank ")
+    expect(verdict).to_contain_text(
+        f"rank {near['rank']} of {len(leaderboard_of(site, 'manifest:test'))} on test · manifest"
+    )
+    expect(verdict).to_contain_text("≈ not significantly different from the best")
+
+
+@pytest.mark.parametrize("what", ["export", "evaluate", "calibrate", "distill"])
+def test_a_runs_charts_stand_in_at_most_five_sections(site, page, what):
+    run_id = site.configurations[0] if what == "export" else site.real[what]
+    visit(page, site.run_page(run_id, "model-metrics"))
+    sections = page.get_by_role("figure").filter(has=page.get_by_role("button", name="Add chart"))
+    expect(sections.first).to_be_visible()
+    assert 1 <= sections.count() <= 5, sections.all_inner_texts()
 
 
 # --- models ------------------------------------------------------------------------------------------------------
