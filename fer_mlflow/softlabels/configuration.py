@@ -1,10 +1,10 @@
 """The configuration of one set of soft labels: one name for people, one set of params, and one key."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fer_mlflow.data.preprocessing import Preprocessing
+from fer_mlflow.data.preprocessing import Clahe, Preprocessing
 from fer_mlflow.files import sha256_of_json
 from fer_mlflow.settings import format_value
 from fer_mlflow.settings.texts import check_weights, format_weights
@@ -121,8 +121,12 @@ class Configuration:
         return options
 
     def params(self, given: Mapping[str, object] | None = None) -> dict[str, object]:
-        """Return the params of a run: the configuration's, and those given that say nothing of a configuration."""
-        options = self.options
+        """Return the params of a run: the configuration's, and those given that say nothing of a configuration.
+
+        What every CLAHE has is left out, so that MLflow's Compare page begins with what differs.
+        """
+        usual = {f"clahe_{name}": format_value(value) for name, value in asdict(Clahe()).items()}
+        options = {name: text for name, text in self.options.items() if usual.get(name) != text}
         return {
             **{name: value for name, value in (given or {}).items() if name not in OPTIONS},
             "ensemble": options.pop("weights"),

@@ -80,8 +80,8 @@ def _line(run: RunRecord) -> dict[str, Any]:
     ensemble, calibration = run.params.get("ensemble", ""), run.params.get("calibration", "none")
     clahe = ""
     if run.of_ensemble("clahe") == "true":
-        protocol = f"{run.of_ensemble('clahe_clip')}/{run.of_ensemble('clahe_tile')}".strip("/")
-        clahe = "clahe" if protocol in ("", "2/8", "2.0/8") else f"clahe {protocol}"
+        protocol = f"{run.of_ensemble('clahe_clip') or '2.0'}/{run.of_ensemble('clahe_tile') or '8'}"
+        clahe = "clahe" if protocol in ("2/8", "2.0/8") else f"clahe {protocol}"
     settings = {
         "ensemble": one_line(ensemble or run.name),
         "space": run.of_ensemble("space") if "," in ensemble else "",

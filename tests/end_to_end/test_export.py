@@ -37,10 +37,9 @@ def test_one_run_has_all_that_the_design_asks_for(workplace, toy_faces, toy_teac
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "prob · clahe · A 0.75 · B 0.25 · test · manifest"
     params = run.data.params
-    assert {key: params[key] for key in ("space", "clahe", "clahe_clip", "split", "dtype")} == {
+    assert {key: params[key] for key in ("space", "clahe", "split", "dtype")} == {
         "space": "prob",
         "clahe": "true",
-        "clahe_clip": "2.0",
         "split": "test",
         "dtype": "float32",
     }

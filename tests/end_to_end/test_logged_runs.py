@@ -16,7 +16,6 @@ ENSEMBLE_PARAMS = {
     "precision": "fp32",
     "clahe": "true",
     "clahe_clip": "3.0",
-    "clahe_tile": "8",
     "calibration": "none",
     "benchmark": "manifest:test",
     "rows": "70",
@@ -47,6 +46,7 @@ def test_no_param_is_there_twice_or_without_a_value(workplace, ensemble):
     for run in runs:
         if run.data.tags["fer.kind"] not in ("teacher", "export"):
             assert run.data.params.items() >= ENSEMBLE_PARAMS.items(), run.info.run_name
+    assert not [run.info.run_name for run in runs if "clahe_tile" in run.data.params]  # it has its usual value
     (teacher,) = (run for run in workplace.runs("teacher") if run.data.params["ensemble"] == "A=1")
     assert (teacher.data.params["clahe_clip"], "w/B" in teacher.data.params) == ("3.0", False)
 

@@ -124,8 +124,6 @@ def test_derived_params_follow_from_the_bundle(published):
         "dtype": "float32",
         "clahe": "true",
         "precision": "fp32",
-        "clahe_clip": "2.0",
-        "clahe_tile": "8",
         "w/A": 0.7,
         "w/B": 0.3,
         "benchmark": "faces:test",
