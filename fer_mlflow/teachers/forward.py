@@ -273,7 +273,9 @@ def predict_shards(
             yield from (range(first, min(first + size, stop)) for first in range(start, stop, size))
 
     dataset = ImageBatches(root, paths, [teacher.preprocessing for teacher in teachers])
-    loaded = iter(load_batches(dataset, batches(), -(-len(paths) // size), settings.workers, device))
+    loaded: Iterator[dict[str, Any]] = iter(
+        load_batches(dataset, batches(), -(-len(paths) // size), settings.workers, device)
+    )
     if device.type == "cuda":
         loaded = _copied_ahead(loaded, device)
     predictors = [Predictor(teacher, device, settings, compiled) for teacher in teachers]
