@@ -99,15 +99,15 @@ def log_others(workplace, benchmark: str, seeded: Seeded) -> None:
     with patch.dict("os.environ", workplace.env):
         for reason in ("teachers.yaml: no teacher RN81", "teachers/CNXT.pt is missing"):
             with open_run("export", f"export: {reason}") as run:
-                run.log_params(PARAMS | {"benchmark": benchmark})
-                run.set_tags({"fer.error": reason, "fer.benchmark": benchmark})
+                run.log(PARAMS | {"benchmark": benchmark})
+                run.log(tags={"fer.error": reason, "fer.benchmark": benchmark})
             client.set_terminated(run.run_id, "FAILED")
             seeded.runs.setdefault((benchmark, "failed"), []).append(run.run_id)
         about = {"fer.benchmark": benchmark, "fer.selection_sha256": seeded.selections[benchmark]}
         for run_id in seeded.of(benchmark, "export")[:17]:
             source = client.get_run(run_id)
             with open_run("evaluate", f"evaluate · {source.info.run_name}") as run:
-                run.log_params(source.data.params)
-                run.log_metrics(source.data.metrics)
-                run.set_tags(about | {"fer.source_run": run_id})
+                run.log(source.data.params)
+                run.log(metrics=source.data.metrics)
+                run.log(tags=about | {"fer.source_run": run_id})
             seeded.runs.setdefault((benchmark, "evaluate"), []).append(run.run_id)

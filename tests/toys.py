@@ -192,7 +192,7 @@ def publish(
     from fer_mlflow.tracking.runs import open_run
 
     with patch.dict(os.environ, workplace.env), open_run(kind, name or f"a toy {kind}") as run:
-        run.log_params(params or {})
+        run.log(params or {})
         key = f"{bundle.selection_sha256[:32]}.{bundle.sha256[:32]}"
         publish_bundle(run, bundle, key, {"fer.kind": kind} | tags)
     return run.run_id

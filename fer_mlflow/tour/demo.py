@@ -53,7 +53,7 @@ def run_demo(
     show : called with the name of a workflow and its result
     """
     with open_run("demo", "demo") as run:
-        run.log_params(settings.params)
+        run.log(settings.params)
         demo = _Demo(settings, run, announce, show, progress)
         demo.draw_faces()
         demo.train_teachers()

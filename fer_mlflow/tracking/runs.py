@@ -113,18 +113,6 @@ class TrackedRun:
             self.client.log_batch(self.run_id, numbers, [Param(*each) for each in new.items()], texts)
         self.params.update(new)
 
-    def log_params(self, params: Mapping[str, object], *, of_ensemble: bool = False) -> None:
-        """Log params that the run does not have yet."""
-        self.log(params, of_ensemble=of_ensemble)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log numbers."""
-        self.log(metrics=metrics, step=step)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        self.log(tags=tags)
-
     def show_below(self, run_id: str) -> None:
         """Show this run below the one that it is about, if that is of its experiment and it is below none yet."""
         with tracking_errors("looking for a run's parent"):
@@ -134,7 +122,7 @@ class TrackedRun:
 
     def describe(self, verdict: str, about: str, links: Mapping[str, str], **tags: str) -> None:
         """Set the run's description, and tags in the same call."""
-        self.set_tags({store.NOTE: self.description(verdict, about, links), **tags})
+        self.log(tags={store.NOTE: self.description(verdict, about, links), **tags})
 
     def description(self, verdict: str, about: str, links: Mapping[str, str]) -> str:
         """Return verdict (`**` is bold), what it is about, and links, name -> run id or nothing, as Markdown.
@@ -233,7 +221,7 @@ def _ended(run: TrackedRun, end: Callable[[str], object], heartbeat: bool = True
             yield
     except BaseException as error:
         with suppress(Exception):  # the first error is the one to report
-            run.set_tags({"fer.error": str(error) or type(error).__name__})
+            run.log(tags={"fer.error": str(error) or type(error).__name__})
         with suppress(Exception):
             end("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
         raise
@@ -259,7 +247,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
     if (outer := _outer_run(client)) is not None:
         # Within `demo`, which is our own command line, runs stand beside each other.
         with outer.sibling(name, nested=not owns_process(), experiment_id=chosen) as run:
-            run.set_tags({"fer.kind": kind})
+            run.log(tags={"fer.kind": kind})
             yield run
         return
     with _signals_raise():
@@ -271,7 +259,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
         run = TrackedRun.of(client, active)
         with _ended(run, mlflow.end_run):
             if commit and COMMIT not in active.data.tags:
-                run.set_tags({COMMIT: commit})
+                run.log(tags={COMMIT: commit})
             yield run
 
 
@@ -313,7 +301,7 @@ def joined_run(kind: str, name: str, params: Mapping[str, str]) -> Iterator[Trac
     """
     if is_joined():
         with open_run(kind, name) as run:
-            run.log_params(params)
+            run.log(params)
             yield run
     else:
         with _signals_raise():
@@ -362,7 +350,7 @@ def _heartbeat(run: TrackedRun) -> Iterator[None]:
     def beat():
         while not done.wait(HEARTBEAT_S):
             with suppress(Exception):  # a server that is away for a while is no reason to stop
-                run.set_tags(_sign_of_life())
+                run.log(tags=_sign_of_life())
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

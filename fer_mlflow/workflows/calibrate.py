@@ -81,7 +81,7 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
         inputs = _inputs(source, settings.per_teacher)
         result = _calibrate(source, inputs, known, parts, other, settings)
         metrics = _metrics(result)
-        run.log_metrics(metrics)
+        run.log(metrics=metrics)
         if result.after is not None:
             panels = {"before": result.before, "after": result.after}
             figure = draw_reliability(
@@ -89,8 +89,8 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
                 null={when: each.ece_null_p95 for when, each in panels.items()},
             )
             run.log_figure("reliability.png", figure)
-        run.set_tags(
-            {
+        run.log(
+            tags={
                 "fer.temperature_status": result.fit.status,
                 "fer.temperature_explanation": result.fit.explanation,
                 "fer.calibration_protocol": result.protocol,

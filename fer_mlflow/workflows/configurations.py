@@ -196,9 +196,9 @@ def log_choice(
     result = evaluate(logits, teachers.labels, bundle.classes, np.random.default_rng(SEED))
     with run.sibling(f"#{rank} {configuration.run_name(teachers.benchmark)}", nested=True) as own:
         given = {key: params[key] for key in ("manifest", "root", "teachers") if key in params}
-        own.log_params(bundles.derived_params(bundle, configuration, given))
+        own.log(bundles.derived_params(bundle, configuration, given))
         own.log_benchmark(teachers.benchmark, bundle)
-        own.log_metrics({**result.named(), **elsewhere})
+        own.log(metrics={**result.named(), **elsewhere})
         tags = {"fer.benchmark": teachers.benchmark, "fer.selection_sha256": bundle.selection_sha256}
         tags |= {"fer.kind": "evaluate", "fer.sweep_rank": str(rank)}
         verdict = bundles.describe_scores(result.metrics, result.intervals[DEFAULT])

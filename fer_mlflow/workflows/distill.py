@@ -163,12 +163,12 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     if settings.test_split:
         training.read_split(settings, settings.test_split)  # what is wrong with it is found before the first epoch
     with open_run("distill", settings.name or student.name, settings.experiment) as run:
-        run.log_params(settings.params)
+        run.log(settings.params)
         best = training.train_student(run, student)
         scored = None
         if settings.test_split:
             scored = training.score_student(run, student, run.run_id, student.short_name(settings.name), progress)
-            run.log_metrics(metric_keys(training.scores_of(scored.metrics), "test"))
+            run.log(metrics=metric_keys(training.scores_of(scored.metrics), "test"))
         model = _log_model(run, run.run_id, student) if settings.onnx else None
         training.describe_training(run, student.plan, best, student.source, scored)
     return DistillResult(
@@ -189,7 +189,7 @@ def _distill_grid(reader: training.StudentReader, settings: DistillSettings, pro
     name = settings.name or f"distill {settings.grid} · {split_first(reader.train.name)}"
     out = Path(settings.out).absolute() if settings.out else None
     with open_run("distill", name, settings.experiment) as run:
-        run.log_params({**settings.params, "benchmark": reader.train.name, "rows": len(reader.train)})
+        run.log({**settings.params, "benchmark": reader.train.name, "rows": len(reader.train)})
         result = run_grid(run, trials, test, progress)
         best = result.best
         made = run.client.get_run(best.run_id).outputs
@@ -225,10 +225,10 @@ def _log_model(run: TrackedRun, trained_run: str, student: training.Student) -> 
         face = may_log_images(student.settings)
         example = read_image_bytes(val.root, val.paths.iloc[0]) if face else grey_image_bytes(side)
         uri = serving.log_student(run.run_id, onnx, card, example)
-    run.log_metrics(
-        {"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed}
+    run.log(
+        metrics={"onnx/rows": check.rows, "onnx/max_difference": check.max_difference, "onnx/changed": check.changed},
+        tags={"fer.model": uri},
     )
-    run.set_tags({"fer.model": uri})
     return OnnxModel(uri, check)
 
 
@@ -301,10 +301,10 @@ def run_grid(run: TrackedRun, trials: list[Trial], test: Benchmark | None, progr
             a, b = baseline.scored.logits[known], best.scored.logits[known]
             rng, classes = np.random.default_rng(SEED), test.classes.names
             result.comparison = compare_logits(a, b, test.labels[known], classes, rng)
-            run.log_metrics(_test_metrics(result, result.comparison))
-    run.log_metrics({"best_val_macro_f1": best.metrics["best_val_macro_f1"]})
+            run.log(metrics=_test_metrics(result, result.comparison))
+    run.log(metrics={"best_val_macro_f1": best.metrics["best_val_macro_f1"]})
     run.log_table("grid", grid_table(trials))
-    run.set_tags({"fer.best_run": best.run_id, "fer.baseline_run": baseline.run_id})
+    run.log(tags={"fer.best_run": best.run_id, "fer.baseline_run": baseline.run_id})
     return result
 
 
@@ -315,8 +315,8 @@ def _train(run: TrackedRun, trial: Trial) -> None:
     try:
         with run.sibling(f"{trial.name} · {split_first(student.plan.train.name)}", nested=True) as child:
             trial.run_id = child.run_id
-            child.set_tags({"fer.kind": "distill"})
-            child.log_params({name: text for name, text in settings.params.items() if name not in unused})
+            child.log(tags={"fer.kind": "distill"})
+            child.log({name: text for name, text in settings.params.items() if name not in unused})
             best = training.train_student(child, student)
             training.describe_training(child, student.plan, best, student.source)
         trial.metrics = dict(zip(_OF_VAL, (best.number, best.val_accuracy, best.val_macro_f1), strict=True))

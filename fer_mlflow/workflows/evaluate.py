@@ -74,7 +74,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> Ev
 
         sliced = {name: {value: scored(rows) for value, rows in values.items()} for name, values in parts.items()}
         metrics = evaluation.named() | metric_keys(sliced, "slices")
-        run.log_metrics(metrics)
+        run.log(metrics=metrics)
         verdict = " · ".join([bundles.describe_scores(evaluation.metrics, evaluation.intervals[DEFAULT]), *at])
         run.describe(verdict, bundles.describe_rows(bundle), source.links)
         pngs = _draw_figures(bundle, evaluation, known)
@@ -221,7 +221,7 @@ def inspect(settings: InspectSettings, progress: Progress = no_progress) -> Insp
             verdict = (
                 f"recommended T **{low:.2f} to {high:.2f}**, for a mean top probability of {band[1]:g} to {band[0]:g}"
             )
-        run.log_metrics(metrics)
+        run.log(metrics=metrics)
         run.describe(verdict, bundles.describe_rows(bundle), source.links)
         run.log_table("sharpness", table)
         figure = figures.draw_sharpness(sharpness, bundle.classes, band=band, recommended=recommended)
@@ -273,7 +273,7 @@ def compare(settings: CompareSettings, progress: Progress = no_progress) -> Comp
     with open_run("compare", name, settings.experiment) as run:
         differ = [label for label in protocols[0] if protocols[0][label] != protocols[1][label]]
         sides = zip("ab", protocols, strict=True)
-        run.log_params(settings.params | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
+        run.log(settings.params | {f"{side}/{name}": own[name] for side, own in sides for name in _LOGGED})
         tags = {"fer.verdict": shared.verdict, "fer.protocol_differences": ", ".join(differ) or "none"}
         run.log_inputs([model for each in (a, b) for model in models.inputs_of(run, each.bundle)])
         verdict = shared.verdict
@@ -324,7 +324,7 @@ def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple
         {"": "difference", "/low": "low", "/high": "high", "/p": "p_value"},
     )
     differences = {f"{name}{end}": named[column][name] for name in named["a"] for end, column in ends.items()}
-    run.log_metrics(metrics | metric_keys({"a": named["a"], "b": named["b"], "difference": differences}))
+    run.log(metrics=metrics | metric_keys({"a": named["a"], "b": named["b"], "difference": differences}))
     run.log_table("differences", table)
     run.log_table("changed_rows", rows.reset_index(drop=True).assign(**predictions))
     run.log_figure("differences.png", figures.draw_differences(table, runs=(a.name, b.name)))

@@ -183,7 +183,7 @@ class Gathered:
             key, teacher = self.ensemble.keys[name], self.teachers[name]
             bundle = self.keep(teacher, key)
             with run.sibling(teacher.run_name(), self.started_s) as teacher_run:
-                teacher_run.log_params(teacher.configuration.params(params))
+                teacher_run.log(teacher.configuration.params(params))
                 bundles.publish_bundle(teacher_run, bundle, key, {"fer.kind": "teacher"})
             self.run_ids[name] = teacher_run.run_id
 
@@ -260,7 +260,7 @@ def export(settings: scoring.ExportSettings, progress: Progress = no_progress) -
     ensemble = read_ensemble(settings)
     out = _check_out(settings.out, ensemble)
     with runs.open_run("export", settings.name or ensemble.run_name(), settings.experiment) as run:
-        run.log_params(ensemble.configuration.params(settings.params))
+        run.log(ensemble.configuration.params(settings.params))
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.fused(), ensemble.key)
             if out is not None:
@@ -337,7 +337,7 @@ def log_export(
         run.sibling(soft_labels.run_name(), nested=nested) as exported,
         tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder,
     ):
-        exported.log_params(params)
+        exported.log(params)
         bundles.publish_bundle(exported, soft_labels.write(Path(folder) / FOLDER), key, {"fer.kind": "export", **tags})
     return exported.run_id
 

@@ -233,7 +233,7 @@ def verify(settings: VerifySettings, progress: Progress = no_progress) -> Verify
             failed = [check.name for check in checks if check.verdict == "fail"]
             tags = {"fer.source_run": verified.info.run_id} if verified else {}
             tags |= {"fer.verdict": f"fail: {', '.join(failed)}" if failed else "pass"}
-            run.log_metrics({f"checks_{word}": result.counts[word] for word in ("pass", "warn", "skip", "fail")})
+            run.log(metrics={f"checks_{word}": result.counts[word] for word in ("pass", "warn", "skip", "fail")})
             verdict, links = f"{tags['fer.verdict']} · {len(checks)} checks", {"source": tags.get("fer.source_run", "")}
             run.describe(verdict, f"{result.name or result.source}, {result.rows:,} rows", links, **tags)
     return result

@@ -205,7 +205,7 @@ def track_manifest(settings: manifests.TrackManifestSettings, progress: Progress
         return read_benchmark(settings.out, classes, root=settings.root, split=split, verify_paths=False)
 
     with open_run("manifest", settings.name or f"{settings.action} {settings.path.stem}", settings.experiment) as run:
-        run.log_params(settings.params)
+        run.log(settings.params)
         if settings.action == "build":
             result = build_manifest.of(settings.of(manifests.BuildManifestSettings), progress=progress)
         else:
@@ -218,8 +218,7 @@ def track_manifest(settings: manifests.TrackManifestSettings, progress: Progress
         metrics = {"rows": len(whole)} | {metric_key("rows", split): len(rows) for split, rows in splits.items()}
         for (split, label), count in whole.frame.groupby(["split", "label"]).size().items():
             metrics[metric_key("rows", split or "all", label or "unlabelled")] = int(count)
-        run.log_metrics(metrics)
-        run.log_params({"benchmark": whole.name, "rows": len(whole)})
+        run.log({"benchmark": whole.name, "rows": len(whole)}, metrics)
         run.log_file(settings.path)
         run.log_text("report.md", report_markdown(result.report))
         sizes = [f"**{len(whole):,}** rows", *(f"{split} {len(rows):,}" for split, rows in splits.items())]

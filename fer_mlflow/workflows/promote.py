@@ -41,7 +41,7 @@ def promote(settings: PromoteSettings, progress: Progress = no_progress) -> Prom
     with runs.joined_run("promote", f"promote · {settings.run}", settings.params) as run:
         result = _promote(store.connect(), settings)
         if run is not None:
-            run.set_tags({"fer.source_run": result.source_run, "fer.verdict": result.why})
+            run.log(tags={"fer.source_run": result.source_run, "fer.verdict": result.why})
             run.show_below(result.source_run)
     return result
 

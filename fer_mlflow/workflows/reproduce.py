@@ -56,7 +56,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
     weightings = read_weightings(settings, found.teachers, found.variants)
     numbers = ", ".join(f"{name} {value:g}" for name, value in target.values.items())
     with open_run("reproduce", settings.name or f"reproduce · {numbers}", settings.experiment) as run:
-        run.log_params(settings.params)
+        run.log(settings.params)
         benchmarks = found.gather(run, settings, progress)
         variants = list(dict.fromkeys(name for sets in benchmarks.values() for name in sets))
         configurations = Configurations.product(found.teachers, variants, settings.space, weightings)
@@ -65,7 +65,7 @@ def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> 
         table = _table(search, configurations)
         run.log_text("reproduction.md", report_markdown(report))
         run.log_table("matches", table, csv=True)
-        run.log_metrics({"matches": float(len(search.matches)), "nearest_distance": search.nearest.distance})
+        run.log(metrics={"matches": float(len(search.matches)), "nearest_distance": search.nearest.distance})
         nearest, sets = search.nearest, [each for own in benchmarks.values() for each in own.values()]
         what = f"{configurations.describe(nearest.configuration)} on {nearest.benchmark}, {nearest.subset}"
         verdict = f"**{len(search.matches):,}** candidates give these numbers; the nearest: {what}"

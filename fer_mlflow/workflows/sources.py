@@ -169,9 +169,9 @@ def source_run(
             files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
             source = Source(bundle, "", files, lambda: logits, gathered.run_ids)
         bundle = source.bundle
-        run.log_params(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
+        run.log(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
         run.log_benchmark(bundle.benchmark, bundle, models=models.inputs_of(run, bundle))
-        run.set_tags(source.tags())
+        run.log(tags=source.tags())
         if source.run_id:
             run.show_below(source.run_id)
         yield run, source

@@ -111,7 +111,7 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
     by, spaces, teachers = settings.optimize or settings.metric, " and ".join(settings.space), ", ".join(found.teachers)
     name, params = " · ".join(["sweep", by, spaces, teachers, found.benchmarks]), settings.params
     with open_run("sweep", settings.name or name, settings.experiment) as run:
-        run.log_params(params)
+        run.log(params)
         benchmarks = found.gather(run, settings, progress)
         result = _search(benchmarks, weightings, settings, progress)
         _log(run, result)
@@ -256,19 +256,17 @@ def _log(run: TrackedRun, result: SweepResult) -> None:
     run.log_table("sweep", whole, csv=True)
     _log_figures(run, result)
     used = result.choice.shares(result.fitted.names)
-    run.log_params(
-        {
+    run.log(
+        params={
             "benchmark_of_choice": fitted,
             "chosen": format_weights(used),
             "chosen/space": result.choice.space,
             "chosen/preprocessing": result.choice.variant or "default",
             "chosen/temperature": f"{result.choice.temperature:.6g}",
             **{f"w/{name}": share for name, share in used.items()},
-        }
-    )
-    run.log_metrics(_metrics(result))
-    run.set_tags(
-        {
+        },
+        metrics=_metrics(result),
+        tags={
             "fer.benchmark": reported.benchmark,
             "fer.selection_sha256": reported.bundle.selection_sha256,
             "fer.selection_protocol": result.protocol,

@@ -80,7 +80,7 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
     """
     plan = read_plan(settings, *read_training_rows(settings))
     with open_run("train", settings.name or plan.name, settings.experiment) as run:
-        run.log_params(settings.params)
+        run.log(settings.params)
         best = run_plan(run, plan, settings.name or settings.arch)
         describe_training(run, plan, best)
     return TrainResult(
@@ -131,7 +131,7 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
     settings, cache = plan.settings, cache_folder()
     folder = cache / "training" / plan.key
     checkpoint = folder / f"{settings.arch}.pt"
-    run.log_params({"benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
+    run.log({"benchmark": plan.train.name, "rows": len(plan.train), "val_rows": len(plan.val)})
     for part, context in ((plan.train, "training"), (plan.val, "validation")):
         run.log_benchmark(part.name, part, context)
     with held_keys(cache, [plan.key], on_wait=lambda: logger.info(_WAITING)):
@@ -158,15 +158,19 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
         if settings.out:
             copy_checkpoint(checkpoint, Path(settings.out))
         best = trained.best
-        run.log_metrics(
-            {"best_epoch": best.number, "best_val_accuracy": best.val_accuracy, "best_val_macro_f1": best.val_macro_f1}
+        run.log(
+            metrics={
+                "best_epoch": best.number,
+                "best_val_accuracy": best.val_accuracy,
+                "best_val_macro_f1": best.val_macro_f1,
+            }
         )
         run.log_file(checkpoint, FOLDER)
         digest, fields = sha256_of_file(checkpoint), ("img_size", "mean", "std", "clahe")
         steps = {each: trained.checkpoint[each] for each in fields}
         kind = "student" if isinstance(settings, DistillSettings) else "teacher"
-        run.set_tags(  # last, since the checkpoint is found by them
-            {
+        run.log(  # last, since the checkpoint is found by them
+            tags={
                 "fer.benchmark": plan.train.name,
                 "fer.selection_sha256": plan.train.selection_sha256,
                 "fer.config_key": plan.key,
@@ -201,7 +205,7 @@ class _Reporter:
     def __call__(self, epoch: loop.Epoch) -> None:
         metrics = asdict(epoch)
         number = metrics.pop("number")
-        self.run.log_metrics(metrics, step=number)
+        self.run.log(metrics=metrics, step=number)
         mark = ""
         if self.best is None or epoch.rank > self.best.rank:
             self.best, mark = epoch, "  best"
@@ -276,12 +280,11 @@ def train_student(run: TrackedRun, student: Student) -> loop.Epoch:
             "effective_temperature": f"{targets.effective_temperature:.6g}",
             "rows_without_soft_labels": objective.missing,
         }
-        run.log_params(bundle.configuration.params(own), of_ensemble=True)
-        run.log_metrics({"target_mean_max_prob": targets.sharpness})
+        run.log(bundle.configuration.params(own), {"target_mean_max_prob": targets.sharpness}, of_ensemble=True)
         tags |= {"fer.source_bundle_sha256": bundle.sha256, "fer.softlabels_in_sample": bundle.in_sample}
         tags |= {"fer.source_run": source.run_id} if source.run_id else {}
         run.log_inputs(models.inputs_of(run, bundle))
-    run.set_tags(tags)
+    run.log(tags=tags)
     return run_plan(run, student.plan, student.short_name(student.settings.name))
 
 
@@ -381,7 +384,7 @@ def score_student(run: TrackedRun, student: Student, trained_run: str, name: str
         with gathered_teachers(ensemble, run.client, progress) as gathered:
             bundle = gathered.keep(gathered.teachers[name], key)
             with run.sibling(ensemble.run_name(), nested=True) as scored:
-                scored.log_params({"manifest": settings.manifest, "split": settings.test_split})
+                scored.log({"manifest": settings.manifest, "split": settings.test_split})
                 bundles.publish_bundle(scored, bundle, key, {"fer.kind": KIND, "fer.source_run": trained_run})
             gathered.forget()
     return bundle

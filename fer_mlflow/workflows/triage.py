@@ -277,9 +277,9 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
         "leaderboard.html": leaderboards.as_page(frame, settings.metric, across, store.run_address),
     }
     with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
-        run.log_params(settings.params)
+        run.log(settings.params)
         counts = Counter(judgement.status for judgement in result.judgements.values())
-        run.log_metrics({f"runs_{status}": float(counts[status]) for status in store.STATUSES})
+        run.log(metrics={f"runs_{status}": float(counts[status]) for status in store.STATUSES})
         best = {each["benchmark"]: each for each in frame.drop_duplicates(leaderboards.BOARD).to_dict("records")}
         metric, verdict = settings.metric, ", ".join(f"**{counts[status]:,}** {status}" for status in store.STATUSES)
         about = [f"best on {name}: {each['configuration']}, {metric} {each[metric]:.4f}" for name, each in best.items()]

@@ -218,7 +218,7 @@ def test_evidence_on_a_benchmark_is_of_the_same_configuration(workplace, tmp_pat
 def trained(place, kind, name, **tags):
     """Log a finished training whose checkpoint is that of a toy teacher's name, and return its id."""
     with patch.dict(os.environ, place.env), open_run(kind, name) as run:
-        run.set_tags({"fer.checkpoint_sha256": hashlib.sha256(name.encode()).hexdigest(), **tags})
+        run.log(tags={"fer.checkpoint_sha256": hashlib.sha256(name.encode()).hexdigest(), **tags})
         run.log_text("weights.pt", name)
     return run.run_id
 

@@ -201,7 +201,7 @@ def test_a_metric_key_is_one_that_mlflow_takes(client, parts, key):
     assert metric_key(*parts) == key
     assert len(key) <= 250
     assert metric_key(*key.split("/")) == key
-    TrackedRun(client, IDS[0], "0").log_metrics({key: 0.5})
+    TrackedRun(client, IDS[0], "0").log(metrics={key: 0.5})
     assert client.get_run(IDS[0]).data.metrics[key] == 0.5
 
 

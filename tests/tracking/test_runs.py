@@ -32,8 +32,8 @@ def only_run(workplace):
 def test_a_run_that_ends_well_is_finished(workplace):
     with open_run("export", "RN18 0.4 · L0 0.6") as run:
         assert only_run(workplace).info.status == "RUNNING"
-        run.log_params({"weights": "RN18=0.4,L0=0.6", "clahe": "true", "root": ""})
-        run.log_metrics({"accuracy": 0.123456789012345, "f1/Angry": 0.0})
+        run.log({"weights": "RN18=0.4,L0=0.6", "clahe": "true", "root": ""})
+        run.log(metrics={"accuracy": 0.123456789012345, "f1/Angry": 0.0})
     found = only_run(workplace)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "RN18 0.4 · L0 0.6")
     assert found.data.params == {"weights": "RN18=0.4,L0=0.6", "clahe": "true", "root": ""}
@@ -76,7 +76,7 @@ def test_a_signal_within_a_tracking_call_waits_for_its_end(workplace, monkeypatc
     with pytest.raises(Interrupted), open_run("export", "r") as run:
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", interrupted)
         try:
-            run.log_metrics({"accuracy": 0.5})
+            run.log(metrics={"accuracy": 0.5})
         finally:
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", real)
     assert ended == [True]
@@ -96,14 +96,14 @@ def test_the_heartbeat_says_which_process_is_alive(workplace, monkeypatch):
 
 def test_params_that_the_run_has_are_left_alone(workplace):
     with open_run("export", "r") as run:
-        run.log_params({"name": "''", "split": "test"})
-        run.log_params({"name": "other", "split": "test", "new": "1"})
+        run.log({"name": "''", "split": "test"})
+        run.log({"name": "other", "split": "test", "new": "1"})
     assert only_run(workplace).data.params == {"name": "''", "split": "test", "new": "1"}
 
 
 def test_more_params_than_one_batch_takes(workplace):
     with open_run("export", "r") as run:
-        run.log_params({f"p{number}": number for number in range(250)})
+        run.log({f"p{number}": number for number in range(250)})
     assert len(only_run(workplace).data.params) == 250
 
 
@@ -142,7 +142,7 @@ def test_the_descriptor_is_uploaded_last(workplace, tmp_path, monkeypatch):
 def test_a_sibling_is_a_run_of_its_own(workplace):
     with open_run("export", "r") as run:
         with run.sibling("teacher", 1000.0) as other:
-            other.set_tags({"fer.kind": "teacher"})
+            other.log(tags={"fer.kind": "teacher"})
         with pytest.raises(ValueError, match="no"), run.sibling("broken", 2000.0):
             raise ValueError("no")
     found = {each.info.run_name: each.info for each in workplace.runs()}
@@ -162,7 +162,7 @@ def test_the_run_of_mlflow_run_is_joined_and_its_experiment_kept(workplace, tmp_
         "from fer_mlflow.tracking import command_line\n"
         "from fer_mlflow.tracking.runs import open_run\n"
         "with command_line(), open_run('export', 'ours', 'another experiment') as run:\n"
-        "    run.log_params({'name': '', 'space': 'prob'})"
+        "    run.log({'name': '', 'space': 'prob'})"
     )
     env = workplace.env | {"MLFLOW_RUN_ID": opened.info.run_id}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=workplace.folder)
@@ -174,8 +174,8 @@ def test_the_run_of_mlflow_run_is_joined_and_its_experiment_kept(workplace, tmp_
 
 def test_a_setting_of_soft_labels_that_the_run_has_with_another_text_gets_a_prefix(workplace):
     with open_run("distill", "student") as run:
-        run.log_params({"clahe": "false", "precision": "fp32", "epochs": 3})
-        run.log_params({"clahe": "true", "precision": "fp32", "space": "prob", "epochs": 4}, of_ensemble=True)
+        run.log({"clahe": "false", "precision": "fp32", "epochs": 3})
+        run.log({"clahe": "true", "precision": "fp32", "space": "prob", "epochs": 4}, of_ensemble=True)
     assert only_run(workplace).data.params == {
         "clahe": "false",
         "precision": "fp32",

@@ -29,7 +29,7 @@ for _ in range(4):
     child = os.fork()
     if not child:
         with open_run('export', 'r', 'together') as run:
-            run.log_params({'a': 1})
+            run.log({'a': 1})
         os._exit(0)
     children.append(child)
 print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
