@@ -271,7 +271,7 @@ def _log(run: TrackedRun, result: SweepResult) -> None:
             "fer.selection_sha256": reported.bundle.selection_sha256,
             "fer.selection_protocol": result.protocol,
             "fer.selection_in_sample": str(result.is_in_sample).lower(),
-        }
+        },
     )
 
 
