@@ -44,8 +44,8 @@ def distill(result) -> Iterator[Part]:
 
 def _student_lines(result) -> Iterator[Part]:
     """Yield the best epoch, the loss, the scores on other rows, and where the checkpoint is."""
-    student, plan = result.student, result.student.plan
-    yield f"{student.name}, {len(plan.train):,} rows\n"
+    student = result.student
+    yield f"{student.title}, {len(student.train):,} rows\n"
     if student.objective is not None:
         loss, targets = student.objective.loss, student.objective.targets
         effective = targets.effective_temperature
@@ -53,7 +53,7 @@ def _student_lines(result) -> Iterator[Part]:
         weights = f"alpha {loss.alpha:g}" + (f", beta {loss.beta:g}" if loss.loss == "dkd" else "")
         yield f"  loss          {loss.ce_weight:g} CE + {loss.loss.upper()} ({weights})"
         yield f"  target        {targets.kind}, T {loss.temperature:g}{calibrated}"
-    yield from _epoch_lines(plan, result.best)
+    yield from _epoch_lines(student, result.best)
     yield ""
     yield from _score_lines(result.scored)
     yield from options.where_lines(result, checkpoint=result.checkpoint, model=_model(result, 14))

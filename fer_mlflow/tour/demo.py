@@ -22,7 +22,7 @@ from fer_mlflow.tracking.runs import TrackedRun, open_run
 from fer_mlflow.workflows import Workflow
 from fer_mlflow.workflows.export import Ensemble, read_ensemble
 from fer_mlflow.workflows.leaderboards import read_leaderboard
-from fer_mlflow.workflows.train import StudentReader, read_plan, read_training_rows
+from fer_mlflow.workflows.train import read_plan, read_student, read_training_rows
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
 TEACHERS: dict[str, dict[str, Any]] = {
@@ -195,6 +195,6 @@ class _Demo:
             own: dict[str, Any] = {} if loss == "ce" else {"softlabels": source, "even_bad": True}
             own |= {"loss": loss, "epochs": epochs, "seed": self.settings.seed}
             settings = DistillSettings(manifest=str(self.manifest), name=name, **STUDENT, **own)
-            key = StudentReader(*read_training_rows(settings)).read(settings).plan.key
+            key = read_student(settings, *read_training_rows(settings), {}).key
             is_trained = bool(bundles.find_runs(self.run.client, "distill", [key])[key])
             self.call_unless(is_trained, f"trained already: {name}", f"distill {name}", distill, settings)

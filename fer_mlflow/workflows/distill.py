@@ -29,6 +29,7 @@ from fer_mlflow.tracking.runs import TrackedRun, metric_keys, open_run
 from fer_mlflow.training.loop import Epoch
 from fer_mlflow.workflows import RunResult, logger, may_log_images, train as training, workflow
 from fer_mlflow.workflows.evaluate import SEED
+from fer_mlflow.workflows.sources import Source
 
 _OF_LOSS = ("softlabels", "target", *(name for name in LossSettings.__dataclass_fields__ if name != "loss"))
 KEYS = ("loss", *_OF_LOSS, *RecipeSettings.__dataclass_fields__)
@@ -154,15 +155,15 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     may_log_images(settings)  # what is wrong with it is found before the first epoch
     if settings.onnx:
         check_onnx_packages()
-    reader = training.StudentReader(*training.read_training_rows(settings))
+    train, val = training.read_training_rows(settings)
     if settings.grid:
-        return _distill_grid(reader, settings, progress)
-    student = reader.read(settings)
+        return _distill_grid(settings, train, val, progress)
+    student = training.read_student(settings, train, val, {})
     if student.source is None and settings.softlabels:
         logger.warning(f"--softlabels {settings.softlabels}: --loss ce learns from labels alone and leaves them unused")
     if settings.test_split:
         training.read_split(settings, settings.test_split)  # what is wrong with it is found before the first epoch
-    with open_run("distill", settings.name or student.name, settings.experiment) as run:
+    with open_run("distill", settings.name or student.title, settings.experiment) as run:
         run.log(settings.params)
         best = training.train_student(run, student)
         scored = None
@@ -170,7 +171,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
             scored = training.score_student(run, student, run.run_id, student.short_name(settings.name), progress)
             run.log(metrics=metric_keys(training.scores_of(scored.metrics), "test"))
         model = _log_model(run, run.run_id, student) if settings.onnx else None
-        training.describe_training(run, student.plan, best, student.source, scored)
+        training.describe_training(run, student, best, scored)
     return DistillResult(
         run_id=run.run_id,
         ui=run.ui,
@@ -182,14 +183,14 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     )
 
 
-def _distill_grid(reader: training.StudentReader, settings: DistillSettings, progress: Progress) -> DistillGridResult:
+def _distill_grid(settings: DistillSettings, train: Benchmark, val: Benchmark, progress: Progress) -> DistillGridResult:
     """Train every student of a grid as a run below this one, and measure the best."""
-    trials = plan_grid(settings, reader)
+    trials = plan_grid(settings, train, val)
     test = training.read_split(settings, settings.test_split) if settings.test_split else None
-    name = settings.name or f"distill {settings.grid} · {split_first(reader.train.name)}"
+    name = settings.name or f"distill {settings.grid} · {split_first(train.name)}"
     out = Path(settings.out).absolute() if settings.out else None
     with open_run("distill", name, settings.experiment) as run:
-        run.log({**settings.params, "benchmark": reader.train.name, "rows": len(reader.train)})
+        run.log({**settings.params, "benchmark": train.name, "rows": len(train)})
         result = run_grid(run, trials, test, progress)
         best = result.best
         made = run.client.get_run(best.run_id).outputs
@@ -216,7 +217,7 @@ def _distill_grid(reader: training.StudentReader, settings: DistillSettings, pro
 
 def _log_model(run: TrackedRun, trained_run: str, student: training.Student) -> OnnxModel:
     """Log a student as an MLflow model that takes images, once its ONNX file agrees with torch."""
-    val, clahe = student.plan.val, Clahe.of(student.settings)
+    val, clahe = student.val, Clahe.of(student.settings)
     with training.fetched_checkpoint(run.client, trained_run, student) as checkpoint:
         onnx = checkpoint.with_name("student.onnx")
         side = export_onnx(checkpoint, val.classes, onnx)
@@ -232,20 +233,22 @@ def _log_model(run: TrackedRun, trained_run: str, student: training.Student) -> 
     return OnnxModel(uri, check)
 
 
-def plan_grid(settings: DistillSettings, reader: training.StudentReader) -> list[Trial]:
+def plan_grid(settings: DistillSettings, train: Benchmark, val: Benchmark) -> list[Trial]:
     """Read and check every student of `grid` before any is trained.
 
     No two have the same key, and for every recipe one learns from labels alone; those come first.
     """
     axes = read_axes(settings.grid or "")
     trials: dict[str, Trial] = {}
+    sources: dict[str, Source] = {}
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         for loss in dict.fromkeys(["ce", chosen.get("loss", settings.loss)]):
-            student = reader.read(replace(settings, **{**chosen, "loss": loss}, out=None))
+            own = replace(settings, **{**chosen, "loss": loss}, out=None)
+            student = training.read_student(own, train, val, sources)
             named = {"loss": loss} | {k: v for k, v in chosen.items() if k not in ("loss", *_UNUSED[loss])}
             texts = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in named.items()}
-            trials.setdefault(student.plan.key, Trial(student, texts))
+            trials.setdefault(student.key, Trial(student, texts))
     if all(trial.student.loss == "ce" for trial in trials.values()):
         raise ContractError(f"--grid {settings.grid}: nothing in it learns from soft labels; add loss=kd or loss=dkd")
     return sorted(trials.values(), key=lambda trial: trial.student.loss != "ce")
@@ -279,10 +282,10 @@ def run_grid(run: TrackedRun, trials: list[Trial], test: Benchmark | None, progr
 
     The best configuration and its baseline are measured on the test rows.
     """
-    finished = bundles.find_runs(run.client, "distill", [trial.student.plan.key for trial in trials])
+    finished = bundles.find_runs(run.client, "distill", [trial.student.key for trial in trials])
     for number, trial in enumerate(trials, start=1):
         title = f"\n== {number}/{len(trials)}  {trial.name}"
-        if there := finished[trial.student.plan.key]:
+        if there := finished[trial.student.key]:
             trial.run_id, trial.metrics = there[0].info.run_id, dict(there[0].data.metrics)
             logger.info(f"{title}: reused from run {trial.run_id}")
             bundles.adopt_run(run, there[0])
@@ -313,12 +316,12 @@ def _train(run: TrackedRun, trial: Trial) -> None:
     settings, student = trial.student.settings, trial.student
     unused = ("grid", "onnx", "name", *_UNUSED[student.loss])
     try:
-        with run.sibling(f"{trial.name} · {split_first(student.plan.train.name)}", nested=True) as child:
+        with run.sibling(f"{trial.name} · {split_first(student.train.name)}", nested=True) as child:
             trial.run_id = child.run_id
             child.log(tags={"fer.kind": "distill"})
             child.log({name: text for name, text in settings.params.items() if name not in unused})
             best = training.train_student(child, student)
-            training.describe_training(child, student.plan, best, student.source)
+            training.describe_training(child, student, best)
         trial.metrics = dict(zip(_OF_VAL, (best.number, best.val_accuracy, best.val_macro_f1), strict=True))
     except TrackingError:
         raise
@@ -344,13 +347,9 @@ def configurations_table(trials: list[Trial]) -> pd.DataFrame:
 
     `_sd` columns are standard deviations over seeds (n - 1), NaN for one seed.
     """
-    trained = [trial for trial in trials if not trial.failure]
-    columns = ["configuration", "loss", "val_macro_f1", "val_accuracy"]
-    rows = [
-        (each.configuration, each.student.loss, *(each.metrics[f"best_{name}"] for name in columns[2:]))
-        for each in trained
-    ]
-    seeds = pd.DataFrame(rows, columns=columns).groupby(columns[:2], sort=False)
+    students = grid_table(trials).rename(columns=lambda name: name.removeprefix("best_"))
+    trained = students[students["failure"] == ""]
+    seeds = trained.groupby(["configuration", "loss"], sort=False)[["val_macro_f1", "val_accuracy"]]
     table = seeds.mean().join(seeds.std().add_suffix("_sd")).assign(seeds=seeds.size()).reset_index()
     return table.sort_values(["val_macro_f1", "val_accuracy"], ascending=False, kind="stable", ignore_index=True)
 

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,11 @@ def read_source(settings: groups.SourceSettings) -> Source | Ensemble:
 
 def read_run_source(run_id: str) -> Source:
     """Return a run's bundle, downloaded and verified."""
-    client, cache = store.connect(), cache_folder()
+    client, folder = store.connect(), cache_folder()
     run = bundles.read_run(client, run_id)
-    bundle = bundles.fetch_bundle(run, cache)
+    bundle = bundles.fetch_bundle(run, folder)
 
+    @cache
     def teacher_logits() -> dict[str, np.ndarray]:
         if len(bundle.checkpoints) == 1 and "calibration" not in bundle.report:
             return {next(iter(bundle.checkpoints)): bundle.logits}
@@ -119,7 +121,7 @@ def read_run_source(run_id: str) -> Source:
         for tag in sorted(tag for tag in run.data.tags if tag.startswith(store.TEACHER_RUN)):
             teacher_run, name = run.data.tags[tag], tag.removeprefix(store.TEACHER_RUN)
             try:
-                teacher = bundles.fetch_bundle(bundles.read_run(client, teacher_run), cache)
+                teacher = bundles.fetch_bundle(bundles.read_run(client, teacher_run), folder)
                 if (teacher.selection_sha256, teacher.classes) != (bundle.selection_sha256, bundle.classes):
                     raise BundleError(f"run {teacher_run} has other rows or classes")
                 found[name] = teacher.logits
@@ -294,7 +296,7 @@ def _manifests(settings: search.SearchSettings) -> Iterator[tuple[str, str | Non
 
 def _stored_sets(name: str, settings: search.SearchSettings) -> list[TeacherSet]:
     """Return the logits that the tracking server has on a benchmark, one set for each preprocessing."""
-    client, cache = store.connect(), cache_folder()
+    client, folder = store.connect(), cache_folder()
     runs = [run for run in records.runs_on(client, name) if run.data.tags["fer.kind"] == "teacher"]
     runs = [run for run in runs if not records.is_bad(run)]
     if not runs:
@@ -305,7 +307,7 @@ def _stored_sets(name: str, settings: search.SearchSettings) -> list[TeacherSet]
     found: dict[str, TeacherSet] = {}
     there: set[str] = set()
     for run in records.newest_of_each(runs):
-        bundle = bundles.fetch_bundle(run, cache)
+        bundle = bundles.fetch_bundle(run, folder)
         (teacher,), (preprocessing,) = bundle.checkpoints, bundle.configuration.preprocessing.values()
         there.add(teacher)
         is_member = not settings.members or teacher in settings.members

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fer_mlflow.data.classes import read_classes
@@ -183,13 +183,12 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
     return best
 
 
-def describe_training(
-    run: TrackedRun, plan: Plan, best: loop.Epoch, source: Source | None = None, scored: SoftLabels | None = None
-) -> None:
+def describe_training(run: TrackedRun, plan: Plan, best: loop.Epoch, scored: SoftLabels | None = None) -> None:
     """Describe a training's run: the best epoch, the scores on test rows, the rows, and the soft labels' run."""
     verdict = f"val_macro_f1 **{best.val_macro_f1:.4f}** · val_accuracy {best.val_accuracy:.4f} · epoch {best.number}"
     if scored is not None and scored.metrics:
         verdict += f" · {split_first(scored.benchmark)}: {DEFAULT} **{scored.metrics[DEFAULT]:.4f}**"
+    source = plan.source if isinstance(plan, Student) else None
     soft = f" · soft labels {source.bundle.configuration.name}" if source else ""
     about = f"{plan.name}, {len(plan.train):,} rows, validated on {len(plan.val):,}{soft}"
     run.describe(verdict, about, source.links if source else {})
@@ -222,11 +221,10 @@ def copy_checkpoint(checkpoint: Path, out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Student:
-    """One student: its settings, its plan, its loss with soft labels and their source (None: labels alone)."""
+class Student(Plan):
+    """The plan of a student; `source` has the soft labels that its objective is made of, None for labels alone."""
 
     settings: DistillSettings
-    plan: Plan
     objective: SoftObjective | None = None
     source: Source | None = None
 
@@ -236,9 +234,9 @@ class Student:
         return self.settings.loss
 
     @property
-    def name(self) -> str:
-        """The configuration in a few words, for people."""
-        first, last = [self.loss], [self.plan.name]
+    def title(self) -> str:
+        """The name with the loss and the soft labels."""
+        first, last = [self.loss], [self.name]
         if self.objective:
             targets, softlabels = self.objective.targets, self.objective.bundle.configuration.name
             first, last = [*first, f"T {targets.temperature:g}", targets.kind], [*last, f"from {softlabels}"]
@@ -285,39 +283,30 @@ def train_student(run: TrackedRun, student: Student) -> loop.Epoch:
         tags |= {"fer.source_run": source.run_id} if source.run_id else {}
         run.log_inputs(models.inputs_of(run, bundle))
     run.log(tags=tags)
-    return run_plan(run, student.plan, student.short_name(student.settings.name))
+    return run_plan(run, student, student.short_name(student.settings.name))
 
 
-@dataclass
-class StudentReader:
-    """Reads students' plans; what they share (rows, soft labels, teachers' logits) is read once."""
+def read_student(settings: DistillSettings, train: Benchmark, val: Benchmark, sources: dict[str, Source]) -> Student:
+    """Read and check everything about one student that can be checked before a run is opened.
 
-    train: Benchmark
-    val: Benchmark
-    sources: dict[str, Source] = field(default_factory=dict)
-    teacher_logits: dict[str, dict] = field(default_factory=dict)
-
-    def read(self, settings: DistillSettings) -> Student:
-        """Read and check everything about one student that can be checked before a run is opened."""
-        if settings.loss == "ce":
-            return Student(settings, read_plan(settings, self.train, self.val))
-        name = settings.softlabels
-        if not name:
-            raise ContractError(
-                f"--loss {settings.loss} needs soft labels: --softlabels RUN, FOLDER or best:METRIC@BENCHMARK "
-                "(or use --loss ce)"
-            )
-        if name not in self.sources:
-            self.sources[name] = choose_soft_labels(name, self.train, even_bad=settings.even_bad)
-        source = self.sources[name]
-        bundle, space = source.bundle, source.bundle.configuration.space
-        needed = (settings.target or space) != space and len(bundle.checkpoints) > 1
-        if needed and name not in self.teacher_logits:
-            self.teacher_logits[name] = source.teacher_logits()
-        targets = make_targets(bundle, self.teacher_logits.get(name, {}), settings.target, settings.temperature)
-        allow_missing = settings.missing == "ce"
-        objective = SoftObjective(self.train, settings, bundle, targets, settings, allow_missing=allow_missing)
-        return Student(settings, read_plan(settings, self.train, self.val, objective), objective, source)
+    `sources` gets its soft labels by name, so that students which share them read them once.
+    """
+    if settings.loss == "ce":
+        return Student(**vars(read_plan(settings, train, val)))
+    name = settings.softlabels
+    if not name:
+        raise ContractError(
+            f"--loss {settings.loss} needs soft labels: --softlabels RUN, FOLDER or best:METRIC@BENCHMARK "
+            "(or use --loss ce)"
+        )
+    if name not in sources:
+        sources[name] = choose_soft_labels(name, train, even_bad=settings.even_bad)
+    bundle, space = sources[name].bundle, sources[name].bundle.configuration.space
+    needs_teachers = (settings.target or space) != space and len(bundle.checkpoints) > 1
+    logits = sources[name].teacher_logits() if needs_teachers else {}
+    targets = make_targets(bundle, logits, settings.target, settings.temperature)
+    objective = SoftObjective(train, settings, bundle, targets, settings, allow_missing=settings.missing == "ce")
+    return Student(**vars(read_plan(settings, train, val, objective)), source=sources[name])
 
 
 def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source:
