@@ -56,15 +56,10 @@ def run_checks(
     near: int | None = None,
     progress: Progress = no_progress,
 ) -> ManifestCheck:
-    """Check a manifest and its images.
+    """Check a manifest and its images, which are hashed only where they are not decoded.
 
-    Parameters
-    ----------
-    root, split : as for `read_benchmark`
-    dataset : data set whose published counts all rows are compared with; None goes by their sources, or by the
-        file's name where they have none
-    decode : decode every image; without it, files are hashed only
-    near : bits in which the perceptual hashes of near-duplicates may differ; None skips the search
+    All rows are compared with the published counts of `dataset`; None goes by their sources, or by the file's name
+    where they have none. The perceptual hashes of near-duplicates differ in at most `near` bits; None skips the search.
     """
     refused: list[tuple[ManifestError, int]] = []
     benchmark = read_benchmark(

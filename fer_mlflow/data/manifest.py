@@ -102,14 +102,11 @@ def read_benchmark(
     verify_paths: bool = True,
     on_refused: Callable[[ManifestError, int], object] | None = None,
 ) -> Benchmark:
-    """Read the rows of a manifest that a split selects, and refuse what cannot be trusted.
+    """Read the first `limit` rows of a manifest that a split selects, and refuse what cannot be trusted.
 
-    Parameters
-    ----------
-    root : folder of relative paths, or its URL; None means the manifest's own
-    limit : keep the first so many of the split's rows
-    verify_paths : list each folder once and check that every path is a file there that stays under `root`
-    on_refused : called with what would be raised because of rows, and how many; those rows are left out then
+    Relative paths start from `root`, a folder or its URL; None means the manifest's own. Where paths are verified, each
+    folder is listed once, and every path must be a file there that stays under the root. `on_refused` is called with
+    what would be raised because of rows, and how many; those rows are left out then.
 
     Raises ManifestError: the file cannot be read as a CSV with a path column; nothing is selected; or rows have unknown
     labels, paths that leave the root, duplicate paths or no file: the first ten such rows and their count.

@@ -67,12 +67,8 @@ def merge(
     """Return the rows of all inputs, in their order, with each image once.
 
     Of an image that is there twice (by the bytes of its file), the row that is not in a training split is kept, so
-    that a test set stays whole and none of its images is trained on; else the first.
-
-    Parameters
-    ----------
-    root : folder that the merged paths start from
-    classes : None means the usual seven, and that all inputs must be of them
+    that a test set stays whole and none of its images is trained on; else the first. Merged paths start from `root`.
+    Classes of None are the usual seven, and then all inputs must be of them.
 
     Raises ContractError: there is one input alone. ManifestError: an input cannot be read, inputs have different
     classes, lie outside of the root, or give one image two labels. ImageError: an image cannot be read.
@@ -160,11 +156,8 @@ def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, grou
     global random state do not matter. With groups, the largest go first, each to where it brings the counts of its
     strata closest to the shares.
 
-    Parameters
-    ----------
-    frame : N rows with str columns path, label, source
-    shares : split -> share, summing to 1
-    group : column whose equal values stay in one split; rows with an empty value are groups of their own
+    The N rows have str columns path, label and source; shares sum to 1. Equal values of the column `group` stay in one
+    split; rows with an empty value are groups of their own.
 
     Raises ManifestError: there is no such column, or there are fewer groups than splits.
     """

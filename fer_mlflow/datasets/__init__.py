@@ -98,15 +98,9 @@ def build(
 ) -> Built:
     """Return the rows of a data set as it lies on disk, and write its images where it has none.
 
-    Parameters
-    ----------
-    dataset : one of `DATASETS`
-    folder : where it lies; folders that unpacking added are gone through
-    images : folder for images that must be written first (pixels of a CSV, crops)
-    root : folder that paths start from; None means that of the images
-    source : text of the column `source`; None means the data set's name (for `folder`, the folder's)
-    min_agreement : least share of the votes for the label, in [0, 1]
-    allow_missing : leave out missing images however many they are
+    Folders that unpacking added are gone through. Arguments are those of a `Request`, and `root`, the folder that paths
+    start from (None means that of the images), `source`, the text of that column (None means the data set's name, for
+    `folder` the folder's), and `allow_missing`, to leave out missing images however many they are.
 
     Raises ContractError: there is no such data set, or it has no votes. ManifestError: the folder is not that data set,
     a label file is cut short or has a code out of range, no row is left, images are not under the root, or more than 1

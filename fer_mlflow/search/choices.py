@@ -116,10 +116,7 @@ def choose_best(
 ) -> Choice:
     """Return the configuration of the best metric; among equal ones that of the lowest NLL, then the first.
 
-    Parameters
-    ----------
-    lists : (variant, space) -> (M, K) weights
-    metric : public name; F1 of class k is `f1/k`
+    `lists` are (variant, space) -> (M, K) weights. The metric has its public name; F1 of class k is `f1/k`.
     """
     counted = [count_rows(variants[name], space, each, workers=workers) for (name, space), each in lists.items()]
     choices = [Choice(name, space, own) for (name, space), weights in lists.items() for own in weights]
@@ -134,10 +131,7 @@ def choose_greedily(
 
     From no teacher on, each round adds the teacher, chosen before or not, with which the mean is best; weights are how
     often each was chosen. The best of all rounds is taken, of equal ones that of the lowest NLL, then the shortest.
-
-    References
-    ----------
-    Caruana et al. 2004, Ensemble Selection from Libraries of Models, sec. 2.1 and 2.2.
+    (Caruana et al. 2004, Ensemble Selection from Libraries of Models, sec. 2.1 and 2.2.)
     """
     ensembles: dict[tuple[str, str], np.ndarray] = {}
     for name, logits in variants.items():
@@ -177,19 +171,13 @@ def _likeliest(name: str, space: str, logits: TeacherLogits) -> Choice:
 def likeliest_mixture(log_probs: np.ndarray) -> np.ndarray:
     """Return the (K,) weights w of distributions that minimise mean -log sum_k w_k p_k(y), by expectation maximisation.
 
-    Each step is w_k <- w_k mean[p_k(y) / sum_j w_j p_j(y)]. The NLL is convex in w, falls at every step, and is within
+    The log-probabilities, (K, N) float64, are log p_k of each row's label; some of a row may be -inf, not all. Each
+    step is w_k <- w_k mean[p_k(y) / sum_j w_j p_j(y)]. The NLL is convex in w, falls at every step, and is within
     log max_k mean[p_k(y) / sum_j w_j p_j(y)] of its minimum (by Jensen's inequality): at 1e-9 nats the search stops.
+    (Dempster, Laird & Rubin 1977.)
 
     >>> likeliest_mixture(np.log([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]])).round(6).tolist()
     [1.0, 0.0]
-
-    Parameters
-    ----------
-    log_probs : (K, N) float64, log p_k of each row's label; may be -inf for some teachers of a row, not for all
-
-    References
-    ----------
-    Dempster, Laird & Rubin 1977.
     """
     likelihood = np.ascontiguousarray(np.exp(log_probs - log_probs.max(axis=0)))  # a row's factor changes nothing
     weights = equal_weights(len(likelihood))
@@ -273,12 +261,9 @@ def assess_crossfitted(
     rng: np.random.Generator,
     replicates: int = REPLICATES,
 ) -> Assessment:
-    """Assess a way to choose: fold by fold, by what it chooses on all the others.
+    """Assess a way to choose, by what it chooses on all folds but the one that it is given, whose rows are held out.
 
-    Parameters
-    ----------
-    choose : (fold that is held out, variants of the other rows) -> choice
-    folds : (N,) int from 0 up without a gap
+    Folds are (N,) int from 0 up without a gap.
     """
 
     def parts() -> Iterator[_Part]:

@@ -139,12 +139,8 @@ def search_candidates(
     """Score every configuration on every subset of every benchmark, at several temperatures where they matter.
 
     A temperature is sought for candidates whose accuracy and F1 match, or come nearest: the nearest first, and as many
-    as take some seconds. `progress` opens their report, which is called with 1 when one is done.
-
-    Parameters
-    ----------
-    reference_m : the configuration that others are compared with
-    related : what is changed -> the configurations that differ from the reference in nothing else
+    as take some seconds. `progress` opens their report, which is called with 1 when one is done. `related` are what is
+    changed -> the configurations that differ from the reference in nothing else.
     """
     search = _Search(target, benchmarks, classes)
     for benchmark, searched in benchmarks.items():

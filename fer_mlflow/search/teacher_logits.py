@@ -90,11 +90,8 @@ class TeacherLogits:
     What is scored is what a bundle of float32 logits would hold: fused in float64 in the order of the teachers,
     rounded to float32, and only then divided by a temperature, in float64.
 
-    Parameters
-    ----------
-    logits : (K, N, C) float, finite, or K arrays of (N, C); teachers in the order of their names
-    labels : (N,) int in 0..C-1
-    groups : (N,) int from 0 up, the group of each row that sums are taken by; None means one group
+    Logits are (K, N, C) float, finite, or K arrays of (N, C), teachers in the order of their names. Labels are (N,) int
+    in 0..C-1. Groups, (N,) int from 0 up, are what sums are taken by; None means one group.
     """
 
     def __init__(self, logits: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None):
@@ -201,11 +198,8 @@ def count_rows(
 ) -> CountTables:
     """Fuse and score every configuration of a list, and return the sums that their metrics follow from.
 
-    Parameters
-    ----------
-    weights : (M, K) float, rows of at least 0 that sum to 1, M >= 1
-    temperatures : (M,) float above 0 that logits are divided by; None means 1
-    workers : threads
+    The rows of the (M, K) weights are at least 0 and sum to 1, M >= 1. Logits are divided by (M,) temperatures; None
+    means 1. Workers are threads.
     """
     weights = np.asarray(weights, dtype=np.float64)
     logits.check_weights(space, weights)
@@ -259,11 +253,8 @@ def row_influences(metric: str, classes: tuple[str, ...], labels: np.ndarray, ro
     """Return (N,) how much each row moves a metric: their mean is 0, their deviation / sqrt(N) its standard error.
 
     For means they are the rows' own values less the mean. For metrics of counts they are the delta method's: the
-    derivative by the counts that a row adds to.
-
-    References
-    ----------
-    Takahashi et al. 2021, Confidence interval for micro-averaged F1 and macro-averaged F1 scores.
+    derivative by the counts that a row adds to. (Takahashi et al. 2021, Confidence interval for micro-averaged F1 and
+    macro-averaged F1 scores.)
     """
     row = check_metric(metric, classes)
     if row.row_values:
@@ -295,12 +286,8 @@ def find_plateau(
     """Return the best of M configurations, and (M,) bool which ones are within one paired standard error of it.
 
     The error of a difference is at most the sum of both errors, which follow from counts; so only configurations that
-    are near by that measure are fused again, to pair their rows with the best one's.
-
-    Parameters
-    ----------
-    labels : (N,) int, of the rows that were counted
-    scores_of : gives a configuration's scores of each row
+    are near by that measure are fused again, to pair their rows with the best one's: `scores_of` gives a
+    configuration's scores of each row. Labels are (N,) int, of the rows that were counted.
     """
     errors = standard_errors(metric, classes, counts)
     best, values = counts.best(metric, classes)

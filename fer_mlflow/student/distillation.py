@@ -57,12 +57,9 @@ def make_targets(
 
     `logit`: softmax(Σ w zᵢ / T). `prob`: softmax(log p / T) of p = Σ w softmax(zᵢ). `mixture`: Σ w softmax(zᵢ / T).
     The stored logits serve for the space that they were fused in; with a single teacher all three are the same.
-    Others are fused from the teachers' logits, at T times the temperature that the bundle was calibrated with.
-
-    Parameters
-    ----------
-    teacher_logits : teacher name -> (N, C) float of the bundle's rows; may be empty where the stored logits serve
-    kind : one of `TARGETS`; None means the space in which the bundle was fused
+    Others are fused from the teachers' logits, at T times the temperature that the bundle was calibrated with: teacher
+    name -> (N, C) float of the bundle's rows, empty where the stored logits serve. A kind of None means the space in
+    which the bundle was fused.
 
     Raises ContractError: unknown kind, T is not above 0, teachers' logits are lacking, or the bundle was calibrated by
     more than a temperature, which only its own fusion has.

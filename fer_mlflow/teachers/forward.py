@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ class Predictor:
 
     def __init__(self, teacher: Teacher, device: torch.device, settings: ForwardSettings, compiled: bool):
         self.teacher, self.device, self.settings, self.compiled = teacher, device, settings, compiled
+        self.name = teacher.name
         self.batch_size = choose_batch_size(settings.batch_size, device)
         self.columns = torch.from_numpy(teacher.columns).to(device)
         model = teacher.model.to(device)
@@ -150,11 +151,6 @@ class Predictor:
             self.model = torch.compile(teacher.model, dynamic=False, options={"freezing": True})
         channels = teacher.preprocessing.mean, teacher.preprocessing.std
         self.mean, self.std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in channels)
-
-    @property
-    def name(self) -> str:
-        """The teacher's name."""
-        return self.teacher.name
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -253,12 +249,8 @@ def predict_shards(
     An image is read, hashed, decoded and equalised once for all teachers. Two rows of each shard are then read
     again and predicted alone, uncompiled: if they do not get the same logits, rows and logits are out of step.
 
-    Parameters
-    ----------
-    paths : (N,) paths under `root`
-    ranges : (start, stop) with 0 <= start < stop <= N, each taken when its first images are to be read
-    compiled : compile each model for the one shape of a full batch; shorter batches are padded
-    on_rows : called with the number of rows done, batch by batch
+    A range is (start, stop) of the (N,) paths, and is taken when its first images are to be read. Models are compiled
+    for the one shape of a full batch. `on_rows` is called with the number of rows done, batch by batch.
 
     Raises ImageError: images of a range cannot be decoded, all that it has. JobError: a logit is not finite, a row
     predicted alone disagrees, the device is out of memory, or decoding died.
@@ -290,24 +282,19 @@ def predict_shards(
 def _copied_ahead(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
     """Yield batches with their pixels on a GPU, each copied on a stream of its own while the one before is computed."""
     stream = torch.cuda.Stream(device)
-    ahead: deque[dict[str, Any]] = deque()
-    for batch in batches:
+
+    def copied(batch: dict[str, Any]) -> dict[str, Any]:
         with torch.cuda.stream(stream):
             pixels = {key: each.to(device, non_blocking=True) for key, each in batch["pixels"].items()}
-        ahead.append({**batch, "pixels": pixels, "copied": stream.record_event()})
-        if len(ahead) > 1:
-            yield _arrived(ahead.popleft(), device)
-    while ahead:
-        yield _arrived(ahead.popleft(), device)
+        return {**batch, "pixels": pixels, "copied": stream.record_event()}
 
-
-def _arrived(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Make the device's main stream wait for a batch's pixels, and keep their memory until it has read them."""
-    stream = torch.cuda.current_stream(device)
-    stream.wait_event(batch["copied"])
-    for pixels in batch["pixels"].values():
-        pixels.record_stream(stream)
-    return batch
+    pairs: Iterator[tuple[dict[str, Any], Any]] = pairwise(chain(map(copied, batches), [None]))
+    for batch, _ in pairs:  # of which the second is copied before the first is given away
+        main = torch.cuda.current_stream(device)
+        main.wait_event(batch["copied"])
+        for pixels in batch["pixels"].values():
+            pixels.record_stream(main)  # keeps their memory until the main stream has read them
+        yield batch
 
 
 def _compute_shard(

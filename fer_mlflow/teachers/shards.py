@@ -6,16 +6,16 @@ however it dies: processes that want the same logits share the shards among them
 """
 
 import errno
+import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -27,9 +27,6 @@ from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.spec import PredictedLogits, TeacherSpec
-
-if TYPE_CHECKING:
-    from fer_mlflow.teachers.checkpoint import Teacher
 
 Span = tuple[int, int]  # the first row of a shard, and the row behind its last
 _ARRAYS = ("rows", "logits", "image_sha256")
@@ -111,26 +108,22 @@ def row_ranges(rows: int, shard_rows: int) -> list[Span]:
 
 
 @contextmanager
-def held_keys(cache: Path, keys: list[str], on_wait: Callable[[], object] | None = None) -> Iterator[bool]:
-    """Hold the locks of content keys for a block; yields whether another process had one of them.
+def held_keys(cache: Path, keys: list[str], on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the locks of content keys for a block; `on_wait` is called where another process has one of them.
 
     Locks are taken in the order of the keys, so that two processes never wait for each other.
     """
-    waited = False
     with ExitStack() as stack:
         for key in sorted(set(keys)):
             path = cache / "locks" / f"{key}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             try:
-                lock.acquire(timeout=0)
+                stack.enter_context(lock.acquire(timeout=0))
             except Timeout:
-                waited = True
-                if on_wait is not None:
-                    on_wait()
-                lock.acquire()
-            stack.callback(lock.release)
-        yield waited
+                on_wait()
+                stack.enter_context(lock)
+        yield
 
 
 def compute_logits(
@@ -151,14 +144,8 @@ def compute_logits(
     waits for the others. A teacher is missing from the result where another process died, or published the logits and
     removed its shards meanwhile: the caller looks for them elsewhere, and calls again.
 
-    Where all shards are there, no checkpoint is loaded.
-
-    Parameters
-    ----------
-    specs, keys : teacher name -> description, content key
-    image_sha256 : gives the (rows, 32) uint8 hashes of the images as they are now, so that a kept shard of an
-        image that changed since is computed again, or None to trust what was kept
-    warn : called with each sentence that a user should read
+    Where all shards are there, no checkpoint is loaded. `image_sha256` gives the (rows, 32) uint8 hashes of the images
+    as they are now, so that a kept shard of an image that changed since is computed again; None trusts what was kept.
 
     Raises ImageError: images cannot be decoded, all that the shard at hand has. TeacherError: a checkpoint cannot be
     used. JobError: the forward pass failed; finished shards are kept.
@@ -211,48 +198,36 @@ def _compute_missing(
 
     Ranges that lack the same teachers form one pass: usually all of them do.
     """
-    from fer_mlflow.teachers.checkpoint import load_teacher
+    from fer_mlflow.teachers.checkpoint import Teacher, load_teacher
     from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
 
     compiled = choose_compile(settings.compile, len(benchmark), choose_device(settings.device))
-    teachers: dict[str, Teacher] = {}
+
+    @functools.cache
+    def load(name: str) -> Teacher:
+        teacher = load_teacher(specs[name], benchmark.classes)
+        if assumed := ", ".join(teacher.assumed):
+            warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
+        return teacher
+
     for names in sorted(set(missing.values())):
+        own = {name: stores[name] for name in names}
         claims: dict[Span, ExitStack] = {}
-
-        def claimed(names: tuple[str, ...] = names, claims: dict[Span, ExitStack] = claims) -> Iterator[Span]:
-            for span in (span for span, lacking in missing.items() if lacking == names):
-                own = [stores[name] for name in names]
-                if (claim := _claimed(own, span)) is None:
-                    continue
-                there = {name: shard for name in names if (shard := stores[name].read(*span)) is not None}
-                if len(there) == len(names):  # another process has finished it meanwhile
-                    claim.close()
-                    kept.update({(name, span): shard for name, shard in there.items()})
-                    count(span[1] - span[0])
-                    continue
-                claims[span] = claim
-                yield span
-
-        spans = claimed()
+        spans = _claim_spans([span for span in missing if missing[span] == names], own, claims, kept, count)
         if (first := next(spans, None)) is None:
             continue
-        for name in names:
-            if name not in teachers:
-                teachers[name] = load_teacher(specs[name], benchmark.classes)
-                if assumed := ", ".join(teachers[name].assumed):
-                    warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
         try:
             for span, found in predict_shards(
                 benchmark.root,
                 benchmark.paths.to_numpy(object),
                 chain([first], spans),
-                [teachers[name] for name in names],
+                [load(name) for name in names],
                 settings,
                 compiled=compiled,
                 on_rows=count,
             ):
-                for name in names:
-                    stores[name].write(*span, found[name])
+                for name, store in own.items():
+                    store.write(*span, found[name])
                     kept[name, span] = found[name]
                 claims.pop(span).close()
         finally:
@@ -260,15 +235,31 @@ def _compute_missing(
                 claim.close()
 
 
-def _claimed(stores: Sequence[ShardStore], span: Span) -> ExitStack | None:
-    """Hold the claims on a range in all stores, or return None where another process has one of them."""
-    with ExitStack() as stack:
-        for store in stores:
+def _claim_spans(
+    spans: Iterable[Span],
+    stores: Mapping[str, ShardStore],
+    claims: dict[Span, ExitStack],
+    kept: dict[tuple[str, Span], PredictedLogits],
+    count: Callable[[int], object],
+) -> Iterator[Span]:
+    """Yield the ranges that are to be computed here, each with its claims on all stores in `claims`.
+
+    Ranges of which another process has a claim are passed over, and those that it has finished are put into `kept`.
+    """
+    for span in spans:
+        with ExitStack() as held:
             try:
-                stack.enter_context(store.claim(*span).acquire(timeout=0))
+                for store in stores.values():
+                    held.enter_context(store.claim(*span).acquire(timeout=0))
             except Timeout:
-                return None
-        return stack.pop_all()
+                continue
+            found = {(name, span): shard for name, store in stores.items() if (shard := store.read(*span)) is not None}
+            if len(found) == len(stores):
+                kept.update(found)
+                count(span[1] - span[0])
+                continue
+            claims[span] = held.pop_all()
+        yield span
 
 
 def _await_others(

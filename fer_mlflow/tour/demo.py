@@ -47,10 +47,7 @@ def run_demo(
 ) -> None:
     """Run the demo; every step that finds its result in the tracking store is passed over.
 
-    Parameters
-    ----------
-    announce : called with what comes next
-    show : called with the name of a workflow and its result
+    `announce` is called with what comes next, `show` with the name of a workflow and its result.
     """
     with open_run("demo", "demo") as run:
         run.log(settings.params)

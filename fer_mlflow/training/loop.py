@@ -209,12 +209,9 @@ def train_teacher(
 ) -> Trained:
     """Train, or go on where `state_path` left off, and return the best epoch's checkpoint.
 
-    Parameters
-    ----------
-    state_path : file that holds the state after each epoch, written whole or not at all
-    objective : what is minimised; None for the cross-entropy with the labels
-    init : checkpoint to start from; a head of another size is left at random
-    on_epoch : called after each epoch, those of an earlier attempt first
+    That file holds the state after each epoch, written whole or not at all. An objective of None is the cross-entropy
+    with the labels. A head of another size than that of the checkpoint `init` is left at random. `on_epoch` is called
+    after each epoch, those of an earlier attempt first.
 
     Raises FerError: rows, recipe or `init` cannot be used; images that cannot be decoded are all named first.
     NotFiniteError: the loss of a step, or the weights after an epoch; the error names it and has what was kept.

@@ -84,12 +84,10 @@ def test_a_key_is_held_by_one_at_a_time_whatever_order_keys_are_named_in(tmp_pat
     entered, waited = threading.Event(), threading.Event()
 
     def other():
-        with held_keys(tmp_path, ["b", "a"], on_wait=waited.set) as had_to_wait:
-            assert had_to_wait
+        with held_keys(tmp_path, ["b", "a"], on_wait=waited.set):
             entered.set()
 
-    with held_keys(tmp_path, ["a", "b"]) as had_to_wait:
-        assert not had_to_wait
+    with held_keys(tmp_path, ["a", "b"], on_wait=lambda: pytest.fail("waited")):
         thread = threading.Thread(target=other)
         thread.start()
         assert waited.wait(10)
