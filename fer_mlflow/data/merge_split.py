@@ -158,8 +158,6 @@ def split_rows(frame: pd.DataFrame, shares: Mapping[str, float], seed: int, grou
 
     The N rows have str columns path, label and source; shares sum to 1. Equal values of the column `group` stay in one
     split; rows with an empty value are groups of their own.
-
-    Raises ManifestError: there is no such column, or there are fewer groups than splits.
     """
     strata = frame.groupby(["label", "source"], sort=True).ngroup().to_numpy()
     names, parts = np.array(list(shares), object), np.array(list(shares.values()))

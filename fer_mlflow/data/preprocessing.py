@@ -95,17 +95,12 @@ class Preprocessing:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def parse(cls, value: str | Mapping[str, Any]) -> "Preprocessing":
-        """Read a key, or a mapping of fields to JSON values; None and a missing field give the default.
+    def parse(cls, value: Mapping[str, Any]) -> "Preprocessing":
+        """Read a mapping of fields to JSON values; None and a missing field give the default.
 
         `img_size` may be `[3, S, S]` or `[S, S]`, as timm writes it. ContractError: an unknown field, or a value of the
         wrong kind.
-
-        >>> Preprocessing.parse("clahe=3.0/4 img_size=96") == Preprocessing(img_size=96, clahe=Clahe(3.0, 4))
-        True
         """
-        if isinstance(value, str):
-            value = {name: _untext(text) for name, _, text in (part.partition("=") for part in value.split())}
         known = [field.name for field in fields(cls)]
         if unknown := [str(name) for name in value if name not in known]:
             raise ContractError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
@@ -125,17 +120,7 @@ def _text(value: Any) -> str:
     return ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)
 
 
-def _untext(text: str) -> Any:
-    """Return what a field's parser takes for a canonical text."""
-    clip, slash, tile = text.partition("/")
-    if slash:
-        return {"clip": clip, "tile": tile}
-    return text.split(",") if "," in text else int(text) if text.isdecimal() else text
-
-
 def _parse_clahe(name: str, value: Any) -> Clahe:
-    if isinstance(value, Clahe):
-        return value
     try:
         clip, tile = float(value["clip"]), int(value["tile"])
     except (TypeError, KeyError, ValueError) as error:

@@ -46,7 +46,8 @@ def read_url(root: str, path: str) -> bytes:
     """Return the bytes of a file under a URL; ImageError where there is none, JobError where the store fails."""
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise ImageError(f"leads out of {root}")
-    return _patiently(f"{root}/{path}", lambda: (store := open_store(root))[0].cat_file(f"{store[1]}/{path}"))
+    store, top = open_store(root)
+    return _patiently(f"{root}/{path}", lambda: store.cat_file(f"{top}/{path}"))
 
 
 def read_urls(root: str, paths: Sequence[str]) -> list[Callable[[], bytes]]:
@@ -83,14 +84,15 @@ def open_store(root: str) -> tuple[Any, str]:
 
 def _patiently(where: str, request: Callable[[], Any]) -> Any:
     """Return what a request does, tried three times; what the store does not have, or refuses, is not tried again."""
-    for wait_s in (*_WAITS_S, None):
+    waits_s = iter(_WAITS_S)
+    while True:
         try:
             return request()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise ImageError("No such file or directory") from error
         except Exception as error:  # each store has its own
-            if wait_s is None or isinstance(error, PermissionError | ContractError):
+            wait_s = next(waits_s, None)
+            if wait_s is None or isinstance(error, PermissionError):
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise JobError(f"{where}: the store did not give it ({reason}); run the same command again") from error
             time.sleep(wait_s)
-    raise AssertionError

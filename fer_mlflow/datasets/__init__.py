@@ -98,13 +98,9 @@ def build(
 ) -> Built:
     """Return the rows of a data set as it lies on disk, and write its images where it has none.
 
-    Folders that unpacking added are gone through. Arguments are those of a `Request`, and `root`, the folder that paths
-    start from (None means that of the images), `source`, the text of that column (None means the data set's name, for
-    `folder` the folder's), and `allow_missing`, to leave out missing images however many they are.
-
-    Raises ContractError: there is no such data set, or it has no votes. ManifestError: the folder is not that data set,
-    a label file is cut short or has a code out of range, no row is left, images are not under the root, or more than 1
-    % of the images are missing and that is not allowed.
+    `folder`, `classes`, `images` and `min_agreement` are those of a `Request`. Paths start from `root`; None means the
+    folder of the images. `source` is the text of that column; None means the data set's name (for `folder`, the
+    folder's). Missing images that are allowed are left out however many they are; else more than 1 % are refused.
     """
     if dataset not in DATASETS:
         raise ContractError(f"data set {dataset} is not one of {', '.join(DATASETS)}")
@@ -254,10 +250,7 @@ def parse_codes(texts: pd.Series, codes: LabelCodes, path: Path) -> list[str | N
 
 
 def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
-    """Return some columns of a CSV as text, header names matched without case and surrounding blanks.
-
-    Raises ManifestError: the file cannot be read as a CSV, or lacks a column.
-    """
+    """Return some columns of a CSV as text, header names matched without case and surrounding blanks."""
     try:
         header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
         there = {str(name).strip().casefold(): name for name in header}

@@ -28,10 +28,7 @@ def list_rows(request: Request) -> Listing:
 
 
 def list_classes(folder: Path, classes: ClassOrder) -> Listing:
-    """List the images under class-named folders, in the order of their paths.
-
-    Raises ManifestError: a folder's name is neither a class nor a split, or there is no image.
-    """
+    """List the images under class-named folders, in the order of their paths; other folders are refused."""
     rows, unlisted = [], 0
     for name in _folder_names(folder):
         split = SPLIT_WORDS.get(name.casefold(), "")

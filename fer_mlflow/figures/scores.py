@@ -17,7 +17,6 @@ MOST_IMAGES = 36
 SIGNIFICANT = 0.05
 _UNSURE = "p ≥ 0.05 or n/a"
 _COLOURS = {"B better": (style.BLUE,) * 2, "A better": (style.VERMILLION,) * 2, _UNSURE: (style.MUTED, "white")}
-_MOST_COUNTS = 25  # bins that have room for a number
 _TICKS = (0.01, 0.1, 0.25, 0.5, 1.0)  # shares of rows, on a square-root scale
 _CURVES = {
     "mean": (style.BLUE, "-", 2.6),
@@ -211,16 +210,13 @@ def calibration_bins(confidence: np.ndarray, correct: np.ndarray, n_bins: int = 
 
 
 def draw_reliability(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    n_bins: int = metrics.ECE_BINS,
-    null: Mapping[str, float] | None = None,
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], null: Mapping[str, float] | None = None
 ) -> bytes:
     """Draw accuracy against confidence, and below it how many rows each bin has; return a PNG.
 
     A dot is a bin's accuracy with Wilson's 95 % interval, at the bin's mean confidence. What lies between the two in
     height is shaded: the gap that the ECE adds up. An empty bin draws nothing. Counts are on a square-root scale:
-    confident models have nearly all rows in the last bin. Above 25 bins there is no room for the numbers. One panel is
-    795 × 1170 pixels, two are 1590 × 1170.
+    confident models have nearly all rows in the last bin. One panel is 795 × 1170 pixels, two are 1590 × 1170.
 
     `panels` are one or two of title -> (confidence (N,) float in [0, 1], correct (N,) bool); `null` has for a title the
     95 % quantile of the ECE of a perfectly calibrated model on these rows.
@@ -238,10 +234,10 @@ def draw_reliability(
         rows = figure.subplots(2, P, sharex=True, sharey="row", height_ratios=(3.6, 1), squeeze=False)
         for (title, (confidence, correct)), diagram, counts in zip(panels.items(), *rows, strict=True):
             confidence = confidence.astype(np.float64)
-            bins = calibration_bins(confidence, correct, n_bins)
+            bins = calibration_bins(confidence, correct)
             lines = (
                 style.shorten(style.readable(title), 45),
-                f"ECE {evaluation.expected_calibration_error(confidence, correct, n_bins):.3f}{limits.get(title, '')}",
+                f"ECE {evaluation.expected_calibration_error(confidence, correct):.3f}{limits.get(title, '')}",
                 f"accuracy {correct.mean():.3f}   mean confidence {confidence.mean():.3f}   N {len(correct):,}",
             )
             diagram.set_title("\n".join(lines), size=10.5)
@@ -271,8 +267,7 @@ def _draw_diagram(axes: Axes, bins: CalibrationBins) -> None:
 def _draw_counts(axes: Axes, count: np.ndarray) -> None:
     M, heights = len(count), np.sqrt(count / count.sum())
     bars = axes.bar(np.arange(M) / M, heights, 1 / M, align="edge", color=style.FAINT, edgecolor="white")
-    if M <= _MOST_COUNTS:
-        axes.bar_label(bars, [f"{n:,}" if n else "" for n in count], rotation=90, padding=3, size=min(8.5, 130 / M))
+    axes.bar_label(bars, [f"{n:,}" if n else "" for n in count], rotation=90, padding=3, size=min(8.5, 130 / M))
     axes.set(xlim=(0, 1), ylim=(0, 1.45), xlabel="confidence")
     axes.set_yticks(np.sqrt(_TICKS), [f"{tick:.0%}" for tick in _TICKS], size=8.5)
 

@@ -211,10 +211,8 @@ class Predictor:
             images = images.contiguous(memory_format=torch.channels_last)
         try:
             return self.model(images)[:count, self.columns].float()
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
-            if not self.compiled:
+            if not self.compiled or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise JobError(
                 f"teacher {self.name} does not compile here ({str(error).splitlines()[0]}); use --compile false"
@@ -288,8 +286,7 @@ def _copied_ahead(batches: Iterator[dict[str, Any]], device: torch.device) -> It
             pixels = {key: each.to(device, non_blocking=True) for key, each in batch["pixels"].items()}
         return {**batch, "pixels": pixels, "copied": stream.record_event()}
 
-    pairs: Iterator[tuple[dict[str, Any], Any]] = pairwise(chain(map(copied, batches), [None]))
-    for batch, _ in pairs:  # of which the second is copied before the first is given away
+    for batch, _ in pairwise(chain(map(copied, batches), [{}])):  # the next one is copied before this one is given
         main = torch.cuda.current_stream(device)
         main.wait_event(batch["copied"])
         for pixels in batch["pixels"].values():

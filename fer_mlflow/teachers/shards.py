@@ -154,8 +154,7 @@ def compute_logits(
     stores = {name: ShardStore(cache, keys[name]) for name in specs}
     read = {(name, span): store.read(*span) for name, store in stores.items() for span in ranges}
     kept = {place: shard for place, shard in read.items() if shard is not None}
-    current = image_sha256() if kept else None
-    if current is not None:
+    if kept and (current := image_sha256()) is not None:
         for (name, span), shard in list(kept.items()):
             if (shard.image_sha256 != current[shard.rows]).any():
                 warn(f"rows {span[0] + 1}-{span[1]}: images changed since {name} predicted them; predicting again")
@@ -165,8 +164,7 @@ def compute_logits(
         for name in specs:
             if unreadable := [bad for (own, _), shard in kept.items() if own == name for bad in shard.unreadable]:
                 raise ImageError(unreadable_message(unreadable))
-    lacking = {span: tuple(name for name in specs if (name, span) not in kept) for span in ranges}
-    missing = {span: names for span, names in lacking.items() if names}
+    missing = {span: names for span in ranges if (names := tuple(n for n in specs if (n, span) not in kept))}
     if missing:
         done = len(benchmark) - sum(stop - start for start, stop in missing)
         doing = f"predicting with {', '.join(sorted(set().union(*missing.values())))}"

@@ -35,11 +35,7 @@ class TeacherSpec:
 
 
 def read_teachers(path: str | Path, names: Sequence[str], clahe: Clahe | None = None) -> dict[str, TeacherSpec]:
-    """Read the named teachers of a YAML file, with a CLAHE for all of them; others in the file are not looked at.
-
-    Raises TeacherError: the file cannot be read, a name is not in it, a value is of the wrong kind, or a checkpoint is
-    missing.
-    """
+    """Read the named teachers of a YAML file, with a CLAHE for all of them; others in the file are not looked at."""
     path = Path(path)
     entries = _read_entries(path)
     if unknown := [name for name in names if name not in entries]:
