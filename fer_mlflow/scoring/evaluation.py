@@ -7,8 +7,7 @@ from scipy.optimize import brentq
 from scipy.special import entr, softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring import metrics
-from fer_mlflow.scoring.significance import Interval, bootstrap_intervals
+from fer_mlflow.scoring import metrics, significance
 
 NULL_REPLICATES = 2000
 NEARLY_SURE = 0.99
@@ -25,7 +24,7 @@ class Evaluation:
     confidence: np.ndarray  # (N,) float64, its probability
     correct: np.ndarray  # (N,) bool
     losses: np.ndarray  # (N,) float64, -log p_y in nats
-    intervals: dict[str, Interval]  # by public name, 95 %, of the metrics that have one
+    intervals: dict[str, significance.Interval]  # by public name, 95 %, of the metrics that have one
     ece_adaptive: float  # the ECE over bins of equal mass
     ece_classwise: float  # the mean ECE of each class's probability
     ece_null_p95: float  # what the ECE of a calibrated model of these confidences is below in 95 of 100 benchmarks
@@ -55,7 +54,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], r
         confidence=confidence,
         correct=correct,
         losses=metrics.row_losses(logits, labels),
-        intervals=bootstrap_intervals(labels, predictions, classes, rng),
+        intervals=significance.bootstrap_intervals(labels, predictions, classes, rng),
         ece_adaptive=adaptive_calibration_error(confidence, correct),
         ece_classwise=classwise_calibration_error(probs, labels),
         ece_null_p95=float(np.quantile(null_calibration_error(confidence, rng), 0.95)),

@@ -17,8 +17,7 @@ import pandas as pd
 from fer_mlflow.data.manifest import selection_digest
 from fer_mlflow.errors import BundleError
 from fer_mlflow.files import sha256_of_file
-from fer_mlflow.scoring.fusion import DTYPES
-from fer_mlflow.scoring.sanity import Check
+from fer_mlflow.scoring import fusion, sanity
 
 FORMAT = "fer-softlabels/2"
 ARRAYS, INDEX, CLASSES = "softlabels.npz", "softlabels_index.jsonl", "classorder.json"
@@ -45,7 +44,7 @@ class BrokenFileError(BundleError):
 class Reading:
     """What could be read of a bundle: its parts, as `SoftLabels` has them, each None where it cannot be read."""
 
-    checks: list[Check] = field(default_factory=list)  # all that were made; their verdicts are `pass` and `fail`
+    checks: list[sanity.Check] = field(default_factory=list)  # all that were made; their verdicts are `pass` and `fail`
     error: str | None = None  # of the first one that failed
     hashes: Any = None
     classes: Any = None
@@ -58,7 +57,7 @@ class Reading:
     def note(self, name: str, found: str, error: str | None = None) -> None:
         """Add a check that passed, with what it found, or that failed with an error."""
         self.error = self.error or error
-        self.checks.append(Check(name, "fail", error) if error else Check(name, "pass", found))
+        self.checks.append(sanity.Check(name, "fail" if error else "pass", error or found))
 
     def attempt(self, name: str, describe: Callable[[Any], str], read: Callable, *arguments: Any) -> Any:
         """Return what `read` gives, and note whether it did; a file that is broken gives None."""
@@ -203,7 +202,7 @@ def _read_arrays(folder: Path, classes: tuple[str, ...] | None) -> np.ndarray:
 def _check_shape(logits: np.ndarray, classes: tuple[str, ...] | None) -> np.ndarray:
     """Return logits that are floats of a type that bundles have; C is taken as it is where classes are unknown."""
     wanted = logits.shape[-1:] if classes is None else (len(classes),)
-    if logits.ndim != 2 or logits.shape[1:] != wanted or logits.dtype.name not in DTYPES:
+    if logits.ndim != 2 or logits.shape[1:] != wanted or logits.dtype.name not in fusion.DTYPES:
         columns = ", ".join(map(str, wanted))
         found = f"logits are {logits.dtype} {logits.shape}"
         raise BrokenFileError(f"{ARRAYS}: {found}, {CLASSES} calls for (rows, {columns}) floats")

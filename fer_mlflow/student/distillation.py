@@ -10,9 +10,7 @@ import torch
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.errors import BundleError, ContractError
-from fer_mlflow.scoring.evaluation import measure_sharpness
-from fer_mlflow.scoring.fusion import fuse
-from fer_mlflow.scoring.metrics import check_logits
+from fer_mlflow.scoring import evaluation, fusion, metrics
 from fer_mlflow.settings.texts import format_weights
 from fer_mlflow.settings.training import LossSettings, Recipe
 from fer_mlflow.softlabels.bundle import SoftLabels
@@ -35,7 +33,7 @@ class SoftTargets:
     @property
     def sharpness(self) -> float:
         """The mean over rows of the largest probability: how hard the targets are."""
-        return float(measure_sharpness(self.logits, np.array([self.temperature])).mean[0])
+        return float(evaluation.measure_sharpness(self.logits, np.array([self.temperature])).mean[0])
 
 
 def mix_tempered(logits: Mapping[str, np.ndarray], weights: Mapping[str, float], temperature: float) -> np.ndarray:
@@ -46,8 +44,8 @@ def mix_tempered(logits: Mapping[str, np.ndarray], weights: Mapping[str, float],
     [[0.0, 0.0]]
     """
     check_temperature(temperature)
-    tempered = {name: check_logits(each) / temperature for name, each in logits.items()}
-    return temperature * fuse(tempered, weights, "prob")
+    tempered = {name: metrics.check_logits(each) / temperature for name, each in logits.items()}
+    return temperature * fusion.fuse(tempered, weights, "prob")
 
 
 def make_targets(
@@ -85,7 +83,7 @@ def make_targets(
             f"not to be had; name a run whose teacher runs are there, or use --target {space}"
         )
     mixed = kind == "mixture"
-    fused = mix_tempered(teacher_logits, weights, effective) if mixed else fuse(teacher_logits, weights, kind)
+    fused = mix_tempered(teacher_logits, weights, effective) if mixed else fusion.fuse(teacher_logits, weights, kind)
     return SoftTargets((fused * (temperature / effective)).astype(np.float32), kind, temperature, effective)
 
 

@@ -17,8 +17,7 @@ from fer_mlflow.settings import option_name
 from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
-from fer_mlflow.tracking import bundles, records
-from fer_mlflow.tracking.runs import TrackedRun, open_run
+from fer_mlflow.tracking import bundles, records, runs
 from fer_mlflow.workflows import Workflow
 from fer_mlflow.workflows.export import Ensemble, read_ensemble
 from fer_mlflow.workflows.leaderboards import read_leaderboard
@@ -49,7 +48,7 @@ def run_demo(
 
     `announce` is called with what comes next, `show` with the name of a workflow and its result.
     """
-    with open_run("demo", "demo") as run:
+    with runs.open_run("demo", "demo") as run:
         run.log(settings.params)
         demo = _Demo(settings, run, announce, show, progress)
         demo.draw_faces()
@@ -73,7 +72,7 @@ class _Demo:
     """The steps, and what they share."""
 
     settings: DemoSettings
-    run: TrackedRun
+    run: runs.TrackedRun
     announce: Callable[[str], object]
     show: Callable[[str, Any], object]
     progress: Progress

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
+from timm import optim, scheduler
 
 from fer_mlflow.data.manifest import Benchmark
 from fer_mlflow.data.preprocessing import Clahe, Preprocessing
@@ -166,7 +165,7 @@ def check_training_rows(train: Benchmark, val: Benchmark) -> None:
 def check_recipe(recipe: Recipe) -> None:
     """Raise TeacherError for a model, and ContractError for an optimizer, that timm does not know."""
     build_model(recipe.arch, recipe.img_size, 2, "--arch")
-    known = list_optimizers()
+    known = optim.list_optimizers()
     if recipe.optimizer.lower() not in known:
         near = ", ".join(map(str, difflib.get_close_matches(recipe.optimizer, known, n=3)))
         raise ContractError(f"--optimizer: timm has no {recipe.optimizer!r}; near are {near or 'none'}")
@@ -230,8 +229,8 @@ def train_teacher(
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.move_to(where)
     loader = make_loader(train, pixels, recipe, preprocessing, where, workers)
-    optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule, _ = create_scheduler_v2(
+    optimizer = optim.create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    schedule, _ = scheduler.create_scheduler_v2(
         optimizer,
         sched="cosine",
         num_epochs=recipe.epochs,
