@@ -32,14 +32,8 @@ def read_image_bytes(root: str | Path, path: str) -> bytes:
     if is_url(root):
         return read_url(root, path)
     try:
-        handle = _open_under(root, path)
-        try:
-            blocks = [os.read(handle, os.fstat(handle).st_size + 1)]
-            while blocks[-1]:
-                blocks.append(os.read(handle, 1 << 20))
-            return b"".join(blocks)
-        finally:
-            os.close(handle)
+        with open(path, "rb", buffering=0, opener=partial(_open_under, root)) as file:
+            return file.read()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
 
@@ -51,8 +45,8 @@ def image_readers(root: str | Path, paths: Sequence[str]) -> list[Callable[[], b
     return [partial(read_image_bytes, root, path) for path in paths]
 
 
-def _open_under(root: str, path: str) -> int:
-    """Open a file for reading without leaving `root`.
+def _open_under(root: str, path: str, flags: int) -> int:
+    """Open a file without leaving `root`.
 
     Resolving every path would cost more than reading it, so a folder is resolved once, and only a file that
     is itself a link is resolved on its own.
@@ -62,7 +56,6 @@ def _open_under(root: str, path: str) -> int:
     full = os.path.join(here, name)
     if not is_under(full, top):
         raise ImageError(f"leads out of {root}")
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     if hasattr(os, "O_NOFOLLOW"):
         try:
             return os.open(full, flags | os.O_NOFOLLOW)

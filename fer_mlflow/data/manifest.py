@@ -35,23 +35,16 @@ _UNKNOWN = -2
 class Benchmark:
     """The selected rows of a manifest, in its order: what teachers predict and ensembles are scored on.
 
-    Attributes
-    ----------
-    name : `<stem>[:split][:firstN]`, for people
-    root : the folder that every path is relative to and stays under: a path, or a str with a URL
-    frame : N rows of str columns path, label, split, source, then the manifest's other columns;
-        paths are normalised with `/`, labels are class names or empty
-    labels : (N,) int64 column of the label in `classes`, -1 where a row has none
-    manifest_sha256 : of the file's bytes
+    Paths in the frame are normalised with `/`, labels are class names or empty.
     """
 
-    name: str
-    root: Path | str
-    frame: pd.DataFrame
-    labels: np.ndarray
+    name: str  # `<stem>[:split][:firstN]`, for people
+    root: Path | str  # the folder that every path is relative to and stays under: a path, or a str with a URL
+    frame: pd.DataFrame  # N rows of str columns path, label, split, source, then the manifest's other columns
+    labels: np.ndarray  # (N,) int64 column of the label in `classes`, -1 where a row has none
     classes: ClassOrder
     manifest_path: Path
-    manifest_sha256: str
+    manifest_sha256: str  # of the file's bytes
 
     def __len__(self) -> int:
         return len(self.frame)

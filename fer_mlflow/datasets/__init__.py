@@ -47,27 +47,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows that a data set's label files name.
+    """The rows that a data set's label files name, in their order; a label is the data set's own word.
 
-    Attributes
-    ----------
-    rows : str columns path, label, split, then extra ones, in the order of the label files; `label` is the data set's
-        own word, or None for no expression
-    folder : what `path` is relative to
-    searched, tried : the folder of the images that the rows are from, and the column of paths in it, where these are
-        not the rows' own: whether those files are there decides about a row
-    skipped : reason -> rows that were left out on purpose
-    unlisted : images that no label file names
-    write : given the rows that were found, with their index in `rows`, writes their images and returns index -> reason
-        of those that it could not write
+    Where images are made of others, `searched` and `tried` are the folder of those, and the column of paths in it:
+    whether those files are there decides about a row. `write` is given the rows that were found, with their index in
+    `rows`, writes their images, and returns index -> reason of those that it could not write.
     """
 
-    rows: pd.DataFrame
-    folder: Path
+    rows: pd.DataFrame  # str columns path, label (None for no expression), split, then extra ones
+    folder: Path  # what `path` is relative to
     searched: Path | None = None
     tried: str = "path"
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    unlisted: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows that were left out on purpose
+    unlisted: int = 0  # images that no label file names
     write: Callable[[pd.DataFrame], Mapping[int, str]] | None = None
 
 
