@@ -17,7 +17,7 @@ from fer_mlflow.settings import option_name
 from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
-from fer_mlflow.tracking import bundles, records, runs
+from fer_mlflow.tracking import bundles, records, runs, store
 from fer_mlflow.workflows import Workflow
 from fer_mlflow.workflows.export import Ensemble, read_ensemble
 from fer_mlflow.workflows.leaderboards import read_leaderboard
@@ -107,7 +107,8 @@ class _Demo:
         params = {name: text for name, text in settings.params.items() if name in given}
         options = (text if name.startswith("run_") else f"{option_name(name)} {text}" for name, text in params.items())
         command = " ".join([workflow.__name__, *options])
-        is_done = bool(bundles.find_results(self.run.client, workflow.__name__, params))
+        conditions = (f"params.`{name}` = '{text}'" for name, text in params.items())
+        is_done = bool(store.search_finished(self.run.client, workflow.__name__, *conditions))
         self.call_unless(is_done, f"done already: {command}", command, workflow, settings)
 
     def draw_faces(self) -> None:

@@ -45,15 +45,12 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
     interval, pngs = drawn.result()
     for name, png in pngs.items():
         run.log_figure(name, png)
-    warned = _warned(bundle)
-    alone = dict(zip(("fer.checkpoint_sha256",), bundle.checkpoints.values(), strict=False))
-    of_metrics = models.log_bundle(run, bundle, tags)
+    warned, of_metrics = _warned(bundle), models.log_bundle(run, bundle, tags)
     teachers = sorted(tag for tag in tags if tag.startswith(store.TEACHER_RUN))
     links = {tag.removeprefix(store.TEACHER_RUN): tags[tag] for tag in teachers}
     links["source"] = tags.get("fer.source_run", "")
     found_by = {
         store.NOTE: run.description(describe_scores(bundle.metrics, interval), describe_rows(bundle), links),
-        **(alone if len(bundle.checkpoints) == 1 else {}),
         **tags,
         "fer.benchmark": bundle.benchmark,
         "fer.selection_sha256": bundle.selection_sha256,
@@ -62,6 +59,8 @@ def publish_bundle(run: TrackedRun, bundle: SoftLabels, config_key: str, tags: M
         "fer.config_key": config_key,
         "fer.bundle_sha256": bundle.sha256,
     }
+    if len(bundle.checkpoints) == 1:
+        (found_by["fer.checkpoint_sha256"],) = bundle.checkpoints.values()
     run.log(derived_params(bundle), bundle.metrics, found_by, of_ensemble=True, **of_metrics)
 
 
@@ -128,11 +127,6 @@ def find_runs(client: MlflowClient, kind: str, config_keys: Iterable[str]) -> di
         if tags["fer.config_key"] in found and not (tags.get(store.STATUS) == store.BAD and store.person_of(tags)):
             found[tags["fer.config_key"]].append(run)
     return found
-
-
-def find_results(client: MlflowClient, kind: str, params: Mapping[str, str]) -> list[Run]:
-    """Return the finished runs of a kind that have these params, newest first."""
-    return store.search_finished(client, kind, *(f"params.`{name}` = '{text}'" for name, text in params.items()))
 
 
 def read_run(client: MlflowClient, run_id: str) -> Run:
@@ -216,16 +210,14 @@ def download_files(run: Run, into: Path) -> list[str]:
     location = f"{run.info.artifact_uri}/{FOLDER}"  # by the run's id MLflow would look both up again for each file
     with store.tracking_errors(f"listing {FOLDER}/ of run {run_id}"):
         offered = artifacts.list_artifacts(location)
-    listed = {each.path: each.file_size or 0 for each in offered if not each.is_dir}
-    sizes = {name: listed[f"{FOLDER}/{name}"] for name in files.FILES if f"{FOLDER}/{name}" in listed}
+    sizes_there = {each.path: each.file_size or 0 for each in offered if not each.is_dir}
+    sizes = {name: sizes_there[f"{FOLDER}/{name}"] for name in files.FILES if f"{FOLDER}/{name}" in sizes_there}
     for name, size in sizes.items():
         _check_size(run_id, name, size)
-    free = shutil.disk_usage(into).free
-    if sum(sizes.values()) > free:
-        raise JobError(
-            f"{into.parent}: {sum(sizes.values()) / _MIB:,.0f} MiB are to be downloaded, {free / _MIB:,.0f} are free; "
-            "make room"
-        )
+    needed, free = sum(sizes.values()), shutil.disk_usage(into).free
+    if needed > free:
+        needs = f"{needed / _MIB:,.0f} MiB are to be downloaded, {free / _MIB:,.0f} are free"
+        raise JobError(f"{into.parent}: {needs}; make room")
     for name in sizes:
         with store.tracking_errors(f"downloading {FOLDER}/{name} of run {run_id}"):
             artifacts.download_artifacts(f"{location}/{name}", dst_path=str(into))
@@ -241,9 +233,8 @@ def read_checkpoints(run: Run) -> dict[str, str]:
 
 def _check_size(run_id: str, name: str, size: int) -> None:
     if size > _MOST_BYTES[name]:
-        raise BundleError(
-            f"run {run_id}: {FOLDER}/{name} has {size:,} bytes, more than any bundle's; it is not downloaded"
-        )
+        what = f"{FOLDER}/{name} has {size:,} bytes, more than any bundle's"
+        raise BundleError(f"run {run_id}: {what}; it is not downloaded")
 
 
 @contextmanager
@@ -286,8 +277,7 @@ def cached_bundle(run: Run) -> SoftLabels:
     folder = cache_folder() / "downloads" / digest
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # two processes that want one bundle download it once
-        bundle = open_if_sound(folder, digest)
-        if bundle is None:
+        if (bundle := open_if_sound(folder, digest)) is None:
             with downloaded_bundle(run, folder):
                 pass
             bundle = SoftLabels.open(folder)

@@ -84,9 +84,10 @@ def _create(run: TrackedRun, each: Described) -> LoggedModel:
     if each.run:  # it was scored before models were logged, in another experiment, or its model was deleted
         with suppress(MlflowException):  # a run that is not there has no scores
             scored = client.get_run(each.run)
-            of = _bound(model.model_id, scored.data.tags["fer.benchmark"], scored.data.tags["fer.selection_sha256"])
-            TrackedRun.of(client, scored).log(metrics=scored.data.metrics, **of)
-            TrackedRun.of(client, scored).log_inputs([model.model_id])
+            own, data = TrackedRun.of(client, scored), scored.data
+            bound = _bound(model.model_id, data.tags["fer.benchmark"], data.tags["fer.selection_sha256"])
+            own.log(metrics=data.metrics, **bound)
+            own.log_inputs([model.model_id])
     return model
 
 

@@ -26,7 +26,6 @@ from fer_mlflow.softlabels.bundle import SoftLabels
 from fer_mlflow.softlabels.configuration import OPTIONS
 from fer_mlflow.tables import escape_markdown
 from fer_mlflow.tracking import is_joined, owns_process, source_commit, store
-from fer_mlflow.tracking.store import HELD, TAG_LENGTH, connect, describe_way_to_ui, redact, tracking_errors
 
 logger = logging.getLogger(__name__)
 
@@ -108,14 +107,14 @@ class TrackedRun:
         new = {key: text for key, text in given.items() if key not in self.params}
         now, of_metrics = int(time.time() * 1000), {"step": 0, **of_metrics}
         numbers = [Metric(metric_key(*key.split("/")), v, now, **of_metrics) for key, v in (metrics or {}).items()]
-        texts = [RunTag(key, redact(str(value))[:TAG_LENGTH]) for key, value in (tags or {}).items()]
-        with tracking_errors("logging params, metrics or tags"):
+        texts = [RunTag(key, store.redact(str(value))[: store.TAG_LENGTH]) for key, value in (tags or {}).items()]
+        with store.tracking_errors("logging params, metrics or tags"):
             self.client.log_batch(self.run_id, numbers, [Param(*each) for each in new.items()], texts)
         self.params.update(new)
 
     def show_below(self, run_id: str) -> None:
         """Show this run below the one that it is about, if that is of its experiment and it is below none yet."""
-        with tracking_errors("looking for a run's parent"):
+        with store.tracking_errors("looking for a run's parent"):
             has_parent = PARENT in self.client.get_run(self.run_id).data.tags
             if not has_parent and self.client.get_run(run_id).info.experiment_id == self.experiment_id:
                 self.client.set_tag(self.run_id, PARENT, run_id)
@@ -137,7 +136,7 @@ class TrackedRun:
     @property
     def ui(self) -> str:
         """How to see the run: an address, or the command that starts MLflow's UI on the store."""
-        return describe_way_to_ui(self.experiment_id, self.run_id)
+        return store.describe_way_to_ui(self.experiment_id, self.run_id)
 
     def log_benchmark(
         self, name: str, rows: Benchmark | SoftLabels, context: str = "benchmark", models: Iterable[str] = ()
@@ -155,13 +154,13 @@ class TrackedRun:
     def log_inputs(self, models: Iterable[str], datasets: Iterable[DatasetInput] = ()) -> None:
         """Log what the run reads: models by their ids, and datasets."""
         read = [LoggedModelInput(each) for each in dict.fromkeys(models)]
-        with tracking_errors("logging inputs"):
+        with store.tracking_errors("logging inputs"):
             self.client.log_inputs(self.run_id, list(datasets), read)
 
     def log_folder(self, folder: Path, artifact_path: str, last: str) -> None:
         """Upload a folder's files, `last` after all others: once it is there, so is everything it names."""
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != last)
-        with tracking_errors(f"uploading {artifact_path}/"):
+        with store.tracking_errors(f"uploading {artifact_path}/"):
             for path in [*files, folder / last]:
                 self.client.log_artifact(self.run_id, str(path), artifact_path)
 
@@ -186,7 +185,7 @@ class TrackedRun:
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Upload one file."""
-        with tracking_errors(f"uploading {path.name}"):
+        with store.tracking_errors(f"uploading {path.name}"):
             self.client.log_artifact(self.run_id, str(path), artifact_path)
 
     def artifact_location(self, artifact_path: str) -> str:
@@ -202,7 +201,7 @@ class TrackedRun:
 
         It starts now, or where its work began before: at `started_s`.
         """
-        with tracking_errors("opening a run"):
+        with store.tracking_errors("opening a run"):
             tags = self.client.get_run(self.run_id).data.tags
             inherited = {key: tags[key] for key in _INHERITED_TAGS if key in tags}
             inherited |= {PARENT: self.run_id, **_sign_of_life()} if nested else {}
@@ -225,7 +224,7 @@ def _ended(run: TrackedRun, end: Callable[[str], object], heartbeat: bool = True
         with suppress(Exception):
             end("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
         raise
-    with tracking_errors("ending the run"):
+    with store.tracking_errors("ending the run"):
         end("FINISHED")
 
 
@@ -239,7 +238,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
 
     An experiment is made when it is missing; None leaves MLflow's own choice.
     """
-    client = connect()
+    client = store.connect()
     if experiment and is_joined():
         logger.warning("--experiment has no effect: `mlflow run` has opened the run; use its --experiment-name")
         experiment = None
@@ -254,7 +253,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
         commit = source_commit()  # MLflow searches beside the command
         tags = {"fer.kind": kind, "mlflow.runName": name, **_sign_of_life()}
         tags |= {COMMIT: commit} if commit and owns_process() else {}
-        with tracking_errors("opening a run"):
+        with store.tracking_errors("opening a run"):
             active = mlflow.start_run(run_name=None if is_joined() else name, experiment_id=chosen, tags=tags)
         run = TrackedRun.of(client, active)
         with _ended(run, mlflow.end_run):
@@ -265,7 +264,7 @@ def open_run(kind: str, name: str, experiment: str | None = None) -> Iterator[Tr
 
 def _experiment_id(client: mlflow.MlflowClient, name: str) -> str:
     """Return the id of the experiment that has a name, which is made when it is missing."""
-    with tracking_errors(f"opening the experiment {name}"):
+    with store.tracking_errors(f"opening the experiment {name}"):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
@@ -289,7 +288,7 @@ def _outer_run(client: mlflow.MlflowClient) -> TrackedRun | None:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if not run_id or owns_process():
         return None
-    with tracking_errors("reading the enclosing run"):
+    with store.tracking_errors("reading the enclosing run"):
         return TrackedRun.of(client, client.get_run(run_id))
 
 
@@ -320,9 +319,9 @@ def _signals_raise() -> Iterator[None]:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         interruption = Interrupted(signum, signal.Signals(signum).name)
-        if not HELD.depth:
+        if not store.HELD.depth:
             raise interruption
-        HELD.pending = interruption
+        store.HELD.pending = interruption
 
     # A signal that the caller has switched off (nohup) stays so.
     before = {number: signal.getsignal(number) for number in numbers}

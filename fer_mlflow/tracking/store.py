@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 
 from filelock import FileLock
 from mlflow import MlflowClient, MlflowException, get_tracking_uri
 from mlflow.entities import Experiment, Run, RunTag, ViewType
 
-from fer_mlflow.errors import Interrupted, TrackingError
+from fer_mlflow.errors import TrackingError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better, metric_names
 from fer_mlflow.softlabels.configuration import split_first
 
@@ -86,14 +87,8 @@ def user_name() -> str:
         return "unknown"
 
 
-class HeldSignal:
-    """How many tracking calls the main thread is in, and the interruption that waits for their end."""
-
-    depth = 0
-    pending: Interrupted | None = None
-
-
-HELD = HeldSignal()
+# How many tracking calls the main thread is in, and the `Interrupted` that waits for their end.
+HELD = SimpleNamespace(depth=0, pending=None)
 # The active experiments that a client found when it connected, which spares every further search a call.
 EXPERIMENTS: WeakKeyDictionary[MlflowClient, list[Experiment]] = WeakKeyDictionary()
 
@@ -327,9 +322,8 @@ def furnish_experiment(
                     tag = f"mlflow.sharedViewState.{view_id(view, selection)}"
                     runs = f"tags.`fer.selection_sha256` = '{selection}' AND {condition}{only_good}"
                     wanted[tag] = _view(f"{view} · {split_first(name)}", runs, metric, there.get(tag, ""))
-            if note is not None and (
-                not there.get(NOTE) or _MARK in (there[NOTE][: len(_MARK)], there[NOTE][-len(_MARK) :])
-            ):
+            before = there.get(NOTE, "")
+            if note is not None and (not before or before.startswith(_MARK) or before.endswith(_MARK)):
                 wanted[NOTE] = _cut(note)
             for name, text in wanted.items():
                 if there.get(name) != text and (is_judged or name not in there):

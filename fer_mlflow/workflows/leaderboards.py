@@ -14,7 +14,6 @@ from fer_mlflow import tables
 from fer_mlflow.errors import ContractError
 from fer_mlflow.scoring.metrics import DEFAULT, is_lower_better
 from fer_mlflow.scoring.significance import bootstrap_intervals, holm
-from fer_mlflow.tables import Cell, Section, Table, escape_markdown, format_cell, one_line, report_markdown, text_lines
 from fer_mlflow.tracking import bundles, records, store
 from fer_mlflow.tracking.records import Evidence, Judgement, RunRecord
 
@@ -58,7 +57,7 @@ def build_leaderboard(
         name = ranked[0].benchmark
         counts = [int(text) for run in ranked if (text := run.params.get("rows", "")).isdecimal()]
         shared = {
-            "benchmark": one_line(name if selections[name] == 1 else f"{name} ({selection[:8]})"),
+            "benchmark": tables.one_line(name if selections[name] == 1 else f"{name} ({selection[:8]})"),
             "rows": mode(counts or [0]),
             "in_sample": any(run.tags.get("fer.in_sample") == "true" for run in ranked),
             "runs": len(ranked),
@@ -83,10 +82,10 @@ def _line(run: RunRecord) -> dict[str, Any]:
         protocol = f"{run.of_ensemble('clahe_clip') or '2.0'}/{run.of_ensemble('clahe_tile') or '8'}"
         clahe = "clahe" if protocol in ("2/8", "2.0/8") else f"clahe {protocol}"
     settings = {
-        "ensemble": one_line(ensemble or run.name),
+        "ensemble": tables.one_line(ensemble or run.name),
         "space": run.of_ensemble("space") if "," in ensemble else "",
         "clahe": clahe,
-        "calibration": "" if calibration == "none" else one_line(calibration),
+        "calibration": "" if calibration == "none" else tables.one_line(calibration),
     }
     parts = list(settings.values())
     parts = [*parts[1:], parts[0]] if "," in ensemble else parts  # in the order of the configuration's name
@@ -207,11 +206,11 @@ def left_out_lines(runs: Sequence[RunRecord], judgements: Mapping[str, Judgement
     return lines + [f"  and {len(runs) - _LEFT_OUT:,} more"] * (len(runs) > _LEFT_OUT)
 
 
-def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -> Table:
+def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -> tables.Table:
     """Return a benchmark's leaderboard: rank, mark, ensemble, settings, metrics, run; `metric` is the first metric."""
     names = dict.fromkeys([metric, *store.SHOWN_METRICS, *(f"f1/{name}" for name in classes)])
     heads = [head for name in names for head in ([name, "95 %"] if name == "macro_f1" else [name])]
-    rows: list[list[Cell]] = []
+    rows: list[list[tables.Cell]] = []
     for line in board.to_dict("records"):
         status = [f"{line['status']} {line['person']}".rstrip()] * (line["status"] != store.GOOD)
         kind = ["student"] * (line["kind"] == "student")
@@ -222,7 +221,7 @@ def board_table(board: pd.DataFrame, metric: str, classes: Sequence[str] = ()) -
     header, align = ["", "", "ensemble", "settings", *heads, "run"], f"rlll{'r' * len(heads)}l"
     goes = [head for head in heads[:0:-1] if head != "95 %"]  # requested classes go last
     optional = sorted(goes, key=lambda head: head.startswith("f1/"))
-    return Table(header, rows, align, rule=True, optional=optional)
+    return tables.Table(header, rows, align, rule=True, optional=optional)
 
 
 def board_title(board: pd.DataFrame) -> str:
@@ -232,16 +231,16 @@ def board_title(board: pd.DataFrame) -> str:
     return f"{first['rows']:,} rows · {first[BOARD][:12]}{in_sample}"
 
 
-def across_table(across: pd.DataFrame) -> Table:
+def across_table(across: pd.DataFrame) -> tables.Table:
     """Return configurations × benchmarks, each cell value and rank, and their mean rank."""
     benchmarks = list(across["value"].columns)
-    rows: list[list[Cell]] = []
+    rows: list[list[tables.Cell]] = []
     for configuration, line in across.iterrows():
         pairs = zip(line["value"], line["rank"], strict=True)
         cells = ["–" if pd.isna(rank) else f"{value:.4f} ({rank:.0f})" for value, rank in pairs]
         rows.append([configuration, *cells, f"{line['mean_rank', '']:.2f}"])
     header, align = ["configuration", *benchmarks, "mean rank"], f"l{'r' * (len(benchmarks) + 1)}"
-    return Table(header, rows, align, rule=True, optional=benchmarks[:0:-1])
+    return tables.Table(header, rows, align, rule=True, optional=benchmarks[:0:-1])
 
 
 def recommendation(across: pd.DataFrame) -> str:
@@ -258,14 +257,14 @@ def as_markdown(
     left_out: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return leaderboards as Markdown; `left_out` has the lines about the runs that are not on one, by its digest."""
-    sections = [Section("Leaderboard", [LEGEND])]
+    sections = [tables.Section("Leaderboard", [LEGEND])]
     for board in boards_of(frame):
         first = board.iloc[0]
         lines = [board_title(board), *(left_out or {}).get(first[BOARD], ())]
-        sections.append(Section(first["benchmark"], lines, board_table(board, metric)))
+        sections.append(tables.Section(first["benchmark"], lines, board_table(board, metric)))
     if across is not None and len(across):
-        sections.append(Section("Across benchmarks", [recommendation(across)], across_table(across)))
-    return report_markdown(sections)
+        sections.append(tables.Section("Across benchmarks", [recommendation(across)], across_table(across)))
+    return tables.report_markdown(sections)
 
 
 def as_note(frame: pd.DataFrame, metric: str) -> str:
@@ -273,7 +272,7 @@ def as_note(frame: pd.DataFrame, metric: str) -> str:
     best = frame.drop_duplicates(BOARD).to_dict("records")
     named = ((store.split_first(each["benchmark"]), each) for each in best)
     lines = [f"best on {name}: {each['configuration']}, {metric} {each[metric]:.4f}" for name, each in named]
-    text = "\n\n".join([*map(escape_markdown, lines), as_markdown(frame, metric)])
+    text = "\n\n".join([*map(tables.escape_markdown, lines), as_markdown(frame, metric)])
     for line in frame.to_dict("records"):
         short, address = line["run_id"][:8], f"#/experiments/{line['experiment_id']}/runs/{line['run_id']}"
         text = text.replace(f"| {short} |", f"| [{short}]({address}) |")
@@ -299,7 +298,7 @@ def as_page(
     for board in boards_of(frame):
         name = board["benchmark"].iloc[0]
         for line, row in zip(board.itertuples(), board_table(board, metric).rows, strict=True):
-            *cells, run = (html.escape(format_cell(cell)) for cell in (*row[:2], name, *row[2:]))
+            *cells, run = (html.escape(tables.format_cell(cell)) for cell in (*row[:2], name, *row[2:]))
             link = address(line.experiment_id, line.run_id)
             run = f'<a href="{html.escape(link, quote=True)}"><code>{run}</code></a>' if link else f"<code>{run}</code>"
             group = ' class="level"' if line.level or line.rank == 1 else ""
@@ -312,7 +311,7 @@ def as_page(
         "ACROSS": "",
     }
     if across is not None and len(across):
-        text = "\n".join([*text_lines(across_table(across), indent=0), recommendation(across)])
+        text = "\n".join([*tables.text_lines(across_table(across), indent=0), recommendation(across)])
         parts["ACROSS"] = f"<h2>Across benchmarks</h2><pre>{html.escape(text)}</pre>"
     page = files("fer_mlflow.workflows").joinpath("leaderboard.html").read_text(encoding="utf-8")
     for name, text in parts.items():

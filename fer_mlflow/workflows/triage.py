@@ -221,16 +221,15 @@ def _changed_tags(
     ranks = dict(zip(best["run_id"], best.groupby(leaderboards.BOARD).cumcount() + 1, strict=True))
     changed = {}
     for run in runs:
-        judgement, clash = judgements[run.run_id], len(context.selections_of.get(run.benchmark, ())) > 1
+        judgement, rank = judgements[run.run_id], ranks.get(run.run_id)
+        if run.kind == "triage" and judgement.status == store.GOOD:
+            continue  # else every triage would have something to write
+        clash = len(context.selections_of.get(run.benchmark, ())) > 1
         benchmark = f"{run.benchmark} ({run.selection[:8]})" if clash else run.benchmark
-        # Good triage runs get no tags: else every triage would have something to write.
-        is_own = run.kind == "triage" and judgement.status == store.GOOD
-        rank, wanted = ranks.get(run.run_id), {}
-        if not is_own:
-            wanted = rules.wanted_tags(run, judgement, benchmark, rank)
-            place = f"rank {rank} of {counts[run.selection]} on {store.split_first(run.benchmark)}" if rank else ""
-            known = tested.get(run.run_id, "") if rank else ""
-            wanted[store.NOTE] = rules.noted(run.tags.get(store.NOTE, ""), judgement, place, known)
+        wanted = rules.wanted_tags(run, judgement, benchmark, rank)
+        place = f"rank {rank} of {counts[run.selection]} on {store.split_first(run.benchmark)}" if rank else ""
+        known = tested.get(run.run_id, "") if rank else ""
+        wanted[store.NOTE] = rules.noted(run.tags.get(store.NOTE, ""), judgement, place, known)
         if tags := rules.changes(run, wanted):
             changed[run.run_id] = tags
     return changed
@@ -277,9 +276,8 @@ def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult
         "leaderboard.html": leaderboards.as_page(frame, settings.metric, across, store.run_address),
     }
     with open_run("triage", settings.name or f"triage · {len(runs):,} runs", settings.experiment) as run:
-        run.log(settings.params)
         counts = Counter(judgement.status for judgement in result.judgements.values())
-        run.log(metrics={f"runs_{status}": float(counts[status]) for status in store.STATUSES})
+        run.log(settings.params, {f"runs_{status}": float(counts[status]) for status in store.STATUSES})
         best = {each["benchmark"]: each for each in frame.drop_duplicates(leaderboards.BOARD).to_dict("records")}
         metric, verdict = settings.metric, ", ".join(f"**{counts[status]:,}** {status}" for status in store.STATUSES)
         about = [f"best on {name}: {each['configuration']}, {metric} {each[metric]:.4f}" for name, each in best.items()]

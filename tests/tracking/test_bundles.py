@@ -11,13 +11,12 @@ from mlflow import MlflowClient
 from toys import draw_logits, publish, write_bundle
 
 from fer_mlflow.errors import BundleError, JobError, RunError
-from fer_mlflow.tracking import bundles
+from fer_mlflow.tracking import bundles, store
 from fer_mlflow.tracking.bundles import (
     bundle_digest,
     derived_params,
     download_files,
     fetch_bundle,
-    find_results,
     read_run,
 )
 from fer_mlflow.tracking.runs import TrackedRun, metric_key
@@ -179,9 +178,9 @@ def test_results_are_found_by_kind_and_params_newest_first(client, place):
         client.set_tag(run.info.run_id, "fer.kind", "inspect")
         client.set_terminated(run.info.run_id)
         made.append(run.info.run_id)
-    found = [run.info.run_id for run in find_results(client, "inspect", {"run": "one"})]
+    found = [run.info.run_id for run in store.search_finished(client, "inspect", "params.run = 'one'")]
     assert set(found) == set(made[:2])
-    assert find_results(client, "evaluate", {"run": "one"}) == []
+    assert store.search_finished(client, "evaluate", "params.run = 'one'") == []
 
 
 @pytest.mark.parametrize(
