@@ -252,10 +252,8 @@ def choose_run(client: MlflowClient, source: str, *, where: str = "", even_bad: 
     run = bundles.read_run(client, run_id)
     if is_bad(run) and not even_bad:
         reasons = " ".join(run.data.tags.get(store.REASONS, "").split())
-        because = f" ({reasons})" if reasons else ""
-        raise RunError(
-            f"run {run.info.run_id}: triage called it bad{because}; take it all the same with --even-bad true"
-        )
+        what = f"run {run.info.run_id}: triage called it bad" + (f" ({reasons})" if reasons else "")
+        raise RunError(f"{what}; take it all the same with --even-bad true")
     return Chosen(run)
 
 
@@ -272,30 +270,23 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
     benchmark is its name, or the first 4 or more digits of its selection digest. `where` is a further MLflow filter,
     which can only take runs away.
     """
-    runs = runs_on(client, benchmark)
+    runs, on = runs_on(client, benchmark), f"benchmark {benchmark}"
     fit = [run for run in runs if even_bad or not is_bad(run)]
     n_bad = len(runs) - len(fit)
     if not fit:
-        raise RunError(
-            f"benchmark {benchmark}: triage called all {n_bad} of its runs bad; take one all the same with "
-            "--even-bad true"
-        )
+        raise RunError(f"{on}: triage called all {n_bad} of its runs bad; take one all the same with --even-bad true")
     if len({run.data.tags["fer.selection_sha256"] for run in fit}) > 1:
-        raise RunError(
-            f"benchmark {benchmark} means different rows: {describe_selections(fit)}; name one by its digest"
-        )
+        raise RunError(f"{on} means different rows: {describe_selections(fit)}; name one by its digest")
     if where:
         kept = {run.info.run_id for run in _search_where(client, where)}
         fit, before = [run for run in fit if run.info.run_id in kept], len(fit)
         if not fit:
-            raise RunError(f"benchmark {benchmark}: none of its {before} runs fulfils {where}")
+            raise RunError(f"{on}: none of its {before} runs fulfils {where}")
     fit = list(newest_of_each(fit))
     measured = [run for run in fit if math.isfinite(run.data.metrics.get(metric, math.nan))]
     if not measured:
-        there = sorted({name for run in fit for name in run.data.metrics})
-        raise RunError(
-            f"metric {metric}: none of the {len(fit)} runs on {benchmark} has it; they have {', '.join(there)}"
-        )
+        there = ", ".join(sorted({name for run in fit for name in run.data.metrics}))
+        raise RunError(f"metric {metric}: none of the {len(fit)} runs on {benchmark} has it; they have {there}")
     best = min(measured, key=lambda run: _rank(run, metric))
     name = best.data.tags["fer.benchmark"]
     notes = "; ".join(filter(None, [f"where {where}" if where else "", f"{n_bad} bad left out" if n_bad else ""]))

@@ -274,10 +274,8 @@ def _experiment_id(client: mlflow.MlflowClient, name: str) -> str:
                 if (experiment := client.get_experiment_by_name(name)) is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"experiment {name} was deleted; restore it with `mlflow experiments restore "
-                f"--experiment-id {experiment.experiment_id}`, or name another"
-            )
+            how = f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+            raise TrackingError(f"experiment {name} was deleted; restore it with {how}, or name another")
         return experiment.experiment_id
 
 

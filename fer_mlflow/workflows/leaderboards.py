@@ -171,13 +171,11 @@ def read_leaderboard(client: Any, selection_sha256: str, metric: str = DEFAULT) 
 
     Runs that triage called bad, and runs without the metric, are left out.
     """
-    newest: dict[str, RunRecord] = {}
-    condition = f"tags.`fer.selection_sha256` = '{selection_sha256}' AND attributes.status = 'FINISHED'"
-    for run in map(records.record_of, store.search_runs(client, condition)):
-        if run.kind in store.BUNDLED_KINDS and run.tags.get(store.STATUS) != store.BAD and metric in run.metrics:
-            newest.setdefault(run.tags["fer.config_key"], run)
-    good = dict.fromkeys((run.run_id for run in newest.values()), Judgement(store.GOOD))
-    return build_leaderboard(newest.values(), good, metric)
+    condition = f"tags.`fer.selection_sha256` = '{selection_sha256}'"
+    found = (run for kind in store.BUNDLED_KINDS for run in store.search_finished(client, kind, condition))
+    usable = (run for run in found if metric in run.data.metrics and not records.is_bad(run))
+    newest = list(map(records.record_of, records.newest_of_each(usable)))
+    return build_leaderboard(newest, {run.run_id: Judgement(store.GOOD) for run in newest}, metric)
 
 
 def find_left_out(
