@@ -15,16 +15,14 @@ from mlflow.entities import Run
 
 from fer_mlflow.errors import BundleError, ContractError, RunError, TrackingError, listed
 from fer_mlflow.files import written_file
-from fer_mlflow.scoring.metrics import is_lower_better, metric_of, row_losses, score
-from fer_mlflow.scoring.significance import paired_differences, paired_mean_difference
+from fer_mlflow.scoring import metrics, significance
+from fer_mlflow.softlabels import configuration, files
 from fer_mlflow.softlabels.bundle import FOLDER, SoftLabels
-from fer_mlflow.softlabels.configuration import OPTIONS
-from fer_mlflow.softlabels.files import FILES, OPTIONAL, REPORT
 from fer_mlflow.tracking import bundles, store
 
 ENTRY = "mlflow.project.entryPoint"
 _SOURCE = "mlflow.source.name"
-_PARAMS = ("ensemble", *OPTIONS, "benchmark", "rows", "calibration", "temperature")
+_PARAMS = ("ensemble", *configuration.OPTIONS, "benchmark", "rows", "calibration", "temperature")
 SIGNIFICANT = 0.05
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 _PLAIN = re.compile(r"[^'\"\\`]*")  # what can stand in a filter between quotes
@@ -161,7 +159,7 @@ class EvidenceStore:
         with store.tracking_errors(f"listing {FOLDER}/ of run {run.run_id}"):
             names = {Path(each.path).name for each in self.client.list_artifacts(run.run_id, FOLDER)}
             whole = self.client.get_run(run.run_id)
-        required = set(FILES) - set(OPTIONAL)
+        required = set(files.FILES) - set(files.OPTIONAL)
         if missing := sorted(required - names):
             problem = "no file of it is there" if len(missing) == len(required) else f"without {', '.join(missing)}"
             return Evidence(problem=problem, is_missing=True)
@@ -172,7 +170,7 @@ class EvidenceStore:
         try:
             selected_rows = int(bundle.report["benchmark"]["selected_rows"])
         except (KeyError, TypeError, ValueError):
-            return Evidence(problem=f"{REPORT} does not give the number of rows of the benchmark")
+            return Evidence(problem=f"{files.REPORT} does not give the number of rows of the benchmark")
         known = bundle.labels >= 0
         logits, labels = bundle.logits[known].astype(np.float64), bundle.labels[known]
         return Evidence(
@@ -180,10 +178,10 @@ class EvidenceStore:
             rows=len(bundle),
             selected_rows=selected_rows,
             selection=bundle.selection_sha256,
-            metrics=score(logits, labels, bundle.classes) if len(labels) else {},
+            metrics=metrics.score(logits, labels, bundle.classes) if len(labels) else {},
             labels=labels.astype(np.int16),
             predictions=logits.argmax(axis=1).astype(np.int16),
-            losses=row_losses(logits, labels).astype(np.float32),
+            losses=metrics.row_losses(logits, labels).astype(np.float32),
         )
 
 
@@ -191,13 +189,13 @@ def difference_p_value(a: Evidence, b: Evidence, metric: str) -> float | None:
     """Return the p-value of "A and B do not differ in a metric"; None where there is no test or no common rows."""
     if a.classes != b.classes or not np.array_equal(a.labels, b.labels) or not len(a.labels):
         return None
-    row = metric_of(metric)
+    row = metrics.metric_of(metric)
     if row is None or not row.test:
         return None
     if row.row_values == "loss":
-        return paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
+        return significance.paired_mean_difference(a.losses.astype(np.float64), b.losses.astype(np.float64)).p_value
     labels, ours, theirs = (each.astype(np.int64) for each in (a.labels, a.predictions, b.predictions))
-    differences = paired_differences(labels, ours, theirs, a.classes, np.random.default_rng(bundles.SEED))
+    differences = significance.paired_differences(labels, ours, theirs, a.classes, np.random.default_rng(bundles.SEED))
     return differences[metric].p_value if metric in differences else None
 
 
@@ -297,7 +295,7 @@ def find_best(client: MlflowClient, metric: str, benchmark: str, *, where: str =
 def _rank(run: Run, metric: str) -> tuple:
     """Return what runs are sorted by, the best first."""
     value, record = run.data.metrics[metric], record_of(run)
-    better = value if is_lower_better(metric) else -value
+    better = value if metrics.is_lower_better(metric) else -value
     return better, record.params.get("ensemble", ""), record.of_ensemble("space"), -record.start_ms, record.run_id
 
 

@@ -82,10 +82,8 @@ def log_student(run_id: str, onnx: Path, card: dict, example: bytes) -> str:
     """
     probs: list[ColSpec | TensorSpec] = [ColSpec("double", f"p/{name}") for name in card["classes"]]
     # MLflow reads binary columns as base64 where the request is JSON.
-    inputs, outputs = (
-        Schema([ColSpec("binary", IMAGE, required=False), ColSpec("string", PATH, required=False)]),
-        Schema([ColSpec("string", "label"), *probs]),
-    )
+    inputs = Schema([ColSpec("binary", IMAGE, required=False), ColSpec("string", PATH, required=False)])
+    outputs = Schema([ColSpec("string", "label"), *probs])
     with tempfile.TemporaryDirectory(prefix="fer-mlflow.") as folder:
         code, described = Path(folder) / "served_student.py", Path(folder) / "card.json"
         code.write_text(_CODE, encoding="utf-8")
