@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.evaluate import compare as compare, evaluate as evaluate, inspect as inspect
     from fer_mlflow.workflows.export import export as export
     from fer_mlflow.workflows.fetch import fetch as fetch, verify as verify
-    from fer_mlflow.workflows.lineage import lineage as lineage
     from fer_mlflow.workflows.manifest import (
         build_manifest as build_manifest,
         check_manifest as check_manifest,
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
         split_manifest as split_manifest,
         track_manifest as track_manifest,
     )
-    from fer_mlflow.workflows.promote import promote as promote
+    from fer_mlflow.workflows.promote import lineage as lineage, promote as promote
     from fer_mlflow.workflows.reproduce import reproduce as reproduce
     from fer_mlflow.workflows.sweep import sweep as sweep
     from fer_mlflow.workflows.train import train as train
@@ -40,8 +39,8 @@ _HOMES = {
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
     **dict.fromkeys(("evaluate", "inspect", "compare"), "workflows.evaluate"),
     **dict.fromkeys(("fetch", "verify"), "workflows.fetch"),
-    **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage")},
-    **{n: f"workflows.{n}" for n in ("lineage", "promote", "train", "distill")},
+    **dict.fromkeys(("promote", "lineage"), "workflows.promote"),
+    **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage", "train", "distill")},
 }
 __all__ = sorted(_HOMES)
 

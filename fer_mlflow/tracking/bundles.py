@@ -29,6 +29,7 @@ from fer_mlflow.tracking.runs import PARENT, TrackedRun
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MODELS = "models:/"
+TRAINED = "teacher"  # the artifact folder of a training run, with its checkpoint
 SOFT_LABELS = "fer.softlabels_run"  # of a model's version: the run with its soft labels, where it is not its own
 _MIB = 1 << 20
 SEED = 0  # of bootstrap and randomisation: the same soft labels give the same numbers every time
@@ -294,8 +295,9 @@ def fetch_bundle(run: Run, cache: Path) -> SoftLabels:
         return replace(bundle, folder=None)
 
 
-def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, artifact: str) -> Path:
+def fetch_checkpoint(client: MlflowClient, run_id: str, folder: Path, name: str) -> Path:
     """Download the checkpoint of a training run into a folder; a RunError where it is not the one that is tagged."""
+    artifact = f"{TRAINED}/{name}"
     with store.tracking_errors(f"downloading {artifact} of run {run_id}"):
         expected = client.get_run(run_id).data.tags.get("fer.checkpoint_sha256")
         path = Path(client.download_artifacts(run_id, artifact, dst_path=str(folder)))

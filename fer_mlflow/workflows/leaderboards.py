@@ -136,8 +136,8 @@ def significance_text(line: Mapping[str, Any]) -> str:
 
 
 def _interval(line: Mapping[str, Any]) -> str:
-    low, high = line["macro_f1_low"], line["macro_f1_high"]
-    return "" if pd.isna(low) else f"[{low:.3f}, {high:.3f}]"
+    low = line["macro_f1_low"]
+    return "" if pd.isna(low) else f"[{low:.3f}, {line['macro_f1_high']:.3f}]"
 
 
 def rank_across(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

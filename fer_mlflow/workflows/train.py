@@ -27,7 +27,6 @@ from fer_mlflow.workflows import RunResult, logger, workflow
 from fer_mlflow.workflows.export import gathered_teachers, read_ensemble
 from fer_mlflow.workflows.sources import Source, read_run_source, same_configuration
 
-FOLDER = "teacher"  # the artifact folder of a train run
 KIND = "student"
 # What a student's run has of other rows, and which of it follows from counts.
 SCORES = tuple(metric_names(having=lambda metric: metric.test))
@@ -120,7 +119,7 @@ def read_plan(
 def checkpoint_location(run: TrackedRun, settings: TrainSettings) -> str:
     """Return where a run's checkpoint is: the file of the caller's, else the artifact."""
     out = settings.out
-    return str(Path(out).absolute()) if out else f"{run.artifact_location(FOLDER)}/{settings.arch}.pt"
+    return str(Path(out).absolute()) if out else f"{run.artifact_location(bundles.TRAINED)}/{settings.arch}.pt"
 
 
 def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
@@ -152,7 +151,7 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
             if error.kept is None:
                 raise
             error.kept.write(checkpoint)
-            run.log_file(checkpoint, FOLDER)
+            run.log_file(checkpoint, bundles.TRAINED)
             raise JobError(f"{error}, and the checkpoint of epoch {error.kept.best.number} is {checkpoint}") from error
         trained.write(checkpoint)
         if settings.out:
@@ -165,7 +164,7 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
                 "best_val_macro_f1": best.val_macro_f1,
             }
         )
-        run.log_file(checkpoint, FOLDER)
+        run.log_file(checkpoint, bundles.TRAINED)
         digest, fields = sha256_of_file(checkpoint), ("img_size", "mean", "std", "clahe")
         steps = {each: trained.checkpoint[each] for each in fields}
         kind = "student" if isinstance(settings, DistillSettings) else "teacher"
@@ -348,7 +347,7 @@ def fetched_checkpoint(client, trained_run: str, student: Student) -> Iterator[P
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="student.", dir=cache) as folder:
-        yield bundles.fetch_checkpoint(client, trained_run, Path(folder), f"{FOLDER}/{student.settings.arch}.pt")
+        yield bundles.fetch_checkpoint(client, trained_run, Path(folder), f"{student.settings.arch}.pt")
 
 
 def score_student(run: TrackedRun, student: Student, trained_run: str, name: str, progress: Progress) -> SoftLabels:

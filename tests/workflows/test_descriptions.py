@@ -114,7 +114,7 @@ def test_every_kind_of_run_has_few_sections_and_says_what_it_found(called, publi
     statuses = ("good", "warn", "bad", "superseded")
     verdict, best, _ = lines_of(only(called, "triage"))
     assert verdict == ", ".join(f"**{counts[status]}** {status}" for status in statuses)
-    assert best.startswith("best on faces:")
+    assert best.startswith("best on faces&#58;")
     assert set(links(only(called, "triage")).values()) == set(judged.leaderboard.query("rank == 1")["run_id"])
 
 
