@@ -20,6 +20,7 @@ from fer_mlflow.tracking.runs import open_run
 from fer_mlflow.workflows import RunResult, leaderboards, warn, workflow
 
 _AT_ONCE = 50  # runs that are read again just before their tags are written: another person may have set their status
+Changes = dict[str, dict[str, str | None]]  # run id -> tag -> its new text, or None where it is to be deleted
 RANKS = 10  # runs of a benchmark that get a tag for their rank: one more run moves no more than these
 
 
@@ -99,10 +100,10 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
     # What is shown must not change what is tagged: only the usual number of good runs is tested for descriptions.
     tested = shown if settings.top == TriageSettings.top and not settings.even_bad else shown[:0]
     texts = {line["run_id"]: leaderboards.significance_text(line) for line in tested.to_dict("records")}
-    changed = _changed_tags(runs, judgements, whole, texts, context)
+    changed = _changed_tags(judgements, whole, texts, context)
     ended = _reap(client, runs, judgements, settings.dry_run) if settings.reap else {}
     changed = _write(client, changed, by_id, settings, progress)
-    left_out = leaderboards.find_left_out(runs, judgements, statuses)
+    left_out = leaderboards.find_left_out(runs, judgements, statuses).items()
     result = TriageResult(
         action="judge",
         dry_run=settings.dry_run,
@@ -111,9 +112,7 @@ def triage(settings: TriageSettings, progress: Progress = no_progress) -> Triage
         judgements=judgements,
         ended=ended,
         leaderboard=shown,
-        left_out={
-            each: ids for each, ids in left_out.items() if _is_of(each, by_id[ids[0]].benchmark, settings.benchmark)
-        },
+        left_out={each: ids for each, ids in left_out if _is_of(each, by_id[ids[0]].benchmark, settings.benchmark)},
         across=leaderboards.rank_across(whole, settings.metric) if settings.across else None,
         metric=settings.metric,
         classes=settings.classes,
@@ -150,13 +149,11 @@ def _own_tags(run: RunRecord, is_named: bool) -> dict[str, str | None]:
     return tags | rules.changes(run, {store.NOTE: rules.noted(run.tags.get(store.NOTE, ""))})
 
 
-def _write(
-    client, changed: dict[str, dict[str, str | None]], runs: Mapping[str, RunRecord], settings: TriageSettings, progress
-) -> dict[str, dict[str, str | None]]:
+def _write(client, changed: Changes, runs: Mapping[str, RunRecord], settings: TriageSettings, progress) -> Changes:
     """Write tags unless this is a dry run; return them without those of runs whose status a person set meanwhile."""
     if settings.dry_run or not changed:
         return changed
-    written: dict[str, dict[str, str | None]] = {}
+    written: Changes = {}
     ids = list(changed)
     with progress("tagging runs", len(ids)) as count:
         for start in range(0, len(ids), _AT_ONCE):
@@ -209,18 +206,14 @@ def _read_evidence(runs: Sequence[RunRecord], kept: EvidenceStore, deep: str, pr
 
 
 def _changed_tags(
-    runs: Sequence[RunRecord],
-    judgements: Mapping[str, Judgement],
-    whole: pd.DataFrame,
-    tested: Mapping[str, str],
-    context: rules.Context,
-) -> dict[str, dict[str, str | None]]:
-    """Return run id -> the tags of triage, and the description with its line, that are not as they should be."""
+    judgements: Mapping[str, Judgement], whole: pd.DataFrame, tested: Mapping[str, str], context: rules.Context
+) -> Changes:
+    """Return the tags of triage, and the description with its line, that are not as they should be."""
     good = whole[whole["status"] == store.GOOD]
     counts, best = good[leaderboards.BOARD].value_counts(), good.groupby(leaderboards.BOARD).head(RANKS)
     ranks = dict(zip(best["run_id"], best.groupby(leaderboards.BOARD).cumcount() + 1, strict=True))
     changed = {}
-    for run in runs:
+    for run in context.runs.values():
         judgement, rank = judgements[run.run_id], ranks.get(run.run_id)
         if run.kind == "triage" and judgement.status == store.GOOD:
             continue  # else every triage would have something to write
