@@ -249,10 +249,7 @@ def recommendation(across: pd.DataFrame) -> str:
 
 
 def as_markdown(
-    frame: pd.DataFrame,
-    metric: str,
-    across: pd.DataFrame | None = None,
-    left_out: Mapping[str, Sequence[str]] | None = None,
+    frame: pd.DataFrame, metric: str, across: pd.DataFrame | None = None, left_out: Mapping[str, list] | None = None
 ) -> str:
     """Return leaderboards as Markdown; `left_out` has the lines about the runs that are not on one, by its digest."""
     sections = [tables.Section("Leaderboard", [LEGEND])]

@@ -137,7 +137,7 @@ def _compare(client, mine: sources.Source | None, champion: str, settings: Promo
     theirs = mine and _soft_labels(client, named, product, mine.bundle.selection_sha256)
     if theirs is None and not settings.benchmark:
         theirs = _soft_labels(client, named, product, "")  # on other rows, which may be the same in part
-    champion = champion.replace("/", " version ")
+    champion, champion_run = champion.replace("/", " version "), product.run.info.run_id
     if mine is None or theirs is None:
         what = f"{champion if mine else 'the run'} has no soft labels on {settings.benchmark or 'any benchmark'}"
         raise RunError(f"{what}; export them there, or name another --benchmark")
@@ -156,15 +156,9 @@ def _compare(client, mine: sources.Source | None, champion: str, settings: Promo
     low, high, rows, on = each.interval.low, each.interval.high, len(labels), split_first(b.benchmark)
     found: dict[str, object] = {"verdict": verdict, "metric": metric, "challenger": new, "champion": old, "rows": rows}
     found |= {"difference": each.value, "low": low, "high": high, "p_value": each.p_value, "benchmark": b.benchmark}
-    found |= {
-        "selection_sha256": b.selection_sha256,
-        "champion_version": champion,
-        "champion_run": product.run.info.run_id,
-    }
-    words = (
-        f"{verdict}: {metric} {new:.4f} against {old:.4f} of {champion} on {on} ({rows:,} rows), difference "
-        f"{each.value:+.4f} [{low:+.4f}, {high:+.4f}], p = {each.p_value:.2g}"
-    )
+    found |= {"selection_sha256": b.selection_sha256, "champion_version": champion, "champion_run": champion_run}
+    difference = f"difference {each.value:+.4f} [{low:+.4f}, {high:+.4f}], p = {each.p_value:.2g}"
+    words = f"{verdict}: {metric} {new:.4f} against {old:.4f} of {champion} on {on} ({rows:,} rows), {difference}"
     return words, {f"promotion.{key}": str(value) for key, value in found.items()}
 
 
