@@ -159,7 +159,12 @@ def compare(result) -> Iterator[Part]:
     yield f"\n{result.verdict}"
     if result.comparison is not None:
         yield from _difference_lines(result.table)
-        yield _changes(result.counts)
+        counts = result.counts
+        neither = counts["changed"] - counts["only_b_right"] - counts["only_a_right"]
+        yield (
+            f"  {counts['changed']:,} of {counts['rows']:,} rows have another prediction: only B is right on "
+            f"{counts['only_b_right']:,}, only A on {counts['only_a_right']:,}, neither on {neither:,}"
+        )
     yield ""
     yield from where_lines(result, rows=result.comparison is not None and result.changed_rows_location)
     if result.comparison is None:
@@ -182,15 +187,6 @@ def _difference_lines(table) -> Iterator[Part]:
     headline = metric_names(having=lambda metric: metric.from_counts and "slices" in metric.shown)
     if not (table[table["metric"].isin(headline)]["p_value"] < _LEVEL).any():
         yield f"  neither {' nor '.join(headline)} differs significantly between A and B on these rows"
-
-
-def _changes(counts: Mapping[str, int]) -> str:
-    """Return how many predictions changed, and in which direction."""
-    neither = counts["changed"] - counts["only_b_right"] - counts["only_a_right"]
-    return (
-        f"  {counts['changed']:,} of {counts['rows']:,} rows have another prediction: only B is right on "
-        f"{counts['only_b_right']:,}, only A on {counts['only_a_right']:,}, neither on {neither:,}"
-    )
 
 
 @workflow_command("fetch", settings.FetchSettings)

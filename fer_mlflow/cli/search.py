@@ -63,20 +63,18 @@ def _choice_lines(result) -> Iterator[str]:
     yield f"\nchosen by {metric}: {result.choice.describe(result.configurations.teachers)}"
     for note in dict.fromkeys(choice.note for choice in [result.choice, *assessment.choices] if choice.note):
         yield f"  {note}"
-    yield f"  {result.protocol}, {result.reported.labelled.sum():,} rows"
+    yield f"  {result.protocol}, {result.reported.bundle.labelled.sum():,} rows"
     scores = {name: each.get(metric, float("nan")) for name, each in assessment.metrics.items()}
     yield f"  {'chosen':<14} {metric} {scores['chosen']:.4f}"
-    better: list[str] = []
-    others: list[str] = []
-    for baseline, comparison in assessment.differences.items():
-        difference = comparison.differences.get(metric)
-        if difference is None:
-            continue
+    compared = {name: each.differences for name, each in assessment.differences.items() if metric in each.differences}
+    for baseline, differences in compared.items():
+        difference = differences[metric]
         yield (
             f"  {baseline:<14} {metric} {scores[baseline]:.4f}   chosen - {baseline} {difference.value:+.4f} "
             f"{format_interval(difference.interval, '+')}, p {difference.p_value:.2g}"
         )
-        (better if assessment.is_better(baseline, metric) else others).append(_NAMES[baseline])
+    better = [_NAMES[baseline] for baseline in compared if assessment.is_better(baseline, metric)]
+    others = [_NAMES[baseline] for baseline in compared if not assessment.is_better(baseline, metric)]
     if better:
         yield f"  the choice is significantly better than {' and than '.join(better)}"
     if others:

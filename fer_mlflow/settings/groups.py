@@ -10,6 +10,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.settings import Option, Settings, option_name
 from fer_mlflow.settings.texts import FilePath, NamedWeights
 
+_OF_STORED = ("run", "bundle", "manifest", "root")  # go with soft labels that are stored
 SpaceWord = Literal["logit", "prob"]
 Manifest = Annotated[FilePath, Option("CSV of images: path, label, split, source.")]
 Root = Annotated[FilePath | None, Option("Folder or URL that paths start from.", default_text="the manifest's")]
@@ -158,20 +159,13 @@ class SourceSettings(RunSettings, ComputeSettings, _SourceFields):
             if missing := [option_name(n) for n in ("manifest", "teachers", "weights") if getattr(self, n) is None]:
                 raise ContractError(f"an ensemble needs {' and '.join(missing)} too")
             return
-        fused = [each for each in _OF_ENSEMBLES if getattr(self, each) is not None]
-        if fused:
-            options = ", ".join(map(option_name, fused))
+        of_ensembles = [name for name in _SourceFields.__dataclass_fields__ if name not in _OF_STORED]
+        if useless := [option_name(name) for name in of_ensembles if getattr(self, name) is not None]:
             raise ContractError(
-                f"{options}: no effect with {option_name(named[0])}, whose soft labels are already fused; remove it"
+                f"{', '.join(useless)}: no effect with {option_name(named[0])}, whose soft labels are already fused; "
+                "remove it"
             )
 
     def fusion(self) -> FusionSettings | None:
         """Return the settings of the ensemble; None where a run or a folder is named."""
         return None if self.weights is None else fusion_settings(self)
-
-
-# What says which rows are predicted, and how logits are computed and fused.
-_OF_ENSEMBLES = (
-    *("split", "limit", "verify_paths", "classes", "space", "dtype"),
-    *("clahe", "clahe_clip", "clahe_tile", "precision"),
-)

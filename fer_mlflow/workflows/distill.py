@@ -149,8 +149,7 @@ def distill(settings: DistillSettings, progress: Progress = no_progress) -> Dist
     trained as a run below one parent.
 
     Raises FerError: rows, recipe or soft labels cannot be used, or a package for ONNX is missing. JobError: the
-    loss or the weights are not finite; of a grid: no student could be trained. TrackingError: the server cannot be
-    reached.
+    loss or the weights are not finite; of a grid: no student could be trained.
     """
     may_log_images(settings)  # what is wrong with it is found before the first epoch
     if settings.onnx:
@@ -305,9 +304,9 @@ def run_grid(run: TrackedRun, trials: list[Trial], test: Benchmark | None, progr
             rng, classes = np.random.default_rng(SEED), test.classes.names
             result.comparison = compare_logits(a, b, test.labels[known], classes, rng)
             run.log(metrics=_test_metrics(result, result.comparison))
-    run.log(metrics={"best_val_macro_f1": best.metrics["best_val_macro_f1"]})
     run.log_table("grid", grid_table(trials))
-    run.log(tags={"fer.best_run": best.run_id, "fer.baseline_run": baseline.run_id})
+    tags = {"fer.best_run": best.run_id, "fer.baseline_run": baseline.run_id}
+    run.log(metrics={"best_val_macro_f1": best.metrics["best_val_macro_f1"]}, tags=tags)
     return result
 
 

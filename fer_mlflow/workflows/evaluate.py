@@ -319,12 +319,10 @@ def _compare(run: TrackedRun, a: Source, b: Source, shared: SharedRows) -> tuple
     predictions = {name: names[each[changed]] for name, each in predictions.items()}
     run.log_benchmark(bundle.benchmark, bundle)
     metrics = {"rows": float(len(labels)), "changed_rows": float(changed.sum())}
-    named, ends = (
-        table.set_index("metric").to_dict(),
-        {"": "difference", "/low": "low", "/high": "high", "/p": "p_value"},
-    )
-    differences = {f"{name}{end}": named[column][name] for name in named["a"] for end, column in ends.items()}
-    run.log(metrics=metrics | metric_keys({"a": named["a"], "b": named["b"], "difference": differences}))
+    ends = {"": "difference", "/low": "low", "/high": "high", "/p": "p_value"}
+    numbers = table.set_index("metric").to_dict()
+    differences = {f"{name}{end}": numbers[column][name] for name in numbers["a"] for end, column in ends.items()}
+    run.log(metrics=metrics | metric_keys({"a": numbers["a"], "b": numbers["b"], "difference": differences}))
     run.log_table("differences", table)
     run.log_table("changed_rows", rows.reset_index(drop=True).assign(**predictions))
     run.log_figure("differences.png", figures.draw_differences(table, runs=(a.name, b.name)))

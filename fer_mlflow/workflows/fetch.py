@@ -54,11 +54,10 @@ def fetch(settings: FetchSettings, progress: Progress = no_progress) -> FetchRes
     with runs.joined_run("fetch", f"fetch · {settings.run or settings.best}", settings.params) as run:
         client, source = store.connect(), settings.run or f"best:{settings.best}@{settings.benchmark}"
         chosen = records.choose_run(client, source, where=settings.where or "", even_bad=settings.even_bad)
-        run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
         if settings.for_split:
             chosen = _of_split(client, chosen, settings.for_split)
-            run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
             settings = replace(settings, split=settings.split or (settings.for_split if settings.manifest else None))
+        run_id, digest = chosen.run.info.run_id, bundles.bundle_digest(chosen.run)
         _warn_of(chosen.run)
         out = Path(settings.out or f"softlabels-{run_id[:8]}").absolute()
         is_there = _is_there(out, digest, settings.reorder)

@@ -48,8 +48,7 @@ class ReproduceResult(RunResult):
 def reproduce(settings: ReproduceSettings, progress: Progress = no_progress) -> ReproduceResult:
     """Search benchmarks, subsets of them, preprocessing, spaces, weights and temperatures for published numbers.
 
-    Raises FerError: the settings name no number, or nothing that can be searched. TrackingError: the server cannot
-    be reached.
+    Raises FerError: the settings name no number, or nothing that can be searched.
     """
     found = SearchInput.read(settings)
     target = _target(settings, found.classes)
@@ -107,7 +106,7 @@ def _search(
             lacking = ", ".join(name or "no CLAHE" for name in missing)
             raise ContractError(f"{benchmark}: there are no logits with {lacking}, as there are elsewhere; see --clahe")
         first = next(iter(sets.values()))
-        index = first.bundle.index[first.labelled]
+        index = first.bundle.index[first.bundle.labelled]
         subsets, groups = reproduction.find_subsets(index["split"].to_numpy(object), index["source"].to_numpy(object))
         variants = {name: each.labelled_logits(groups) for name, each in sets.items()}
         counts = configurations.count(variants, benchmark, progress, target.temperature or 1.0)

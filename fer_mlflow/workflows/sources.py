@@ -171,9 +171,9 @@ def source_run(
             files = {name: text for name in ("manifest", "root", "split") if (text := getattr(found.settings, name))}
             source = Source(bundle, "", files, lambda: logits, gathered.run_ids)
         bundle = source.bundle
-        run.log(bundles.derived_params(bundle, given={**source.inputs, **params}), of_ensemble=True)
+        shared = bundles.derived_params(bundle, given={**source.inputs, **params})
+        run.log(shared, tags=source.tags(), of_ensemble=True)
         run.log_benchmark(bundle.benchmark, bundle, models=models.inputs_of(run, bundle))
-        run.log(tags=source.tags())
         if source.run_id:
             run.show_below(source.run_id)
         yield run, source
@@ -216,18 +216,13 @@ class TeacherSet:
         return self.bundle.configuration.mark
 
     @property
-    def labelled(self) -> np.ndarray:
-        """(N,) bool, the rows with a label."""
-        return self.bundle.labelled
-
-    @property
     def labels(self) -> np.ndarray:
         """(n,) class numbers of the labelled rows."""
-        return self.bundle.labels[self.labelled]
+        return self.bundle.labels[self.bundle.labelled]
 
     def labelled_logits(self, groups: np.ndarray | None = None) -> TeacherLogits:
         """Return the logits of the labelled rows, ready to be fused; `groups` are of these rows."""
-        return TeacherLogits([each[self.labelled] for each in self.logits.values()], self.labels, groups)
+        return TeacherLogits([each[self.bundle.labelled] for each in self.logits.values()], self.labels, groups)
 
 
 # Benchmark -> variant -> the teachers' logits.

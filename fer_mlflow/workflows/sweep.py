@@ -101,10 +101,7 @@ class SweepResult(RunResult):
 
 @workflow(SweepSettings)
 def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepResult:
-    """Score every weighting of teachers in each space, choose one, and measure the choice on other rows.
-
-    Raises FerError: the settings name nothing that can be searched. TrackingError: the server cannot be reached.
-    """
+    """Score every weighting of teachers in each space, choose one, and measure the choice on other rows."""
     found = SearchInput.read(settings)
     _check(settings, found.classes)
     weightings = read_weightings(settings, found.teachers, found.variants)

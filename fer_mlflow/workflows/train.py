@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,13 +82,8 @@ def train(settings: TrainSettings, progress: Progress = no_progress) -> TrainRes
         run.log(settings.params)
         best = run_plan(run, plan, settings.name or settings.arch)
         describe_training(run, plan, best)
-    return TrainResult(
-        run_id=run.run_id,
-        ui=run.ui,
-        plan=plan,
-        best=best,
-        checkpoint=checkpoint_location(run, settings),
-    )
+    checkpoint = checkpoint_location(run, settings)
+    return TrainResult(run_id=run.run_id, ui=run.ui, plan=plan, best=best, checkpoint=checkpoint)
 
 
 def read_training_rows(settings: TrainingRowsSettings) -> tuple[Benchmark, Benchmark]:
@@ -144,7 +139,7 @@ def run_plan(run: TrackedRun, plan: Plan, name: str) -> loop.Epoch:
                 device=settings.device,
                 workers=settings.workers,
                 init=settings.init,
-                on_epoch=_Reporter(run, settings.epochs),
+                on_epoch=_reporter(run, settings.epochs),
                 warn=logger.warning,
             )
         except loop.NotFiniteError as error:
@@ -193,24 +188,22 @@ def describe_training(run: TrackedRun, plan: Plan, best: loop.Epoch, scored: Sof
     run.describe(verdict, about, source.links if source else {})
 
 
-class _Reporter:
-    """Logs each epoch, to the run and as a line."""
+def _reporter(run: TrackedRun, epochs: int) -> Callable[[loop.Epoch], None]:
+    """Return a function that logs each epoch, to the run and as a line."""
+    reported: list[loop.Epoch] = []
 
-    def __init__(self, run: TrackedRun, epochs: int):
-        self.run, self.epochs = run, epochs
-        self.best: loop.Epoch | None = None
-
-    def __call__(self, epoch: loop.Epoch) -> None:
+    def report(epoch: loop.Epoch) -> None:
         metrics = asdict(epoch)
         number = metrics.pop("number")
-        self.run.log(metrics=metrics, step=number)
-        mark = ""
-        if self.best is None or epoch.rank > self.best.rank:
-            self.best, mark = epoch, "  best"
+        run.log(metrics=metrics, step=number)
+        mark = "  best" if all(epoch.rank > each.rank for each in reported) else ""
+        reported.append(epoch)
         logger.info(
-            f"epoch {number:>{len(str(self.epochs))}}/{self.epochs}  loss {epoch.train_loss:.3f}  "
+            f"epoch {number:>{len(str(epochs))}}/{epochs}  loss {epoch.train_loss:.3f}  "
             f"val loss {epoch.val_loss:.3f}  accuracy {epoch.val_accuracy:.3f}  macro-F1 {epoch.val_macro_f1:.3f}{mark}"
         )
+
+    return report
 
 
 def copy_checkpoint(checkpoint: Path, out: Path) -> None:
