@@ -6,7 +6,6 @@ however it dies: processes that want the same logits share the shards among them
 """
 
 import errno
-import functools
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -27,6 +27,9 @@ from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.settings.groups import ForwardSettings
 from fer_mlflow.teachers.spec import PredictedLogits, TeacherSpec
+
+if TYPE_CHECKING:
+    from fer_mlflow.teachers.checkpoint import Teacher
 
 Span = tuple[int, int]  # the first row of a shard, and the row behind its last
 _ARRAYS = ("rows", "logits", "image_sha256")
@@ -166,14 +169,22 @@ def compute_logits(
                 raise ImageError(unreadable_message(unreadable))
     missing = {span: names for span in ranges if (names := tuple(n for n in specs if (n, span) not in kept))}
     if missing:
+        from fer_mlflow.teachers.checkpoint import load_teacher
+
+        teachers = {
+            name: load_teacher(specs[name], benchmark.classes) for name in sorted(set().union(*missing.values()))
+        }
+        for name, teacher in teachers.items():
+            if assumed := ", ".join(teacher.assumed):
+                warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
         done = len(benchmark) - sum(stop - start for start, stop in missing)
-        doing = f"predicting with {', '.join(sorted(set().union(*missing.values())))}"
+        doing = f"predicting with {', '.join(teachers)}"
         passes = sum((stop - start) * len(names) for (start, stop), names in missing.items())
         size_mb = passes * len(benchmark.classes) * 4 / 1e6
         what = f"{len(benchmark):,} rows" + f", {done:,} kept from an earlier run" * bool(done)
         logger.info("%s: %s; %s forward passes, %.1f MB of logits", doing, what, f"{passes:,}", size_mb)
         with progress(doing, len(benchmark), done) as count:
-            _compute_missing(benchmark, specs, stores, settings, missing, kept, count, warn)
+            _compute_missing(benchmark, teachers, stores, settings, missing, kept, count)
             _await_others(stores, missing, kept, count)
     return {
         name: PredictedLogits.joined([kept[name, span] for span in ranges], len(benchmark.classes))
@@ -184,30 +195,20 @@ def compute_logits(
 
 def _compute_missing(
     benchmark: Benchmark,
-    specs: Mapping[str, TeacherSpec],
+    teachers: Mapping[str, "Teacher"],
     stores: Mapping[str, ShardStore],
     settings: ForwardSettings,
     missing: Mapping[Span, tuple[str, ...]],
     kept: dict[tuple[str, Span], PredictedLogits],
     count: Callable[[int], object],
-    warn: Callable[[str], None],
 ) -> None:
     """Compute the shards that no other process has claimed, and put them into their stores and `kept`.
 
     Ranges that lack the same teachers form one pass: usually all of them do.
     """
-    from fer_mlflow.teachers.checkpoint import Teacher, load_teacher
     from fer_mlflow.teachers.forward import choose_compile, choose_device, predict_shards
 
     compiled = choose_compile(settings.compile, len(benchmark), choose_device(settings.device))
-
-    @functools.cache
-    def load(name: str) -> Teacher:
-        teacher = load_teacher(specs[name], benchmark.classes)
-        if assumed := ", ".join(teacher.assumed):
-            warn(f"teacher {name}: assuming {assumed}; neither teachers.yaml nor the checkpoint gives it")
-        return teacher
-
     for names in sorted(set(missing.values())):
         own = {name: stores[name] for name in names}
         claims: dict[Span, ExitStack] = {}
@@ -219,7 +220,7 @@ def _compute_missing(
                 benchmark.root,
                 benchmark.paths.to_numpy(object),
                 chain([first], spans),
-                [load(name) for name in names],
+                [teachers[name] for name in names],
                 settings,
                 compiled=compiled,
                 on_rows=count,

@@ -131,9 +131,11 @@ def test_compare_as_json(place, runs):
     assert [found["counts"][name] for name in ("rows", "changed")] == [metrics["rows"], metrics["changed_rows"]]
     for row in found["table"]:
         assert list(row) == ["metric", "a", "b", "difference", "low", "high", "p_value"]
-        for name in ("a", "b", "difference", "p_value"):
-            assert row[name] == metrics[f"{name}/{row['metric']}"]
-    assert found["comparison"]["differences"]["nll"]["interval"]["low"] == metrics["low/nll"]
+        metric = row["metric"].replace("/", " ")
+        for name in ("a", "b", "difference"):
+            assert row[name] == metrics[f"{name}/{metric}"]
+        assert row["p_value"] == metrics[f"difference/{metric} p"]
+    assert found["comparison"]["differences"]["nll"]["interval"]["low"] == metrics["difference/nll low"]
 
 
 def test_what_cannot_be_compared_keeps_its_exit_status(place, runs):

@@ -105,7 +105,7 @@ def test_an_ensemble_is_evaluated_calibrated_and_compared_on_real_faces(workplac
     run = workplace.runs("compare")[0]
     assert run.data.tags["fer.verdict"] == "comparable: the same 735 labelled rows"
     assert run.data.metrics["changed_rows"] == pytest.approx(119, abs=2)
-    assert run.data.metrics["p_value/macro_f1"] > 0.8
+    assert run.data.metrics["difference/macro_f1 p"] > 0.8
     not_shared = workplace.run("compare", test, val, status=3)
     assert "not comparable because the benchmarks share 0 labelled images; 30 are needed" in not_shared.stdout
 

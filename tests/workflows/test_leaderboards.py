@@ -115,7 +115,9 @@ def test_the_person_who_set_a_status_stands_beside_it():
     judged = {run.run_id: Judgement("bad", ("blurred",), by_person=True)}
     for tags, who in ((person, "bad by ann"), (person | {"triage.overruled": "bad"}, "bad by hand"), ({}, "bad")):
         known = replace(run, tags=run.tags | tags)
-        board = build_leaderboard([known], judged, "macro_f1", ("bad",)).assign(macro_f1_low=None, level=False)
+        board = build_leaderboard([known], judged, "macro_f1", ("bad",)).assign(
+            macro_f1_low=None, macro_f1_high=None, level=False
+        )
         assert board_table(board, "macro_f1").rows[0][3] == f"{who} · logit"
         assert left_out_lines([known], judged)[1] == f"  01234567  {who:<4}  {run.name}: blurred"
 
