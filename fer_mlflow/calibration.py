@@ -10,8 +10,7 @@ from scipy.linalg import block_diag
 from scipy.special import log_softmax
 
 from fer_mlflow.errors import ContractError
-from fer_mlflow.scoring.fusion import fuse
-from fer_mlflow.scoring.metrics import check_labels, check_logits, stack_logits
+from fer_mlflow.scoring import fusion, metrics
 
 OK, SEPARABLE, NO_POSITIVE_OPTIMUM = "ok", "separable", "no_positive_optimum"
 EXPLANATIONS = {
@@ -74,8 +73,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
     >>> fit.status, round(fit.temperature, 6)  # log 9 / log 3
     ('ok', 2.0)
     """
-    logits = check_logits(logits)
-    labels = check_labels(labels, *logits.shape)
+    logits = metrics.check_logits(logits)
+    labels = metrics.check_labels(labels, *logits.shape)
     z = logits - logits.max(axis=1, keepdims=True)
     z_y = z[np.arange(len(z)), labels]
     scale = float(np.sqrt(z.var(axis=1).mean()))
@@ -180,9 +179,9 @@ def fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> AffineFit:
 
 
 def _fit_affine(logits: np.ndarray, labels: np.ndarray, *, one_scale: bool) -> AffineFit:
-    logits = check_logits(logits)
+    logits = metrics.check_logits(logits)
     N, C = logits.shape
-    labels = check_labels(labels, N, C)
+    labels = metrics.check_labels(labels, N, C)
     unfitted = partial(AffineFit, scale=np.full(C, np.nan), bias=np.full(C, np.nan))
     if len(np.unique(labels)) < C:
         return unfitted(SEPARABLE, "a class without a labelled row has a bias that goes to -infinity")
@@ -237,9 +236,9 @@ def fit_coefficients(logits: np.ndarray, labels: np.ndarray) -> CoefficientsFit:
     Logits are (K, N, C), one layer for each teacher; labels and errors are those of `fit_temperature`. Two teachers of
     equal logits share one coefficient between them in any way; the sum is what is fitted.
     """
-    stack = stack_logits(logits)
+    stack = metrics.stack_logits(logits)
     K, N, C = stack.shape
-    labels = check_labels(labels, N, C)
+    labels = metrics.check_labels(labels, N, C)
     stack -= stack.max(axis=2, keepdims=True)  # exactly 0 where a row is constant, which the mean alone is not
     stack -= stack.mean(axis=2, keepdims=True)
     unit = np.sqrt(np.square(stack).mean(axis=(1, 2)))
@@ -298,7 +297,7 @@ def fit_pool(logits: np.ndarray, labels: np.ndarray, weights: Mapping[str, float
 
 def _fuse_tempered(logits: np.ndarray, weights: Mapping[str, float], temperatures: np.ndarray) -> np.ndarray:
     tempered = np.asarray(logits, dtype=np.float64) / temperatures[:, None, None]
-    return fuse(dict(zip(sorted(weights), tempered, strict=True)), weights, "prob")
+    return fusion.fuse(dict(zip(sorted(weights), tempered, strict=True)), weights, "prob")
 
 
 def fit_of(method: str, per_teacher: bool, weights: Mapping[str, float], space: str) -> Callable:

@@ -266,10 +266,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
     Files are not flushed one by one, which would take longer than all else: `on_all_cores` does it for all.
     """
-    encoded, buffer = cv2.imencode(".png", image)
-    if not encoded:
-        raise ContractError(f"an image of shape {image.shape} cannot be written as PNG")
-    data = buffer.tobytes()
+    data = cv2.imencode(".png", image)[1].tobytes()
     if not path.exists() or path.read_bytes() != data:
         with written_file(path, flush=False) as file:
             file.write(data)

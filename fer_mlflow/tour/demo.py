@@ -18,9 +18,8 @@ from fer_mlflow.settings.scoring import ExportSettings, TriageSettings
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
 from fer_mlflow.tour.faces import contact_sheet, draw_face, write_faces
 from fer_mlflow.tracking import bundles, records, runs, store
-from fer_mlflow.workflows import Workflow
+from fer_mlflow.workflows import Workflow, leaderboards
 from fer_mlflow.workflows.export import Ensemble, read_ensemble
-from fer_mlflow.workflows.leaderboards import read_leaderboard
 from fer_mlflow.workflows.train import read_plan, read_student, read_training_rows
 
 # Three families that see different things, small enough to learn these faces on two cores while one waits.
@@ -54,7 +53,7 @@ def run_demo(
         demo.draw_faces()
         demo.train_teachers()
         digests = demo.export_ensembles()
-        boards = {split: read_leaderboard(run.client, digest) for split, digest in digests.items()}
+        boards = {split: leaderboards.read_leaderboard(run.client, digest) for split, digest in digests.items()}
         boards = {split: board[board["kind"] != "student"] for split, board in boards.items()}
         demo.judge(boards)
         demo.search(digests, boards["test"])
