@@ -354,12 +354,8 @@ def minimise_convex(derivatives: Derivatives, start: np.ndarray, lowest: np.ndar
     along some direction, and a small gradient proves nothing. So a search counts as converged only where every
     direction that was curved at the start still is.
 
-    Parameters
-    ----------
-    derivatives : (P,) parameters -> the function, its (P,) gradient and its (P, P) Hessian, which may be singular in
-        directions that change nothing
-    start : (P,) parameters of order 1
-    lowest : (P,) lower bounds, if there are any
+    Derivatives are (P,) parameters -> the function, its (P,) gradient and its (P, P) Hessian, which may be singular in
+    directions that change nothing. The parameters at the start are of order 1, `lowest` are (P,) lower bounds.
     """
     bound = np.full(len(start), -np.inf) if lowest is None else lowest
     at = np.maximum(np.asarray(start, dtype=np.float64), bound)

@@ -104,12 +104,8 @@ class Preprocessing:
         known = [field.name for field in fields(cls)]
         if unknown := [str(name) for name in value if name not in known]:
             raise ContractError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        parsers: dict[str, Callable[[str, Any], Any]] = {
-            "img_size": _parse_size,
-            "clahe": _parse_clahe,
-            "mean": _parse_channels,
-            "std": _parse_channels,
-        }
+        parsers: dict[str, Callable[[str, Any], Any]] = {"img_size": _parse_size, "clahe": _parse_clahe}
+        parsers |= dict.fromkeys(("mean", "std"), _parse_channels)
         given = {name: each for name, each in value.items() if each is not None}
         return cls(**{name: parsers[name](name, each) if name in parsers else each for name, each in given.items()})
 

@@ -26,10 +26,8 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 def read_images(part: Benchmark, preprocessing: Preprocessing, workers: int | None):
     """Decode every image once, so that ImageError names the broken ones before the first step.
 
-    Returns
-    -------
-    pixels : (N, S, S, 3) uint8; None where they take more memory than `KEPT_PIXELS_BYTES`
-    prefixes : (N,) int64, `image_prefixes` of the files
+    Return their pixels, (N, S, S, 3) uint8, None where they take more memory than `KEPT_PIXELS_BYTES`, and the (N,)
+    `image_prefixes` of the files.
     """
     shape, paths = (len(part), preprocessing.side, preprocessing.side, 3), part.paths.to_numpy(object)
     pixels = np.empty(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= KEPT_PIXELS_BYTES else None
