@@ -23,7 +23,6 @@ from fer_mlflow.data.published import LabelCodes
 from fer_mlflow.errors import ContractError, ManifestError
 from fer_mlflow.files import written_file
 from fer_mlflow.progress import Progress, no_progress
-from fer_mlflow.settings.manifests import DATASETS
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MOST_MISSING = 0.01  # share of the expected images that may be missing without the user's consent
@@ -94,8 +93,6 @@ def build(
     folder of the images. `source` is the text of that column; None means the data set's name (for `folder`, the
     folder's). Missing images that are allowed are left out however many they are; else more than 1 % are refused.
     """
-    if dataset not in DATASETS:
-        raise ContractError(f"data set {dataset} is not one of {', '.join(DATASETS)}")
     request = Request(Path(folder), classes, Path(images), min_agreement, progress)
     listing: Listing = import_module(f"fer_mlflow.datasets.{dataset}").list_rows(request)
     rows, unselected = _select(listing.rows, classes)
