@@ -66,7 +66,6 @@ def test_a_builder_is_a_module_and_a_word(folder, monkeypatch):
     planted = types.ModuleType("fer_mlflow.datasets.planted")
     planted.list_rows = list_rows
     monkeypatch.setitem(sys.modules, planted.__name__, planted)
-    monkeypatch.setattr(datasets, "DATASETS", (*datasets.DATASETS, "planted"))
     put(folder / "set/1.jpg", 1)
     built = datasets.build("planted", folder / "set", FER7, folder / "images", root=folder)
     assert built.frame.to_dict("records") == [{"path": "set/1.jpg", "label": "Sad", "split": "", "source": "planted"}]
