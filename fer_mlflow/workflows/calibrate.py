@@ -65,8 +65,7 @@ def calibrate(settings: CalibrateSettings, progress: Progress = no_progress) -> 
     """Fit a temperature by maximum likelihood, and measure what it changes on rows that it was not fitted on.
 
     Raises FerError: the soft labels cannot be had, no row has a label, or `fit_run` has another ensemble or the
-    same rows. JobError: nothing could be fitted, and the calibrated soft labels were to be exported. TrackingError:
-    the server cannot be reached.
+    same rows. JobError: nothing could be fitted, and the calibrated soft labels were to be exported.
     """
     found = read_source(settings)
     other = read_run_or_folder(settings.fit_run) if settings.fit_run else None
@@ -117,21 +116,19 @@ def check_fit_source(found: Source | Ensemble, other: Source) -> None:
     Of an ensemble whose logits are not computed yet, this checks what is known before.
     """
     check_labelled(other)
-    b = other.bundle
-    if isinstance(found, Source):
-        a = found.bundle
-        classes, checkpoints, selection = a.classes, a.checkpoints, a.selection_sha256
-        configuration = a.configuration
+    own: SoftLabels | Ensemble = found.bundle if isinstance(found, Source) else found
+    if isinstance(own, SoftLabels):
+        classes, selection = own.classes, own.selection_sha256
     else:
-        classes, checkpoints = found.benchmark.classes.names, found.checkpoints
-        selection, configuration = found.benchmark.selection_sha256, found.configuration
-    if classes != b.classes:
-        raise ContractError(f"--fit-run: its classes are {', '.join(b.classes)}, not {', '.join(classes)}")
-    differ = configuration.differences(b.configuration)
-    differ += ["other checkpoints"] if checkpoints != b.checkpoints else []
+        classes, selection = own.benchmark.classes.names, own.benchmark.selection_sha256
+    fitted = other.bundle
+    if classes != fitted.classes:
+        raise ContractError(f"--fit-run: its classes are {', '.join(fitted.classes)}, not {', '.join(classes)}")
+    differ = own.configuration.differences(fitted.configuration)
+    differ += ["other checkpoints"] if own.checkpoints != fitted.checkpoints else []
     if differ:
         raise ContractError(f"--fit-run: it is another ensemble ({', '.join(differ)}); fit on a run of the same one")
-    if selection == b.selection_sha256:
+    if selection == fitted.selection_sha256:
         raise ContractError("--fit-run: it has the same rows; name a run on another split, or use --crossfit 5")
 
 

@@ -87,9 +87,8 @@ def _of_split(client, chosen: records.Chosen, split: str) -> records.Chosen:
     benchmark = f"{best.bundle.benchmark.partition(':')[0]}:{split}"
     for other in same_configuration(client, best, lambda tags: tags.get("fer.benchmark") == benchmark):
         if other.bundle.manifest_sha256 == best.bundle.manifest_sha256:
-            return records.Chosen(
-                bundles.read_run(client, other.run_id), f"{chosen.how}; its configuration on {benchmark}"
-            )
+            how = f"{chosen.how}; its configuration on {benchmark}"
+            return records.Chosen(bundles.read_run(client, other.run_id), how)
     raise RunError(
         f"--for-split {split}: {best.name} is the best, and no run has its soft labels of {benchmark}, of the same "
         f"manifest; export them with --weights {best.params.get('ensemble', '')} --space "

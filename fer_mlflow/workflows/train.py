@@ -316,20 +316,18 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
         logger.warning(
             f"run {chosen.run.info.run_id}: triage called it bad ({chosen.run.data.tags.get('triage.reasons', '')})"
         )
-    best = source = read_run_source(chosen.run.info.run_id)
+    best = read_run_source(chosen.run.info.run_id)
     if not chosen.how:
-        return source
-    weights = chosen.run.data.params.get("ensemble", "")
+        return best
+    source: Source | None = best
     if not train.paths.isin(set(best.bundle.index["path"])).any():
         rows = train.selection_sha256
-        others = same_configuration(client, best, lambda tags: tags["fer.selection_sha256"] == rows)
-        found = next(others, None)
-        if found is None:
-            raise RunError(
-                f"--softlabels {name}: {best.name} is the best, and no run has its soft labels of {train.name}; export "
-                f"them with --weights {weights} --space {best.bundle.configuration.space} on that split"
-            )
-        source = found
+        source = next(same_configuration(client, best, lambda tags: tags["fer.selection_sha256"] == rows), None)
+    if source is None:
+        raise RunError(
+            f"--softlabels {name}: {best.name} is the best, and no run has its soft labels of {train.name}; export "
+            f"them with --weights {best.params.get('ensemble', '')} --space {best.bundle.configuration.space} on that split"
+        )
     logger.info(f"soft labels of run {source.run_id}: {source.name} ({chosen.how})")
     return source
 
