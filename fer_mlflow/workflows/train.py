@@ -326,7 +326,8 @@ def choose_soft_labels(name: str, train: Benchmark, *, even_bad: bool) -> Source
     if source is None:
         raise RunError(
             f"--softlabels {name}: {best.name} is the best, and no run has its soft labels of {train.name}; export "
-            f"them with --weights {best.params.get('ensemble', '')} --space {best.bundle.configuration.space} on that split"
+            f"them with --weights {best.params.get('ensemble', '')} --space {best.bundle.configuration.space} on that "
+            "split"
         )
     logger.info(f"soft labels of run {source.run_id}: {source.name} ({chosen.how})")
     return source
