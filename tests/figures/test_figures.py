@@ -23,6 +23,7 @@ from fer_mlflow.figures.scores import (
     draw_confusion,
     draw_differences,
     draw_mistakes,
+    draw_predictions,
     draw_reliability,
     draw_sharpness,
 )
@@ -421,3 +422,17 @@ HALF, ROW = np.full(2, 0.5), (np.ones(1), np.ones(1, bool))
 def test_input_that_cannot_be_drawn_is_one_error_that_names_it(kind, given, message):
     with pytest.raises(ContractError, match=message):
         kind(*given)
+
+
+def test_the_common_figures_are_the_confusion_and_the_reliability_of_the_predictions():
+    rng = np.random.default_rng(0)
+    labels, predictions, confidence = rng.integers(0, 3, 90), rng.integers(0, 3, 90), rng.random(90)
+    drawn = draw_predictions((labels, predictions, confidence), ("a", "b", "c"), "m:test", {"m:test": 0.1})
+    confusion = np.array(
+        [[((labels == row) & (predictions == column)).sum() for column in range(3)] for row in range(3)]
+    )
+    assert drawn["confusion_matrix.png"] == draw_confusion(confusion, ("a", "b", "c"))
+    correct = predictions == labels
+    expected = draw_reliability({"m:test": (confidence, correct)}, null={"m:test": 0.1})
+    assert drawn["reliability.png"] == expected
+    assert set(drawn) == {"confusion_matrix.png", "reliability.png"}
