@@ -144,6 +144,12 @@ def test_promote(machine, student):
     assert version.source == student.data.tags["fer.model"]
 
 
+def test_lineage(machine, student):
+    machine.mlflow_run("lineage", run=student.info.run_id)
+    run = machine.last("lineage")
+    assert (run.info.status, run.data.params["run"]) == ("FINISHED", student.info.run_id)
+
+
 def test_the_champion_answers_as_mlflow_serves_it(machine, student, faces):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -200,5 +206,5 @@ def post(server, port, body, log):
 def test_no_entry_point_is_left_out():
     entries = set(yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"])
     tried = {"export", "manifest", "train", "evaluate", "calibrate", "inspect", "compare", "sweep", "reproduce"}
-    tried |= {"triage", "promote", "fetch", "verify", "distill"}
+    tried |= {"triage", "promote", "lineage", "fetch", "verify", "distill"}
     assert entries - {"main", "demo"} == tried  # `make demo` is the test of demo
