@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fer_mlflow.workflows.distill import distill as distill
     from fer_mlflow.workflows.evaluate import compare as compare, evaluate as evaluate, inspect as inspect
     from fer_mlflow.workflows.export import export as export
-    from fer_mlflow.workflows.fetch import fetch as fetch, verify as verify
+    from fer_mlflow.workflows.fetch import fetch as fetch, lineage as lineage, verify as verify
     from fer_mlflow.workflows.manifest import (
         build_manifest as build_manifest,
         check_manifest as check_manifest,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         split_manifest as split_manifest,
         track_manifest as track_manifest,
     )
-    from fer_mlflow.workflows.promote import lineage as lineage, promote as promote
+    from fer_mlflow.workflows.promote import promote as promote
     from fer_mlflow.workflows.reproduce import reproduce as reproduce
     from fer_mlflow.workflows.sweep import sweep as sweep
     from fer_mlflow.workflows.train import train as train
@@ -38,9 +38,11 @@ _HOMES = {
     "fetch_soft_labels": "tracking.records",
     **dict.fromkeys(_MANIFESTS, "workflows.manifest"),
     **dict.fromkeys(("evaluate", "inspect", "compare"), "workflows.evaluate"),
-    **dict.fromkeys(("fetch", "verify"), "workflows.fetch"),
-    **dict.fromkeys(("promote", "lineage"), "workflows.promote"),
-    **{n: f"workflows.{n}" for n in ("export", "calibrate", "sweep", "reproduce", "triage", "train", "distill")},
+    **dict.fromkeys(("fetch", "verify", "lineage"), "workflows.fetch"),
+    **{
+        n: f"workflows.{n}"
+        for n in ("export", "calibrate", "sweep", "reproduce", "triage", "promote", "train", "distill")
+    },
 }
 __all__ = sorted(_HOMES)
 

@@ -15,7 +15,7 @@ import fer_mlflow
 from fer_mlflow.errors import FerError
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings import Field, Option, Settings, TextForm, fields_of, option_name, renamed
-from fer_mlflow.tables import Part, format_interval as format_interval, format_p_value as format_p_value, part_lines
+from fer_mlflow.tables import Part, part_lines
 
 Parts = Callable[[Any], Iterable[Part]]
 LINES: dict[str, Parts] = {}  # command -> what yields the lines and tables of its workflow's result

@@ -1,4 +1,4 @@
-"""The commands on soft labels: export, evaluate, calibrate, inspect, compare, fetch, verify, promote, triage."""
+"""The commands on soft labels, from export to triage, promote and lineage."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,9 @@ from itertools import zip_longest
 
 import click
 
-from fer_mlflow.cli.options import format_interval, format_p_value, where_lines, workflow_command
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings import scoring as settings
-from fer_mlflow.tables import Part, Table, one_line
+from fer_mlflow.tables import Part, Table, format_interval, format_p_value, one_line
 
 _LEVEL = 0.05
 
@@ -298,9 +298,8 @@ def triage(result) -> Iterator[Part]:
 def leaderboard_lines(result) -> Iterator[Part]:
     """Yield the leaderboards with the runs that are not on them, and the table across benchmarks where there is one."""
     from fer_mlflow.workflows import leaderboards
-    from fer_mlflow.workflows.triage import left_out_lines
 
-    left_out = left_out_lines(result)
+    left_out = result.left_out_lines
     for board in leaderboards.boards_of(result.leaderboard):
         yield f"leaderboard of {board['benchmark'].iloc[0]} · {leaderboards.board_title(board)}\n"
         yield leaderboards.board_table(board, result.metric, result.classes)

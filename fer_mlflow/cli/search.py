@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from fer_mlflow.cli.options import format_interval, where_lines, workflow_command
+from fer_mlflow.cli.options import where_lines, workflow_command
 from fer_mlflow.settings.search import ReproduceSettings, SweepSettings
-from fer_mlflow.tables import Part, Table
+from fer_mlflow.tables import Part, Table, format_interval
 
 _SHOWN = 8
 _NAMES = {"equal weights": "equal weights", "best teacher": "the best single teacher"}
@@ -66,15 +66,13 @@ def _choice_lines(result) -> Iterator[str]:
     yield f"  {result.protocol}, {result.reported.bundle.labelled.sum():,} rows"
     scores = {name: each.get(metric, float("nan")) for name, each in assessment.metrics.items()}
     yield f"  {'chosen':<14} {metric} {scores['chosen']:.4f}"
-    compared = {name: each.differences for name, each in assessment.differences.items() if metric in each.differences}
-    for baseline, differences in compared.items():
-        difference = differences[metric]
+    for baseline, difference in result.differences.items():
         yield (
             f"  {baseline:<14} {metric} {scores[baseline]:.4f}   chosen - {baseline} {difference.value:+.4f} "
             f"{format_interval(difference.interval, '+')}, p {difference.p_value:.2g}"
         )
-    better = [_NAMES[baseline] for baseline in compared if assessment.is_better(baseline, metric)]
-    others = [_NAMES[baseline] for baseline in compared if not assessment.is_better(baseline, metric)]
+    better = [_NAMES[baseline] for baseline in result.differences if assessment.is_better(baseline, metric)]
+    others = [_NAMES[baseline] for baseline in result.differences if not assessment.is_better(baseline, metric)]
     if better:
         yield f"  the choice is significantly better than {' and than '.join(better)}"
     if others:

@@ -8,7 +8,7 @@ import click
 from fer_mlflow.cli import COMMANDS, options
 from fer_mlflow.progress import show_progress
 from fer_mlflow.settings.training import DemoSettings, DistillSettings, TrainSettings
-from fer_mlflow.tables import Part, Table
+from fer_mlflow.tables import Part, Table, format_interval, format_p_value
 
 
 @options.workflow_command("train", TrainSettings)
@@ -74,7 +74,7 @@ def _score_lines(soft_labels) -> Iterator[Part]:
     intervals = bootstrap_intervals(labels, predictions, soft_labels.classes, np.random.default_rng(SEED))
     yield f"  on {soft_labels.benchmark}, {len(labels):,} labelled rows"
     shown = [name for name in COUNTED if name in soft_labels.metrics]
-    rows = [[name, soft_labels.metrics[name], options.format_interval(intervals[name])] for name in shown]
+    rows = [[name, soft_labels.metrics[name], format_interval(intervals[name])] for name in shown]
     yield Table(rows=rows)
     yield ""
 
@@ -131,8 +131,8 @@ def _test_lines(grid) -> Iterator[str]:
     width = max(map(len, SCORES))
     for name in SCORES:
         each = grid.comparison.differences[name]
-        interval = options.format_interval(each.interval, "+")
-        yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {options.format_p_value(each.p_value)}"
+        interval = format_interval(each.interval, "+")
+        yield f"  {name:<{width}}  {each.value:+.4f}  {interval}  p {format_p_value(each.p_value)}"
     for name, differences in grid.seed_differences().items():
         each = pd.Series(differences)
         own = f"over {len(each)} seeds, each beside its own baseline"

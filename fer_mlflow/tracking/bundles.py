@@ -139,8 +139,8 @@ def read_run(client: MlflowClient, run_id: str) -> Run:
         name, version = re.findall(r"^models:/([\w.-]*)(.*)", run_id)[0]
         if version not in (there := read_versions(client, name)):
             with store.tracking_errors("reading the model registry"):
-                models = sorted(each.name for each in client.search_registered_models())
-            known = listed([f"{MODELS}{name}{each}" for each in sorted(there)] or models) or "none; see `promote`"
+                registered = sorted(each.name for each in client.search_registered_models())
+            known = listed([f"{MODELS}{name}{each}" for each in sorted(there)] or registered) or "none; see `promote`"
             raise RunError(f"{run_id}: no such version; there are {known}")
         run_id = there[version].tags.get(SOFT_LABELS) or str(there[version].run_id)
     if not _RUN_ID.fullmatch(run_id):

@@ -25,7 +25,7 @@ from fer_mlflow.workflows.sources import Source, read_run_or_folder, read_source
 MOST_SLICES = 50
 MOST_MISTAKES = 30
 _KEPT = 150  # characters of a value that surely fit into a metric's name
-SEED = 0  # of the resampling: the same bundle gives the same intervals
+SEED = bundles.SEED
 _LOGGED = ("benchmark", "weights", "space", "dtype", "calibration", "clahe")  # of each protocol, as params of `compare`
 STATISTICS = ("mean", "median", "p90", "p99", "entropy", "nearly_sure")  # of the top probability
 

@@ -13,6 +13,7 @@ from fer_mlflow.errors import ContractError
 from fer_mlflow.figures.sweep import WeightMap, draw_pareto, draw_weight_map
 from fer_mlflow.progress import Progress, no_progress
 from fer_mlflow.scoring.metrics import is_lower_better, metric_names, metric_of
+from fer_mlflow.scoring.significance import Difference
 from fer_mlflow.search import choices
 from fer_mlflow.search.teacher_logits import check_metric, find_plateau
 from fer_mlflow.settings.search import SweepSettings
@@ -73,6 +74,12 @@ class SweepResult(RunResult):
         return super().plain() | {"shares": self.choice.shares(self.fitted.names), "best_configurations": best}
 
     @property
+    def differences(self) -> dict[str, Difference]:
+        """Baseline -> chosen - baseline in the metric of the choice; empty where that has no paired test."""
+        tests = {name: each.differences for name, each in self.assessment.differences.items()}
+        return {name: each[self.chosen_by] for name, each in tests.items() if self.chosen_by in each}
+
+    @property
     def fitted(self) -> TeacherSet:
         """The rows of the choice, under the first preprocessing."""
         return next(iter(self.fit.values()))
@@ -120,13 +127,10 @@ def sweep(settings: SweepSettings, progress: Progress = no_progress) -> SweepRes
         chosen = [result.choice, *best[: settings.export_top]] if settings.export_top else []
         fitted = result.fitted
         exported = dict(export_choice(run, result.report[each.variant], each, fitted) for each in chosen)
-        metric, assessment, links = result.chosen_by, result.assessment, dict(result.reported.run_ids)
+        metric, links = result.chosen_by, dict(result.reported.run_ids)
         links |= {f"rank {number}": each for number, each in enumerate(nested, start=1)} | exported
-        better = (
-            f"{bundles.describe_difference(each.differences[metric])} over {name}"
-            for name, each in assessment.differences.items()
-        )
-        score = f"{metric} **{assessment.metrics['chosen'][metric]:.4f}**"
+        better = (f"{bundles.describe_difference(each)} over {name}" for name, each in result.differences.items())
+        score = f"{metric} **{result.assessment.metrics['chosen'].get(metric, float('nan')):.4f}**"
         verdict = f"{result.choice.describe(found.teachers)}: {' · '.join([score, *better])}"
         run.describe(verdict, f"{len(result.configurations):,} configurations · {result.protocol}", links)
     return replace(
@@ -311,9 +315,9 @@ def _metrics(result: SweepResult) -> dict[str, float]:
     values |= {"configurations": len(result.configurations), "plateau": float(result.plateau.sum())}
     for baseline in choices.BASELINES:
         words = baseline.replace(" ", "_")
-        difference = assessment.differences[baseline].differences[result.chosen_by]
         values[words] = assessment.metrics[baseline]
-        values |= {f"difference/{words}": difference.value, f"difference/{words}_p": difference.p_value}
+        if difference := result.differences.get(baseline):
+            values |= {f"difference/{words}": difference.value, f"difference/{words}_p": difference.p_value}
     return metric_keys(values)
 
 

@@ -60,6 +60,14 @@ class TriageResult(RunResult):
     replaced: str = ""
     not_in_json = ("runs",)
 
+    @property
+    def left_out_lines(self) -> dict[str, list[str]]:
+        """Selection digest -> the lines about the runs that are not on its leaderboard."""
+        return {
+            selection: leaderboards.left_out_lines([self.runs[each] for each in ids], self.judgements)
+            for selection, ids in self.left_out.items()
+        }
+
 
 @workflow(TriageSettings)
 def triage(settings: TriageSettings, progress: Progress = no_progress) -> TriageResult:
@@ -252,19 +260,11 @@ def _end_if_dead(client, run: RunRecord) -> bool:
     return True
 
 
-def left_out_lines(result: TriageResult) -> dict[str, list[str]]:
-    """Return selection digest -> the lines about the runs that are not on its leaderboard."""
-    return {
-        selection: leaderboards.left_out_lines([result.runs[each] for each in ids], result.judgements)
-        for selection, ids in result.left_out.items()
-    }
-
-
 def _log(client, settings: TriageSettings, result: TriageResult) -> TriageResult:
     """Log leaderboards and bad runs to a triage run, and make the UI show them."""
     runs, frame, across = list(result.runs.values()), result.leaderboard, result.across
     files = {
-        "leaderboard.md": leaderboards.as_markdown(frame, settings.metric, across, left_out_lines(result)),
+        "leaderboard.md": leaderboards.as_markdown(frame, settings.metric, across, result.left_out_lines),
         "leaderboard.csv": leaderboards.as_csv(frame),
         "leaderboard.html": leaderboards.as_page(frame, settings.metric, across, store.run_address),
     }

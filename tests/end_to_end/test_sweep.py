@@ -1,5 +1,6 @@
 """`fer-mlflow sweep`, driven as a user does, against a real store."""
 
+import re
 import signal
 import time
 
@@ -203,6 +204,14 @@ def test_the_same_seed_gives_the_same_sweep(place, stored):
         chosen.append({k: v for k, v in run.data.metrics.items()})
     pd.testing.assert_frame_equal(*tables)
     assert chosen[0] == chosen[1]
+
+
+def test_a_choice_by_a_metric_without_a_paired_test_says_its_value_alone(place, stored):
+    place.run("sweep", "--benchmark", "faces:val,faces:test", "--metric", "brier", "--step", "0.5")
+    run = place.runs("sweep")[0]
+    verdict = run.data.tags["mlflow.note.content"].splitlines()[0]
+    assert run.info.status == "FINISHED"
+    assert re.search(rf": brier \*\*{run.data.metrics['brier']:.4f}\*\* *$", verdict), verdict
 
 
 @pytest.mark.parametrize(
